@@ -1,0 +1,149 @@
+//! One-shot heads: closed forms from pure sums, no local training.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use crate::head::Head;
+use crate::statistics::Statistics;
+
+/// Shrinkage of the covariance towards a multiple of the identity, by default.
+pub const LDA_SHRINKAGE: f64 = 0.1;
+/// Ridge strength, as a share of the mean diagonal of the matrix it is added to, by default.
+pub const RIDGE_STRENGTH: f64 = 0.1;
+/// Bias of a class nobody holds: never chosen, and still a finite number.
+const ABSENT_BIAS: f32 = -1.0e4;
+/// Below this share of the means' own size, a variance is rounding and not spread.
+const DEGENERATE: f64 = 1e-6;
+
+/// Nearest class mean: `W_c = mu_c`, `b_c = -|mu_c|² / 2`.
+pub fn ncm(statistics: &Statistics) -> Head {
+    let means = statistics.means_f64();
+    from_rows(statistics, &means, |mean| {
+        let bias = -0.5 * dot(mean, mean);
+        (mean.to_vec(), bias)
+    })
+}
+
+/// Linear discriminant analysis with a uniform class prior: `W_c = Sigma⁻¹ mu_c`, `b_c = -W_c · mu_c / 2`, where
+/// `Sigma` is the pooled within-class covariance, shrunk by `shrinkage` towards its mean variance.
+pub fn lda(statistics: &Statistics, shrinkage: f64) -> Head {
+    let d = statistics.shape().features();
+    let means = statistics.means_f64();
+    let mut covariance = statistics.within_class_covariance(&means);
+    let variance = mean_diagonal(&covariance, d);
+    covariance.iter_mut().for_each(|entry| *entry *= 1.0 - shrinkage);
+    add_to_diagonal(&mut covariance, d, solvable(shrinkage * variance, variance, &means));
+    let factor = Cholesky::of(covariance, d);
+    from_rows(statistics, &means, |mean| {
+        let weight = factor.solve(mean);
+        let bias = -0.5 * dot(&weight, mean);
+        (weight, bias)
+    })
+}
+
+/// Class-weighted ridge regression on one-hot targets: every class weighs the same, whatever its count. The second
+/// moment of a class is its mean's plus the pooled within-class covariance, since only the pooled one is known.
+pub fn ridge(statistics: &Statistics, strength: f64) -> Head {
+    let d = statistics.shape().features();
+    let means = statistics.means_f64();
+    let held: Vec<&Vec<f64>> = means.iter().flatten().collect();
+    let share = 1.0 / held.len().max(1) as f64;
+    let mut centre = vec![0.0; d];
+    for mean in &held {
+        centre.iter_mut().zip(mean.iter()).for_each(|(c, m)| *c += share * m);
+    }
+    let mut matrix = statistics.within_class_covariance(&means);
+    for mean in &held {
+        let away: Vec<f64> = mean.iter().zip(&centre).map(|(m, c)| m - c).collect();
+        for (row, &left) in matrix.chunks_exact_mut(d).zip(&away) {
+            row.iter_mut().zip(&away).for_each(|(entry, right)| *entry += share * left * right);
+        }
+    }
+    let variance = mean_diagonal(&matrix, d);
+    add_to_diagonal(&mut matrix, d, solvable(strength * variance, variance, &means));
+    let factor = Cholesky::of(matrix, d);
+    from_rows(statistics, &means, |mean| {
+        let target: Vec<f64> = mean.iter().zip(&centre).map(|(m, c)| share * (m - c)).collect();
+        let weight = factor.solve(&target);
+        let bias = share - dot(&weight, &centre);
+        (weight, bias)
+    })
+}
+
+/// Fills a head class by class; a class nobody holds is never chosen.
+fn from_rows(statistics: &Statistics, means: &[Option<Vec<f64>>], row_of: impl Fn(&[f64]) -> (Vec<f64>, f64)) -> Head {
+    let mut head = Head::zeros(statistics.shape());
+    let rows = head.weight.chunks_exact_mut(statistics.shape().features()).zip(&mut head.bias);
+    for ((weight, bias), mean) in rows.zip(means) {
+        let Some(mean) = mean else {
+            *bias = ABSENT_BIAS;
+            continue;
+        };
+        let (row, constant) = row_of(mean);
+        weight.iter_mut().zip(row).for_each(|(w, value)| *w = value as f32);
+        *bias = constant as f32;
+    }
+    head
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(x, y)| x * y).sum()
+}
+
+fn mean_diagonal(matrix: &[f64], d: usize) -> f64 {
+    matrix.iter().step_by(d + 1).sum::<f64>() / d as f64
+}
+
+fn add_to_diagonal(matrix: &mut [f64], d: usize, value: f64) {
+    matrix.iter_mut().step_by(d + 1).for_each(|entry| *entry += value);
+}
+
+/// What to add to the diagonal: the `wanted` regularisation, or, where all samples of each class are equal and there is
+/// no spread to speak of, the size of the means themselves, which turns the head into a nearest-mean one.
+fn solvable(wanted: f64, variance: f64, means: &[Option<Vec<f64>>]) -> f64 {
+    let held: Vec<&Vec<f64>> = means.iter().flatten().collect();
+    let values = held.iter().map(|mean| mean.len()).sum::<usize>().max(1) as f64;
+    let size = held.iter().map(|mean| dot(mean, mean)).sum::<f64>() / values;
+    if variance > DEGENERATE * size { wanted } else { size.max(DEGENERATE) }
+}
+
+/// `L Lᵀ` of a symmetric positive definite `[d][d]` matrix.
+struct Cholesky {
+    lower: Vec<f64>,
+    d: usize,
+}
+
+impl Cholesky {
+    /// Factors in place. A pivot that rounding made non-positive is raised to a tiny share of the largest.
+    fn of(mut matrix: Vec<f64>, d: usize) -> Self {
+        let largest = matrix.iter().step_by(d + 1).copied().fold(0.0, f64::max).max(f64::MIN_POSITIVE);
+        for j in 0..d {
+            let (above, row) = matrix.split_at_mut(j * d);
+            for k in 0..j {
+                let pivot_row = &above[k * d..k * d + k];
+                let value = (row[k] - dot(&row[..k], pivot_row)) / above[k * d + k];
+                row[k] = value;
+            }
+            let pivot = row[j] - dot(&row[..j], &row[..j]);
+            row[j] = libm::sqrt(pivot.max(largest * 1e-14));
+        }
+        Self { lower: matrix, d }
+    }
+
+    fn solve(&self, right: &[f64]) -> Vec<f64> {
+        let (d, lower) = (self.d, &self.lower);
+        let mut x = right.to_vec();
+        for i in 0..d {
+            let (solved, rest) = x.split_at_mut(i);
+            rest[0] = (rest[0] - dot(&lower[i * d..i * d + i], solved)) / lower[i * d + i];
+        }
+        for i in (0..d).rev() {
+            let value = x[i] / lower[i * d + i];
+            x[i] = value;
+            for (entry, factor) in x[..i].iter_mut().zip(&lower[i * d..i * d + i]) {
+                *entry -= factor * value;
+            }
+        }
+        x
+    }
+}

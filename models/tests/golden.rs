@@ -1,0 +1,209 @@
+//! Golden cases: whole rounds, merges and closed forms computed in float64 by an independent reference.
+//!
+//! Runs every `*.json` of `tests/golden/`, or of the folder that `GOLDEN_CASES` names, and says how many it ran.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use grapevine_models::{
+    Balance, Head, HeadSum, Heads, LocalTraining, Means, Method, Params, PrototypeSum, Prototypes, Samples, Shape,
+    Statistics, oneshot,
+};
+use serde_json::Value;
+
+/// Relative to each value, or to the root mean square of its tensor where a value lies next to zero.
+const RELATIVE: f64 = 1e-4;
+
+#[test]
+fn every_golden_case_is_reproduced() {
+    let folder = std::env::var_os("GOLDEN_CASES")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"), PathBuf::from);
+    let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+    files.sort();
+    assert!(!files.is_empty(), "no *.json in {}", folder.display());
+    for file in &files {
+        let case: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        let name = file.file_name().unwrap().to_string_lossy();
+        match case["kind"].as_str() {
+            None => training_case(&name, &case),
+            Some("merge") => merge_case(&name, &case),
+            Some("lda") => lda_case(&name, &case),
+            Some(other) => panic!("{name}: a case of kind `{other}` is not known to this test"),
+        }
+    }
+    println!("{} golden cases ran", files.len());
+}
+
+fn training_case(name: &str, case: &Value) {
+    let shape = shape(case);
+    let hyper = &case["hyper"];
+    let method: Method = case["method"].as_str().unwrap().parse().unwrap();
+    let batches: Vec<Vec<u32>> = rows(&case["batches"]).map(indices).collect();
+    let params = Params {
+        learning_rate: number(&hyper["lr"]),
+        momentum: number(&hyper["momentum"]),
+        lambda: number(&hyper["lambda"]),
+        rich_samples: hyper["T"].as_u64().unwrap() as u16,
+        clip: number(&hyper["clip"]),
+        batch: batches.iter().map(Vec::len).max().unwrap() as u16,
+        ..Params::defaults(method, shape.classes())
+    };
+    let features = flat(&case["features"]);
+    let labels: Vec<u16> = indices(&case["labels"]).into_iter().map(|label| label as u16).collect();
+    let samples = Samples::new(shape, &features, &labels).unwrap();
+    let heads = Heads { main: head(&case["main"]), supplementary: head(&case["supplementary"]) };
+    let expected = &case["expected"];
+    if let Some(wanted) = expected.get("prototypes") {
+        let got = Prototypes::of(&heads.main, &samples, 1);
+        let wanted = prototypes(wanted);
+        assert_eq!(got.by_class.keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>(), "{name}: classes");
+        for (class, wanted) in wanted {
+            same_head(name, &format!("prototype {class}"), &got.by_class[&class], &wanted);
+        }
+    }
+    let known = case.get("global_prototypes").map(|p| Prototypes { by_class: heads_of(prototypes(p)) });
+    let means = case.get("class_means").map(|m| Means { by_class: class_means(m) });
+    let balance = match (&known, &means) {
+        (Some(prototypes), _) => Balance::Prototypes(prototypes),
+        (None, Some(means)) => Balance::Means(means),
+        (None, None) => Balance::Nothing,
+    };
+    let prior = case.get("class_prior").map(flat);
+    let balanced = indices(&case["balanced_samples"]);
+    let params = params.check().unwrap();
+    let mut training = LocalTraining::new(samples, heads, balance, &balanced, prior.as_deref(), params);
+    let trace = doubles(&expected["main_weight_norm_after_each_batch"]);
+    for (batch, wanted) in batches.iter().zip(trace) {
+        training.step(batch);
+        let norm = training.main().weight.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>().sqrt();
+        assert!((norm - wanted).abs() <= RELATIVE * wanted, "{name}: weight norm {norm}, expected {wanted}");
+    }
+    let got = training.into_heads();
+    same_head(name, "main", &got.main, &double_head(&expected["main"]));
+    same_head(name, "supplementary", &got.supplementary, &double_head(&expected["supplementary"]));
+}
+
+fn merge_case(name: &str, case: &Value) {
+    let shape = shape(case);
+    let mut head_sum = HeadSum::new(shape);
+    let mut prototype_sum = PrototypeSum::new(shape);
+    let mut counts = vec![0_u32; shape.classes()];
+    let mut sums = vec![0.0; shape.weights()];
+    for client in rows(&case["clients"]) {
+        let heads = Heads { main: head(&client["main"]), supplementary: head(&client["supplementary"]) };
+        head_sum.add(&heads, client["samples"].as_u64().unwrap() as u32).unwrap();
+        prototype_sum.add(&Prototypes { by_class: heads_of(prototypes(&client["prototypes"])) }).unwrap();
+        counts.iter_mut().zip(indices(&client["class_counts"])).for_each(|(total, count)| *total += count);
+        sums.iter_mut().zip(doubles(&client["class_sums"])).for_each(|(total, sum)| *total += sum);
+    }
+    let expected = &case["expected"];
+    let merged = head_sum.mean().unwrap();
+    same_head(name, "main", &merged.main, &double_head(&expected["main"]));
+    same_head(name, "supplementary", &merged.supplementary, &double_head(&expected["supplementary"]));
+    let mut known = Prototypes { by_class: heads_of(prototypes(&case["previous_prototypes"])) };
+    prototype_sum.merge_into(&mut known);
+    for (class, wanted) in prototypes(&expected["prototypes"]) {
+        same_head(name, &format!("prototype {class}"), &known.by_class[&class], &wanted);
+    }
+    assert_eq!(counts, indices(&expected["class_counts"]), "{name}: counts");
+    // The reference draws counts and sums apart, so a class may have a sum and no count: leave such a row out.
+    for (row, count) in sums.chunks_mut(shape.features()).zip(&counts) {
+        if *count == 0 {
+            row.fill(0.0);
+        }
+    }
+    let floats = grapevine_models::FloatSums { counts, sums, moment: Vec::new() };
+    let statistics = Statistics::from_floats(shape, grapevine_models::Sums::Means, &floats).unwrap();
+    let means = statistics.means();
+    for (class, wanted) in class_means_f64(&expected["class_means"]) {
+        same(name, &format!("mean {class}"), &means.by_class[&class], &wanted);
+    }
+}
+
+fn lda_case(name: &str, case: &Value) {
+    let shape = shape(case);
+    let d = shape.features();
+    let full = doubles(&case["second_moment"]);
+    let upper = (0..d).flat_map(|i| full[i * d + i..(i + 1) * d].to_vec()).collect();
+    let floats = grapevine_models::FloatSums {
+        counts: indices(&case["class_counts"]),
+        sums: doubles(&case["class_sums"]),
+        moment: upper,
+    };
+    let statistics = Statistics::from_floats(shape, grapevine_models::Sums::SecondMoment, &floats).unwrap();
+    let head = oneshot::lda(&statistics, case["shrinkage"].as_f64().unwrap());
+    same_head(name, "lda", &head, &double_head(&case["expected"]));
+}
+
+type DoubleHead = (Vec<f64>, Vec<f64>);
+
+fn same_head(name: &str, what: &str, got: &Head, wanted: &DoubleHead) {
+    same(name, &format!("{what} weight"), &got.weight, &wanted.0);
+    same(name, &format!("{what} bias"), &got.bias, &wanted.1);
+}
+
+fn same(name: &str, what: &str, got: &[f32], wanted: &[f64]) {
+    assert_eq!(got.len(), wanted.len(), "{name}: length of {what}");
+    let typical = (wanted.iter().map(|v| v * v).sum::<f64>() / wanted.len().max(1) as f64).sqrt();
+    for (at, (got, wanted)) in got.iter().zip(wanted).enumerate() {
+        let allowed = RELATIVE * wanted.abs().max(typical);
+        let off = (f64::from(*got) - wanted).abs();
+        assert!(off <= allowed, "{name}: {what}[{at}] is {got}, expected {wanted} (off by {off:e})");
+    }
+}
+
+fn shape(case: &Value) -> Shape {
+    let size = |key: &str| case[key].as_u64().unwrap() as usize;
+    Shape::new(size("classes"), size("features_per_sample")).unwrap()
+}
+
+fn rows(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().unwrap().iter()
+}
+
+fn number(value: &Value) -> f32 {
+    value.as_f64().unwrap() as f32
+}
+
+fn indices(value: &Value) -> Vec<u32> {
+    rows(value).map(|index| index.as_u64().unwrap() as u32).collect()
+}
+
+fn doubles(value: &Value) -> Vec<f64> {
+    rows(value).flat_map(|v| if v.is_array() { doubles(v) } else { vec![v.as_f64().unwrap()] }).collect()
+}
+
+fn flat(value: &Value) -> Vec<f32> {
+    doubles(value).into_iter().map(|v| v as f32).collect()
+}
+
+fn head(value: &Value) -> Head {
+    Head { weight: flat(&value["weight"]), bias: flat(&value["bias"]) }
+}
+
+fn double_head(value: &Value) -> DoubleHead {
+    (doubles(&value["weight"]), doubles(&value["bias"]))
+}
+
+fn by_class(value: &Value) -> impl Iterator<Item = (u16, &Value)> {
+    value.as_object().unwrap().iter().map(|(class, value)| (class.parse().unwrap(), value))
+}
+
+fn prototypes(value: &Value) -> BTreeMap<u16, DoubleHead> {
+    by_class(value).map(|(class, gradient)| (class, double_head(gradient))).collect()
+}
+
+fn heads_of(doubles: BTreeMap<u16, DoubleHead>) -> BTreeMap<u16, Head> {
+    let single = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect();
+    doubles.into_iter().map(|(class, (w, b))| (class, Head { weight: single(w), bias: single(b) })).collect()
+}
+
+fn class_means(value: &Value) -> BTreeMap<u16, Vec<f32>> {
+    by_class(value).map(|(class, mean)| (class, flat(mean))).collect()
+}
+
+fn class_means_f64(value: &Value) -> BTreeMap<u16, Vec<f64>> {
+    by_class(value).map(|(class, mean)| (class, doubles(mean))).collect()
+}
