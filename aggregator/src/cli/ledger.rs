@@ -1,0 +1,112 @@
+//! The ledger as the reading commands see it: its newest run, beside a running `serve` or without one.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use grapevine_aggregator::store::{RoundPhase, RoundRow, RunRow, Store};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::show::Column;
+
+/// The newest run of a state folder.
+pub(super) struct Ledger {
+    pub(super) store: Store,
+    pub(super) run: RunRow,
+    /// What the run was opened with.
+    pub(super) config: Value,
+    /// Oldest first.
+    pub(super) rounds: Vec<RoundRow>,
+}
+
+impl Ledger {
+    /// Reads what there is; refuses a ledger without any run.
+    pub(super) fn open(state: &Path) -> anyhow::Result<Self> {
+        let store = Store::open_read_only(state)?;
+        let Some(run) = store.current_run()? else {
+            bail!(
+                "the ledger in {} holds no run yet; start `aggregator serve` with this state folder",
+                state.display()
+            );
+        };
+        let config = serde_json::from_str(&run.config_json)
+            .context("the ledger's run configuration cannot be read; restore the state folder from a backup")?;
+        let rounds = store.rounds(run.run)?;
+        Ok(Self { store, run, config, rounds })
+    }
+
+    /// 16 hexadecimal digits.
+    pub(super) fn run_name(&self) -> String {
+        format!("{:016x}", self.run.run)
+    }
+
+    /// A text of the run's configuration.
+    pub(super) fn setting(&self, pointer: &str) -> Option<&str> {
+        self.config.pointer(pointer).and_then(Value::as_str)
+    }
+
+    /// A number of the run's configuration.
+    pub(super) fn number(&self, pointer: &str) -> u64 {
+        self.config.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
+    }
+
+    /// The round that takes updates.
+    pub(super) fn open_round(&self) -> Option<&RoundRow> {
+        self.rounds.last().filter(|round| round.phase == RoundPhase::Collecting)
+    }
+
+    pub(super) fn summary(&self, round: &RoundRow) -> anyhow::Result<RoundSummary> {
+        let updates = self.store.updates(round.run, round.round)?;
+        Ok(RoundSummary {
+            round: round.round,
+            task: round.task.clone(),
+            phase: round.phase,
+            updates: round.accepted,
+            expected: round.expected,
+            samples: updates.iter().map(|update| u64::from(update.samples)).sum(),
+            opened_ms: round.opened_ms,
+            seconds: round.closed_ms.map(|closed| closed.saturating_sub(round.opened_ms) as f64 / 1e3),
+            heads: round.heads.as_ref().map(grapevine_aggregator::store::digest_hex),
+            metrics: round.metrics_json.as_deref().and_then(|text| serde_json::from_str(text).ok()),
+        })
+    }
+}
+
+/// One round for people and machines.
+#[derive(Serialize)]
+pub(super) struct RoundSummary {
+    pub(super) round: u32,
+    pub(super) task: String,
+    pub(super) phase: RoundPhase,
+    pub(super) updates: u32,
+    pub(super) expected: u32,
+    pub(super) samples: u64,
+    pub(super) opened_ms: u64,
+    pub(super) seconds: Option<f64>,
+    /// SHA-256 of the merged heads.
+    pub(super) heads: Option<String>,
+    pub(super) metrics: Option<Value>,
+}
+
+/// The columns of [`RoundSummary::cells`].
+pub(super) const ROUND_COLUMNS: [Column; 6] = [
+    Column::Right("round"),
+    Column::Left("task"),
+    Column::Left("phase"),
+    Column::Right("updates"),
+    Column::Right("samples"),
+    Column::Right("seconds"),
+];
+
+impl RoundSummary {
+    pub(super) fn cells(&self) -> Vec<String> {
+        vec![
+            self.round.to_string(),
+            self.task.clone(),
+            self.phase.to_string(),
+            format!("{} of {}", self.updates, self.expected),
+            self.samples.to_string(),
+            self.seconds.map_or("-".into(), |seconds| format!("{seconds:.1}")),
+        ]
+    }
+}

@@ -1,0 +1,158 @@
+//! `status.json`: what a running `aggregator serve` tells `aggregator status`.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use grapevine_aggregator::round::Event;
+use grapevine_aggregator::serve::{Observer, ServePhase, ServeStatus};
+use grapevine_host::{files, memory};
+use serde::{Deserialize, Serialize};
+
+const FILE: &str = "status.json";
+
+/// The file's content.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Live {
+    pub(super) pid: u32,
+    /// 16 hexadecimal digits.
+    pub(super) run: String,
+    pub(super) phase: Phase,
+    /// The open round.
+    pub(super) round: Option<u32>,
+    pub(super) updates: usize,
+    pub(super) expected: usize,
+    pub(super) broker: String,
+    pub(super) connected: bool,
+    pub(super) devices_present: usize,
+    pub(super) sent_bytes: u64,
+    pub(super) received_bytes: u64,
+    pub(super) resident_bytes: Option<u64>,
+    pub(super) peak_bytes: Option<u64>,
+    /// Milliseconds since 1970.
+    pub(super) started_ms: u64,
+    /// Milliseconds since 1970.
+    pub(super) seen_ms: u64,
+}
+
+/// What it is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Phase {
+    /// For enough devices.
+    Waiting,
+    /// A round is open.
+    Collecting,
+    /// The run is over.
+    Finished,
+    /// Ended in good order.
+    Stopped,
+}
+
+/// Writes the file whenever the shell tells its status.
+pub(super) struct LiveFile {
+    path: PathBuf,
+    broker: String,
+    started_ms: u64,
+    has_failed: bool,
+    /// Whether the run is over.
+    pub(super) is_finished: bool,
+}
+
+impl LiveFile {
+    pub(super) fn new(state: &Path, broker: String) -> Self {
+        let path = state.join(FILE);
+        Self { path, broker, started_ms: now_ms(), has_failed: false, is_finished: false }
+    }
+
+    fn content(&self, status: &ServeStatus) -> Live {
+        let (phase, round, updates, expected) = match status.phase {
+            ServePhase::Waiting => (Phase::Waiting, None, 0, 0),
+            ServePhase::Collecting { round, accepted, expected } => {
+                (Phase::Collecting, Some(round.0), accepted, expected)
+            }
+            ServePhase::Finished => (Phase::Finished, None, 0, 0),
+            ServePhase::Stopped => (Phase::Stopped, None, 0, 0),
+        };
+        Live {
+            pid: process::id(),
+            run: format!("{:016x}", status.run.0),
+            phase,
+            round,
+            updates,
+            expected,
+            broker: self.broker.clone(),
+            connected: status.connected,
+            devices_present: status.present,
+            sent_bytes: status.traffic.sent_bytes,
+            received_bytes: status.traffic.received_bytes,
+            resident_bytes: memory::resident_bytes(),
+            peak_bytes: memory::peak_bytes(),
+            started_ms: self.started_ms,
+            seen_ms: now_ms(),
+        }
+    }
+}
+
+impl Observer for LiveFile {
+    fn event(&mut self, event: &Event) {
+        self.is_finished |= *event == Event::Finished;
+    }
+
+    fn status(&mut self, status: &ServeStatus) {
+        let bytes = serde_json::to_vec_pretty(&self.content(status)).expect("numbers and texts are JSON");
+        match files::write_atomic(&self.path, &bytes) {
+            Ok(()) => self.has_failed = false,
+            // The rounds go on without it; the ledger complains by itself when the disk is full.
+            Err(error) if !self.has_failed => {
+                tracing::warn!("`aggregator status` will be out of date: {error}");
+                self.has_failed = true;
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// What the last `serve` with this state folder told, if there was one.
+pub(super) fn read(state: &Path) -> Option<Live> {
+    let path = state.join(FILE);
+    match fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).ok(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            tracing::debug!("{}: {error}", path.display());
+            None
+        }
+    }
+}
+
+/// Milliseconds since 1970; 0 on a machine whose clock is before that.
+#[allow(clippy::disallowed_methods, reason = "another process compares it with its own clock, and people read it")]
+pub(super) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use grapevine_host::transport::Traffic;
+    use grapevine_protocol::{RoundId, RunId};
+
+    use super::*;
+
+    #[test]
+    fn what_is_told_is_read_and_a_damaged_file_counts_as_none() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(read(folder.path()).is_none());
+        let mut file = LiveFile::new(folder.path(), "mqtt://h:1".into());
+        let phase = ServePhase::Collecting { round: RoundId(3), accepted: 1, expected: 4 };
+        let traffic = Traffic { sent_bytes: 5, ..Traffic::default() };
+        file.status(&ServeStatus { run: RunId(0xab), phase, connected: true, present: 4, traffic });
+        let live = read(folder.path()).unwrap();
+        assert_eq!((live.phase, live.round, live.updates, live.expected), (Phase::Collecting, Some(3), 1, 4));
+        assert_eq!((live.run.as_str(), live.sent_bytes), ("00000000000000ab", 5));
+        fs::write(folder.path().join(FILE), b"{").unwrap();
+        assert!(read(folder.path()).is_none());
+    }
+}

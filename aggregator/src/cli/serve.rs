@@ -1,0 +1,110 @@
+//! `aggregator serve`: holds rounds until a signal.
+
+use anyhow::Context;
+use clap::Args;
+use grapevine_aggregator::broker::EmbeddedBroker;
+use grapevine_aggregator::config::{Broker, BrokerSection};
+use grapevine_aggregator::serve::{self, RunChoice, ServeOptions};
+use grapevine_aggregator::store::Store;
+use grapevine_host::{BrokerAddress, Shutdown, manifest};
+use grapevine_protocol::{BootId, RunId};
+
+use super::live::LiveFile;
+use super::{Answer, Common, INTERRUPTED};
+
+const EXAMPLES: &str = "\
+Examples:
+  aggregator serve
+  aggregator serve --embedded --until-finished && aggregator export --output north.onnx
+  aggregator serve --rounds 100          # goes on with a run of fewer rounds
+  aggregator serve --new-run             # begins anew; the ledger keeps what was before
+
+Logs one line per round to standard error. A stop at any moment loses nothing: the next start goes on with the open
+round. Exit code 0 after Ctrl-C or SIGTERM; with --until-finished 130 if the run was not over yet.";
+
+/// Hold rounds until Ctrl-C.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// End when the run is over and the devices have had time to fetch the last heads (2 s of silence, at most 30 s).
+    #[arg(long)]
+    until_finished: bool,
+    /// Begin a new run instead of going on with the newest.
+    #[arg(long)]
+    new_run: bool,
+    /// Rounds of training; goes over the configuration's `rounds`.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    rounds: Option<u32>,
+    /// Bring a broker along; goes over the configuration's `url`.
+    #[arg(long)]
+    embedded: bool,
+    /// Where the broker is; goes over the configuration's [broker].
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "embedded")]
+    broker: Option<BrokerAddress>,
+}
+
+pub(super) fn serve(common: &Common, arguments: &Arguments) -> anyhow::Result<Answer> {
+    let shutdown = Shutdown::on_signals()?;
+    let mut config = common.configuration()?;
+    config.round.rounds = arguments.rounds.unwrap_or(config.round.rounds);
+    let (manifest, _) = manifest::load(&config.extractor)?;
+    let round = config.round_config(&manifest)?;
+    // First of all: a second aggregator on this folder must not take the first one's port or name.
+    let store = Store::open(&config.state)?;
+    let (broker, embedded) = broker(config.broker, arguments)?;
+    let run = RunId(random()?);
+    let options = ServeOptions {
+        fleet: config.fleet,
+        broker,
+        round,
+        boot: BootId(random()?),
+        run: if arguments.new_run { RunChoice::New(run) } else { RunChoice::Continue(run) },
+        keep_alive: config.mqtt.keep_alive,
+        longest_pause: config.mqtt.longest_pause,
+        until_finished: arguments.until_finished,
+    };
+    tracing::info!(
+        fleet = %options.fleet,
+        broker = %options.broker,
+        method = %options.round.params.method,
+        rounds = options.round.rounds,
+        min_devices = options.round.min_devices,
+        "serving"
+    );
+    let mut live = LiveFile::new(&config.state, options.broker.to_string());
+    let report = serve::serve(&options, store, &shutdown, &mut live)?;
+    drop(embedded);
+    tracing::info!(
+        sent_bytes = report.traffic.sent_bytes,
+        received_bytes = report.traffic.received_bytes,
+        cpu_ms = report.cpu.as_millis() as u64,
+        "stopped"
+    );
+    let code = if arguments.until_finished && !live.is_finished { INTERRUPTED } else { 0 };
+    Ok(Answer { code, ..Answer::default() })
+}
+
+/// The broker's address, and the broker itself where it is part of this process.
+fn broker(configured: Broker, arguments: &Arguments) -> anyhow::Result<(BrokerAddress, Option<EmbeddedBroker>)> {
+    if let Some(address) = &arguments.broker {
+        return Ok((address.clone(), None));
+    }
+    let (listen, port) = match configured {
+        Broker::Embedded { listen, port } => (listen, port),
+        Broker::At(_) if arguments.embedded => {
+            let BrokerSection { listen, port, .. } = BrokerSection::default();
+            (listen, port)
+        }
+        Broker::At(address) => return Ok((address, None)),
+    };
+    let broker = EmbeddedBroker::start(port, listen)?;
+    let address = broker.address();
+    if !listen.is_loopback() {
+        tracing::info!(%address, "whoever reaches this address may speak to the fleet; use a broker with logins elsewhere");
+    }
+    Ok((Broker::address_here(address.ip(), address.port()), Some(broker)))
+}
+
+fn random() -> anyhow::Result<u64> {
+    getrandom::u64().context("the system gives no random numbers; it must be broken")
+}

@@ -1,0 +1,214 @@
+//! `aggregator status`: everything about a fleet at a glance, without touching anything.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use grapevine_aggregator::store::{RoundPhase, Store};
+use serde::Serialize;
+
+use super::devices::is_present;
+use super::ledger::{Ledger, ROUND_COLUMNS, RoundSummary};
+use super::live::{self, Live, Phase, now_ms};
+use super::show::{ago, bytes, facts, table};
+use super::{Answer, Common};
+
+const EXAMPLES: &str = "\
+Examples:
+  aggregator status
+  watch aggregator status
+  aggregator status --json | jq .process.resident_bytes
+
+Reads only, also beside `aggregator serve`.";
+
+/// Rounds that are shown.
+const NEWEST: usize = 5;
+
+/// Show the run, the open round, the devices, and what the serving process takes.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// Print all of it as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Status {
+    fleet: String,
+    run: Run,
+    /// Whether a process serves from this folder now.
+    serving: bool,
+    phase: Phase,
+    /// The open round.
+    open_round: Option<RoundSummary>,
+    /// The newest rounds, oldest first.
+    rounds: Vec<RoundSummary>,
+    rounds_merged: usize,
+    rounds_abandoned: usize,
+    devices: Devices,
+    refusals: BTreeMap<String, u64>,
+    /// What the serving process told last.
+    process: Option<Live>,
+    state: PathBuf,
+    state_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Run {
+    /// 16 hexadecimal digits.
+    run: String,
+    method: String,
+    classes: u64,
+    features: u64,
+    seed: u64,
+    created_ms: u64,
+}
+
+#[derive(Serialize)]
+struct Devices {
+    known: usize,
+    present: usize,
+    samples: u64,
+    bytes_received: u64,
+}
+
+pub(super) fn status(common: &Common, arguments: &Arguments) -> anyhow::Result<Answer> {
+    let state = common.configuration()?.state;
+    let status = Status::read(&state)?;
+    Answer::of(&status, arguments.json, |status| render(status, now_ms()))
+}
+
+impl Status {
+    fn read(state: &Path) -> anyhow::Result<Self> {
+        let serving = Store::is_in_use(state);
+        let ledger = Ledger::open(state)?;
+        let run_name = ledger.run_name();
+        let process = live::read(state).filter(|live| live.run == run_name);
+        let count = |phase| ledger.rounds.iter().filter(|round| round.phase == phase).count();
+        let newest = ledger.rounds.len().saturating_sub(NEWEST);
+        let open_round = ledger.open_round().map(|round| ledger.summary(round)).transpose()?;
+        Ok(Self {
+            fleet: ledger.run.fleet.clone(),
+            phase: phase(&ledger, serving),
+            open_round,
+            rounds: ledger.rounds[newest..].iter().map(|round| ledger.summary(round)).collect::<Result<_, _>>()?,
+            rounds_merged: count(RoundPhase::Merged),
+            rounds_abandoned: count(RoundPhase::Abandoned),
+            devices: devices(&ledger.store, process.as_ref().filter(|_| serving), serving)?,
+            refusals: ledger.store.refusals()?,
+            run: Run {
+                run: run_name,
+                method: ledger.setting("/params/method").unwrap_or("unknown").to_owned(),
+                classes: ledger.number("/shape/classes"),
+                features: ledger.number("/shape/features"),
+                seed: ledger.run.seed,
+                created_ms: ledger.run.created_ms,
+            },
+            serving,
+            process,
+            state: state.to_owned(),
+            state_bytes: folder_bytes(state),
+        })
+    }
+}
+
+fn phase(ledger: &Ledger, serving: bool) -> Phase {
+    match ledger.open_round() {
+        Some(_) => Phase::Collecting,
+        None if ledger.run.finished => Phase::Finished,
+        None if serving => Phase::Waiting,
+        None => Phase::Stopped,
+    }
+}
+
+/// The serving process knows who is there; the ledger hears of it once per round.
+fn devices(store: &Store, live: Option<&Live>, serving: bool) -> anyhow::Result<Devices> {
+    let rows = store.devices()?;
+    let present = rows.iter().filter(|row| is_present(row, serving)).count();
+    Ok(Devices {
+        known: rows.len(),
+        present: live.map_or(present, |live| live.devices_present),
+        samples: rows.iter().map(|row| u64::from(row.samples)).sum(),
+        bytes_received: rows.iter().map(|row| row.bytes_up).sum(),
+    })
+}
+
+/// Files that vanish while they are counted count as nothing.
+fn folder_bytes(folder: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(folder) else { return 0 };
+    let size = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => folder_bytes(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    };
+    entries.flatten().map(size).sum()
+}
+
+fn render(status: &Status, now_ms: u64) -> String {
+    let Run { run, method, classes, features, created_ms, .. } = &status.run;
+    let mut lines = vec![
+        ("fleet", status.fleet.clone()),
+        (
+            "run",
+            format!("{run}, {method}, {classes} classes of {features} features, begun {}", ago(now_ms, *created_ms)),
+        ),
+        ("serving", render_serving(status, now_ms)),
+        ("now", render_phase(status)),
+    ];
+    let Devices { known, present, samples, bytes_received } = status.devices;
+    let sizes = format!("{samples} samples, {} received", bytes(bytes_received));
+    lines.push(("devices", format!("{present} present of {known} known, {sizes}")));
+    lines.push(("rounds", format!("{} merged, {} abandoned", status.rounds_merged, status.rounds_abandoned)));
+    if let Some(Live { resident_bytes: Some(resident), peak_bytes: Some(peak), .. }) = status.process {
+        lines.push(("memory", format!("{} (peak {})", bytes(resident), bytes(peak))));
+    }
+    if let Some(Live { sent_bytes, received_bytes, .. }) = status.process {
+        lines.push((
+            "traffic",
+            format!("{} sent, {} received since the start", bytes(sent_bytes), bytes(received_bytes)),
+        ));
+    }
+    lines.push(("state", format!("{} in {}", bytes(status.state_bytes), status.state.display())));
+    let refusals: Vec<String> = status.refusals.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+    lines.push(("refused", if refusals.is_empty() { "nothing".into() } else { refusals.join(", ") }));
+    let mut text = facts(&lines);
+    if !status.rounds.is_empty() {
+        text.push('\n');
+        text += &table(&ROUND_COLUMNS, &status.rounds.iter().map(RoundSummary::cells).collect::<Vec<_>>());
+    }
+    text
+}
+
+fn render_serving(status: &Status, now_ms: u64) -> String {
+    match (&status.process, status.serving) {
+        (Some(live), true) => {
+            let broker = if live.connected { "connected to" } else { "no connection to" };
+            let started = ago(now_ms, live.started_ms);
+            format!(
+                "yes (pid {}), {broker} {}, started {started}, seen {}",
+                live.pid,
+                live.broker,
+                ago(now_ms, live.seen_ms)
+            )
+        }
+        (None, true) => "yes, just started".into(),
+        (Some(live), false) if live.phase == Phase::Stopped => format!("no, stopped {}", ago(now_ms, live.seen_ms)),
+        (Some(live), false) => {
+            format!("no, last seen {}: it was killed; `aggregator serve` goes on", ago(now_ms, live.seen_ms))
+        }
+        (None, false) => "no; `aggregator serve` goes on".into(),
+    }
+}
+
+fn render_phase(status: &Status) -> String {
+    match (status.phase, &status.open_round) {
+        (_, Some(RoundSummary { round, task, updates, expected, .. })) => {
+            format!("round {round} ({task}) is open with {updates} of {expected} updates")
+        }
+        (Phase::Finished, None) => "the run is over".into(),
+        (Phase::Waiting, None) => "waiting for devices".into(),
+        (Phase::Collecting | Phase::Stopped, None) => "between rounds".into(),
+    }
+}

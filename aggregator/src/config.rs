@@ -1,0 +1,422 @@
+//! An aggregator's configuration: the TOML file as written, and what is left of it after every check.
+//!
+//! Paths in the file are relative to the file, so that an aggregator starts from any folder.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::time::Duration;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use grapevine_host::broker_address::DEFAULT_PORT;
+use grapevine_host::{BrokerAddress, config};
+use grapevine_models::limits::MAX_CLASSES;
+use grapevine_models::manifest::Manifest;
+use grapevine_models::{Method, Params, Shape, Sums, ValidParams};
+use grapevine_protocol::limits::{MAX_BLOB_BYTES, MAX_DEVICES};
+use grapevine_protocol::{Digest, Encoding, FleetId, Task, class_list_digest, largest_aid, largest_update};
+use serde::Deserialize;
+
+use crate::round::RoundConfig;
+
+mod draft;
+mod error;
+#[cfg(test)]
+mod tests;
+
+pub use draft::{BrokerDraft, Draft};
+use error::MAX_CLASS_NAME;
+pub use error::{ClassListError, ConfigError};
+
+/// Where the state lies when nothing else is said: beside the configuration.
+pub const DEFAULT_STATE: &str = "state";
+/// How to get a configuration, for the message about a missing one.
+pub const ADVICE: &str = "run `aggregator init` to write one, or name it with `--config`";
+/// Samples of a class below which nothing about that class leaves a device, unless the file says otherwise.
+pub const DEFAULT_MIN_SAMPLES_TO_SHARE: u16 = 5;
+
+/// Most rounds of one run.
+const MAX_ROUNDS: u32 = 1_000_000;
+/// Most extensions of one round.
+const MAX_EXTENSIONS: u32 = 1_000;
+/// Most megabytes of updates on their way in.
+const MAX_UPLOAD_MEGABYTES: usize = 1 << 16;
+/// What a keep-alive may be, as on the devices.
+const KEEP_ALIVE_SECONDS: [u64; 2] = [5, 65_535];
+/// What the longest pause between two attempts to connect may be.
+const PAUSE_SECONDS: [u64; 2] = [1, 3_600];
+/// What a deadline may be; the notice counts it in 32 bits of milliseconds.
+const DEADLINE_SECONDS: [u64; 2] = [1, 30 * 24 * 3_600];
+
+/// The file as written; [`Config::check`] makes it usable.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The fleet's name.
+    pub fleet: FleetId,
+    /// The extractor's manifest.
+    pub extractor: PathBuf,
+    /// The fleet's class list, in the fleet's order.
+    pub classes: Vec<String>,
+    /// The folder for the ledger and the model.
+    #[serde(default = "default_state")]
+    pub state: PathBuf,
+    /// Where the broker is, or that it is part of the aggregator.
+    pub broker: BrokerSection,
+    /// How the aggregator talks to its broker.
+    #[serde(default)]
+    pub mqtt: MqttSection,
+    /// What a round is.
+    #[serde(default)]
+    pub round: RoundSection,
+    /// How the fleet learns.
+    #[serde(default)]
+    pub method: MethodSection,
+    /// Bounds of what the aggregator takes.
+    #[serde(default)]
+    pub limits: LimitsSection,
+}
+
+/// See [`Config::broker`].
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BrokerSection {
+    /// Address of a broker of its own.
+    pub url: Option<BrokerAddress>,
+    /// Whether the aggregator brings its own broker.
+    pub embedded: bool,
+    /// Address the embedded broker listens on.
+    pub listen: IpAddr,
+    /// Port the embedded broker listens on; 0 for a free one.
+    pub port: u16,
+}
+
+/// See [`Config::mqtt`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MqttSection {
+    /// Longest silence before a ping.
+    #[serde(with = "humantime_serde")]
+    pub keep_alive: Duration,
+    /// Longest pause between two attempts to connect.
+    #[serde(with = "humantime_serde")]
+    pub longest_pause: Duration,
+}
+
+/// See [`Config::round`].
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RoundSection {
+    /// Rounds of training.
+    pub rounds: u32,
+    /// Devices with samples that must be there before a round opens.
+    pub min_devices: usize,
+    /// Devices chosen for a round; all of them when absent.
+    pub participants: Option<usize>,
+    /// Share of the chosen devices that must have answered at the deadline.
+    pub quorum: f64,
+    /// Time a round is open.
+    #[serde(with = "humantime_serde")]
+    pub deadline: Duration,
+    /// How often a round below its quorum is given the same time again.
+    pub extensions: u32,
+    /// Every random choice of the run comes from this.
+    pub seed: u64,
+}
+
+/// See [`Config::method`]; what is absent has the published value of the method.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MethodSection {
+    /// The method.
+    pub name: Method,
+    /// Step size of local training.
+    pub learning_rate: Option<f32>,
+    /// Momentum of the local step.
+    pub momentum: Option<f32>,
+    /// Weight of the balanced step against the local one.
+    pub lambda: Option<f32>,
+    /// Samples a device must hold of a class to be rich in it.
+    pub rich_samples: Option<u16>,
+    /// L2 norm to which the local gradient is clipped.
+    pub clip: Option<f32>,
+    /// Samples per mini-batch.
+    pub batch: Option<u16>,
+    /// Passes over the local data per round.
+    pub epochs: Option<u16>,
+    /// Samples of a class below which nothing about it leaves a device.
+    pub min_samples_to_share: u16,
+    /// How weights and gradients are written.
+    pub encoding: Encoding,
+}
+
+/// See [`Config::limits`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsSection {
+    /// Megabytes of updates on their way in at any time.
+    pub upload_megabytes: usize,
+}
+
+impl Default for BrokerSection {
+    fn default() -> Self {
+        Self { url: None, embedded: false, listen: Ipv4Addr::LOCALHOST.into(), port: DEFAULT_PORT }
+    }
+}
+
+impl Default for MqttSection {
+    fn default() -> Self {
+        Self { keep_alive: Duration::from_secs(60), longest_pause: Duration::from_secs(60) }
+    }
+}
+
+impl Default for RoundSection {
+    fn default() -> Self {
+        Self {
+            rounds: 50,
+            min_devices: 2,
+            participants: None,
+            quorum: 0.8,
+            deadline: Duration::from_secs(600),
+            extensions: 2,
+            seed: 0,
+        }
+    }
+}
+
+impl Default for MethodSection {
+    fn default() -> Self {
+        Self {
+            name: Method::RedGrape,
+            learning_rate: None,
+            momentum: None,
+            lambda: None,
+            rich_samples: None,
+            clip: None,
+            batch: None,
+            epochs: None,
+            min_samples_to_share: DEFAULT_MIN_SAMPLES_TO_SHARE,
+            encoding: Encoding::F32,
+        }
+    }
+}
+
+impl Default for LimitsSection {
+    fn default() -> Self {
+        Self { upload_megabytes: 64 }
+    }
+}
+
+fn default_state() -> PathBuf {
+    DEFAULT_STATE.into()
+}
+
+/// Where the fleet's messages go through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Broker {
+    /// A broker of its own.
+    At(BrokerAddress),
+    /// A broker inside the aggregator.
+    Embedded {
+        /// Address it listens on.
+        listen: IpAddr,
+        /// Port it listens on; 0 for a free one.
+        port: u16,
+    },
+}
+
+impl Broker {
+    /// Where a client on this machine reaches an embedded broker that listens on `listen`.
+    pub fn address_here(listen: IpAddr, port: u16) -> BrokerAddress {
+        let host = match listen {
+            IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.to_string(),
+            IpAddr::V6(address) if address.is_unspecified() => format!("[{}]", Ipv6Addr::LOCALHOST),
+            IpAddr::V4(address) => address.to_string(),
+            IpAddr::V6(address) => format!("[{address}]"),
+        };
+        BrokerAddress::new(host, port)
+    }
+}
+
+/// A configuration that passed every check that needs no other file. Its paths are usable from the current folder.
+#[derive(Clone, Debug)]
+pub struct ValidConfig {
+    /// Where the configuration lies.
+    pub path: PathBuf,
+    /// The fleet's name.
+    pub fleet: FleetId,
+    /// The extractor's manifest.
+    pub extractor: PathBuf,
+    /// Two to [`MAX_CLASSES`] distinct names.
+    pub classes: Vec<String>,
+    /// The folder for the ledger and the model.
+    pub state: PathBuf,
+    /// The broker.
+    pub broker: Broker,
+    /// How the aggregator talks to its broker.
+    pub mqtt: MqttSection,
+    /// What a round is.
+    pub round: RoundSection,
+    /// Method and hyper-parameters.
+    pub params: ValidParams,
+    /// How weights and gradients are written.
+    pub encoding: Encoding,
+    /// Bytes of updates on their way in at any time.
+    pub upload_bytes: usize,
+}
+
+/// Reads the file at `path` with `environment` over it (see [`grapevine_host::config`]), and checks it.
+pub fn load(path: &Path, environment: impl IntoIterator<Item = (String, String)>) -> Result<ValidConfig, ConfigError> {
+    config::load::<Config>(path, environment, ADVICE)?.check(path)
+}
+
+/// Two to [`MAX_CLASSES`] distinct names that can be folders on the devices.
+pub fn check_classes(classes: &[String]) -> Result<(), ClassListError> {
+    if !(2..=MAX_CLASSES).contains(&classes.len()) {
+        return Err(ClassListError::Count { count: classes.len() });
+    }
+    let mut seen = BTreeSet::new();
+    for name in classes {
+        if !can_be_folder(name) {
+            return Err(ClassListError::Name { name: name.escape_debug().take(MAX_CLASS_NAME).collect() });
+        }
+        if !seen.insert(name) {
+            return Err(ClassListError::Twice { name: name.clone() });
+        }
+    }
+    Ok(())
+}
+
+impl Config {
+    /// Checks what the types do not, and makes the paths relative to the current folder. `path` is where the
+    /// configuration lies.
+    pub fn check(self, path: &Path) -> Result<ValidConfig, ConfigError> {
+        check_classes(&self.classes).map_err(|fault| ConfigError::Classes { path: path.to_owned(), fault })?;
+        self.check_ranges(path)?;
+        let params = self.method.params(self.classes.len());
+        let params = params.check().map_err(|fault| ConfigError::Params { path: path.to_owned(), fault })?;
+        Ok(ValidConfig {
+            path: path.to_owned(),
+            fleet: self.fleet,
+            extractor: beside(path, &self.extractor),
+            classes: self.classes,
+            state: beside(path, &self.state),
+            broker: self.broker.check(path)?,
+            mqtt: self.mqtt,
+            round: self.round,
+            params,
+            encoding: self.method.encoding,
+            upload_bytes: self.limits.upload_megabytes << 20,
+        })
+    }
+
+    fn check_ranges(&self, path: &Path) -> Result<(), ConfigError> {
+        let range = |key, value: String, fits: bool, allowed: String| {
+            if fits { Ok(()) } else { Err(ConfigError::Range { path: path.to_owned(), key, value, allowed }) }
+        };
+        let count = |key, value: usize, least: usize, most: usize| {
+            range(key, value.to_string(), (least..=most).contains(&value), format!("{least} to {most}"))
+        };
+        let seconds = |key, value: Duration, [least, most]: [u64; 2]| {
+            let fits = (least..=most).contains(&value.as_secs());
+            range(key, format!("{value:?}"), fits, format!("\"{least}s\" to \"{most}s\""))
+        };
+        let RoundSection { rounds, min_devices, participants, quorum, deadline, extensions, seed: _ } = self.round;
+        count("round.rounds", rounds as usize, 1, MAX_ROUNDS as usize)?;
+        count("round.min_devices", min_devices, 1, MAX_DEVICES)?;
+        participants.map_or(Ok(()), |wanted| count("round.participants", wanted, 1, MAX_DEVICES))?;
+        let fits = quorum > 0.0 && quorum <= 1.0;
+        range("round.quorum", quorum.to_string(), fits, "a share above 0, at most 1".into())?;
+        seconds("round.deadline", deadline, DEADLINE_SECONDS)?;
+        count("round.extensions", extensions as usize, 0, MAX_EXTENSIONS as usize)?;
+        seconds("mqtt.keep_alive", self.mqtt.keep_alive, KEEP_ALIVE_SECONDS)?;
+        seconds("mqtt.longest_pause", self.mqtt.longest_pause, PAUSE_SECONDS)?;
+        count("limits.upload_megabytes", self.limits.upload_megabytes, 1, MAX_UPLOAD_MEGABYTES)
+    }
+}
+
+impl BrokerSection {
+    fn check(self, path: &Path) -> Result<Broker, ConfigError> {
+        match (self.url, self.embedded) {
+            (Some(url), false) => Ok(Broker::At(url)),
+            (None, true) => Ok(Broker::Embedded { listen: self.listen, port: self.port }),
+            (Some(_), true) => Err(ConfigError::Broker { path: path.to_owned(), given: "both" }),
+            (None, false) => Err(ConfigError::Broker { path: path.to_owned(), given: "neither" }),
+        }
+    }
+}
+
+impl MethodSection {
+    fn params(&self, classes: usize) -> Params {
+        let defaults = Params::defaults(self.name, classes);
+        Params {
+            method: self.name,
+            learning_rate: self.learning_rate.unwrap_or(defaults.learning_rate),
+            momentum: self.momentum.unwrap_or(defaults.momentum),
+            lambda: self.lambda.unwrap_or(defaults.lambda),
+            rich_samples: self.rich_samples.unwrap_or(defaults.rich_samples),
+            clip: self.clip.unwrap_or(defaults.clip),
+            batch: self.batch.unwrap_or(defaults.batch),
+            epochs: self.epochs.unwrap_or(defaults.epochs),
+            min_samples_to_share: self.min_samples_to_share,
+        }
+    }
+}
+
+impl ValidConfig {
+    /// What a run is to do, for an extractor with this manifest.
+    pub fn round_config(&self, manifest: &Manifest) -> Result<RoundConfig, ConfigError> {
+        let path = || self.path.clone();
+        let shape = Shape::new(self.classes.len(), manifest.output.features)
+            .map_err(|fault| ConfigError::Shape { path: path(), fault })?;
+        let method = self.params.method;
+        let bytes = largest_message(shape, method);
+        if bytes > MAX_BLOB_BYTES {
+            let advice = if method.sends_prototypes() {
+                "use `redgrape-live`, whose messages do not grow with the square of the classes"
+            } else {
+                "use fewer classes or an extractor with fewer features"
+            };
+            return Err(ConfigError::TooLarge { path: path(), method, shape, bytes, advice });
+        }
+        Ok(RoundConfig {
+            shape,
+            // A manifest that passed its check has 64 hexadecimal digits there.
+            extractor: Digest::from_hex(&manifest.sha256).expect("a checked manifest holds a digest"),
+            classes: class_list_digest(self.classes.iter().map(String::as_str)),
+            params: self.params,
+            rounds: self.round.rounds,
+            min_devices: self.round.min_devices,
+            participants: self.round.participants,
+            quorum: self.round.quorum,
+            deadline: self.round.deadline,
+            extensions: self.round.extensions,
+            encoding: self.encoding,
+            seed: self.round.seed,
+            upload_bytes: self.upload_bytes,
+        })
+    }
+}
+
+/// Bytes of the largest blob this method sends in either direction.
+fn largest_message(shape: Shape, method: Method) -> usize {
+    let mut bytes = largest_aid(shape, method);
+    if method.needs() != Sums::Nothing {
+        bytes = bytes.max(largest_update(shape, Task::Statistics { extent: method.needs() }, method));
+    }
+    if !method.is_one_shot() {
+        bytes = bytes.max(largest_update(shape, Task::Train, method));
+    }
+    bytes
+}
+
+fn can_be_folder(name: &str) -> bool {
+    let plain = |character: char| !matches!(character, '/' | '\\') && !character.is_control();
+    (1..=MAX_CLASS_NAME).contains(&name.chars().count())
+        && name.chars().all(plain)
+        && !name.starts_with('.')
+        && name.trim().len() == name.len()
+}
+
+fn beside(file: &Path, path: &Path) -> PathBuf {
+    file.parent().map_or_else(|| path.to_owned(), |folder| folder.join(path))
+}

@@ -1,0 +1,160 @@
+//! A new configuration, with a comment on every setting.
+
+use std::path::{Path, PathBuf};
+
+use grapevine_models::{Method, Params};
+use grapevine_protocol::FleetId;
+
+use super::{LimitsSection, MethodSection, RoundSection};
+
+/// What a new configuration says, see [`Draft::text`].
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// The fleet's name.
+    pub fleet: FleetId,
+    /// The extractor's manifest, relative to the configuration.
+    pub extractor: PathBuf,
+    /// The fleet's class list.
+    pub classes: Vec<String>,
+    /// The folder for the ledger and the model, relative to the configuration.
+    pub state: PathBuf,
+    /// The broker.
+    pub broker: BrokerDraft,
+    /// The method.
+    pub method: Method,
+    /// Every random choice of the run comes from this.
+    pub seed: u32,
+}
+
+/// The broker of a new configuration.
+#[derive(Clone, Debug)]
+pub enum BrokerDraft {
+    /// Its address as written, password included.
+    Url(String),
+    /// One inside the aggregator, on this port.
+    Embedded(u16),
+}
+
+impl Draft {
+    /// The commented TOML file.
+    pub fn text(&self) -> String {
+        let path = |path: &Path| quoted(&path.to_string_lossy());
+        let classes: Vec<String> = self.classes.iter().map(|class| quoted(class)).collect();
+        let classes = match classes.len() {
+            ..=12 => format!("[{}]", classes.join(", ")),
+            13.. => format!("[\n  {},\n]", classes.join(",\n  ")),
+        };
+        format!(
+            r#"# The aggregator of a Grapevine fleet. `aggregator --help` lists the commands that read this file.
+# Environment variables go over it: GRAPEVINE_FLEET, GRAPEVINE_ROUND__DEADLINE, ...
+
+# a-z, 0-9, `-`, `_` and `.`; the same on every device.
+fleet = {fleet}
+
+# The frozen extractor's manifest, the same file on every device of the fleet. Relative to this file.
+extractor = {extractor}
+
+# The fleet's class list; every device has the same one in the same order.
+classes = {classes}
+
+# Where the ledger, the updates of the open round and the merged heads lie. Relative to this file.
+state = {state}
+
+{broker}
+[mqtt]
+# Longest silence before a ping, and longest pause between two attempts to connect.
+keep_alive = "60s"
+longest_pause = "60s"
+
+{round}
+{method}
+[limits]
+# Updates on their way in at any time; further devices wait for their turn.
+upload_megabytes = {upload_megabytes}
+"#,
+            fleet = quoted(self.fleet.as_str()),
+            extractor = path(&self.extractor),
+            state = path(&self.state),
+            broker = self.broker_text(),
+            round = self.round_text(),
+            method = self.method_text(),
+            upload_megabytes = LimitsSection::default().upload_megabytes,
+        )
+    }
+
+    fn broker_text(&self) -> String {
+        match &self.broker {
+            BrokerDraft::Url(url) => format!(
+                "[broker]\n# mqtt://[user:password@]host[:port]; or delete it and set `embedded = true` for a broker \
+                 inside the aggregator.\nurl = {}\n",
+                quoted(url)
+            ),
+            BrokerDraft::Embedded(port) => format!(
+                "[broker]\n# A broker inside the aggregator: no login, no encryption, for one machine or a network you \
+                 trust.\n# For a broker of its own delete this and set url = \"mqtt://[user:password@]host[:port]\".\n\
+                 embedded = true\n# Only this machine reaches 127.0.0.1. With \"0.0.0.0\" devices elsewhere do, and so \
+                 may anyone in the network.\nlisten = \"127.0.0.1\"\n# 0 for a free one.\nport = {port}\n"
+            ),
+        }
+    }
+
+    fn round_text(&self) -> String {
+        let RoundSection { rounds, min_devices, quorum, deadline, extensions, .. } = RoundSection::default();
+        format!(
+            r#"[round]
+# Rounds of training in one run. More of them later go on with the same run.
+rounds = {rounds}
+# Devices with samples that must be there before a round opens.
+min_devices = {min_devices}
+# Devices drawn for each round; all of them without this.
+# participants = 100
+# A round closes when all have answered, or at the deadline if this share of them has. Below it the round is given
+# the same time again, `extensions` times, and is abandoned then.
+quorum = {quorum:?}
+deadline = "{deadline}"
+extensions = {extensions}
+# Every random choice of the run comes from this: the same seed, devices and images give the same heads.
+seed = {seed}
+"#,
+            deadline = format_args!("{}m", deadline.as_secs() / 60),
+            seed = self.seed,
+        )
+    }
+
+    fn method_text(&self) -> String {
+        let defaults = Params::defaults(self.method, self.classes.len());
+        let names: Vec<&str> = Method::ALL.into_iter().map(Method::name).collect();
+        format!(
+            r#"[method]
+# One of {names}.
+name = "{method}"
+# Samples of a class below which nothing about that class leaves a device: of one sample, everything would be known.
+min_samples_to_share = {min_samples_to_share}
+# How weights are sent: "f32" exact, "f16" half the bytes, "int8" a quarter.
+encoding = "f32"
+# The published values; the settings above and these cannot change within a run.
+# learning_rate = {learning_rate:?}
+# momentum = {momentum:?}
+# lambda = {lambda:?}
+# rich_samples = {rich_samples}
+# clip = {clip:?}
+# batch = {batch}
+# epochs = {epochs}
+"#,
+            names = names.join(", "),
+            method = self.method,
+            min_samples_to_share = MethodSection::default().min_samples_to_share,
+            learning_rate = defaults.learning_rate,
+            momentum = defaults.momentum,
+            lambda = defaults.lambda,
+            rich_samples = defaults.rich_samples,
+            clip = defaults.clip,
+            batch = defaults.batch,
+            epochs = defaults.epochs,
+        )
+    }
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}

@@ -1,0 +1,244 @@
+//! An open round: updates come in, are stored, and are added to the sum.
+
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+
+use grapevine_models::{HeadSum, PrototypeSum, Shape, Statistics};
+use grapevine_protocol::{
+    DeviceId, Digest, Notice, Offer, Receipt, Refusal, RoundId, RunId, Task, ToDevice, Update, UpdateContent,
+    is_selected, largest_update,
+};
+
+use super::{Action, Coordinator, Event, OpenRound, Phase};
+
+/// A checked update on its way to the ledger.
+#[derive(Clone, Debug)]
+pub struct AcceptedUpdate {
+    /// Whose.
+    pub device: DeviceId,
+    /// The run.
+    pub run: RunId,
+    /// The round.
+    pub round: RoundId,
+    /// Its digest.
+    pub digest: Digest,
+    /// Samples behind it.
+    pub samples: u32,
+    /// As received.
+    pub content: Vec<u8>,
+}
+
+pub(super) struct Collecting {
+    pub(super) notice: Notice,
+    pub(super) expected: BTreeSet<DeviceId>,
+    pub(super) accepted: BTreeMap<DeviceId, Digest>,
+    /// Updates that are checked and not yet durable.
+    storing: BTreeMap<DeviceId, (Digest, Update)>,
+    pub(super) sum: RoundSum,
+    pub(super) samples: u64,
+    /// Devices that were chosen when the round opened; with fewer answers it waits for its deadline.
+    chosen: usize,
+    deadline: Duration,
+    extensions_left: u32,
+}
+
+/// The running sum of a round; its size does not depend on the number of devices.
+pub(super) enum RoundSum {
+    Trained(HeadSum, PrototypeSum),
+    Statistics(Statistics),
+}
+
+impl Collecting {
+    pub(super) fn new(notice: Notice, expected: BTreeSet<DeviceId>, deadline: Duration, extensions_left: u32) -> Self {
+        Self {
+            sum: RoundSum::new(notice.shape, notice.task),
+            notice,
+            accepted: BTreeMap::new(),
+            storing: BTreeMap::new(),
+            samples: 0,
+            chosen: expected.len(),
+            expected,
+            deadline,
+            extensions_left,
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    /// A device that comes in the middle of a round takes part if it was chosen.
+    pub(super) fn welcome_back(&mut self, device: &DeviceId, samples: u32) {
+        if samples > 0 && is_selected(&self.notice, device) {
+            self.expected.insert(device.clone());
+        }
+    }
+
+    /// Adds a stored update; an update that cannot be added has no effect.
+    fn add(&mut self, device: DeviceId, digest: Digest, update: &Update) -> Result<(), Refusal> {
+        match (&mut self.sum, &update.content) {
+            (RoundSum::Trained(heads, prototypes), UpdateContent::Trained { heads: new, prototypes: gradients }) => {
+                heads.add(new, update.samples).map_err(|_| Refusal::Samples)?;
+                prototypes.add(gradients).map_err(|_| Refusal::TooManyDevices)?;
+            }
+            (RoundSum::Statistics(total), UpdateContent::Statistics(statistics)) => {
+                total.add(statistics).map_err(|_| Refusal::Absurd)?;
+            }
+            (RoundSum::Trained(..), UpdateContent::Statistics(_))
+            | (RoundSum::Statistics(_), UpdateContent::Trained { .. }) => return Err(Refusal::Content),
+        }
+        self.samples += u64::from(update.samples);
+        self.accepted.insert(device, digest);
+        Ok(())
+    }
+}
+
+impl RoundSum {
+    fn new(shape: Shape, task: Task) -> Self {
+        match task {
+            Task::Statistics { extent } => Self::Statistics(Statistics::empty(shape, extent)),
+            Task::Train | Task::Wait | Task::Finished => Self::Trained(HeadSum::new(shape), PrototypeSum::new(shape)),
+        }
+    }
+}
+
+impl Coordinator {
+    /// Continues a round that a stop interrupted: its stored updates are in the sum again, its time begins anew.
+    pub(super) fn resume_round(&mut self, open: OpenRound, now: Duration) {
+        let (task, method) = (open.notice.task, open.notice.params.method);
+        let expected = open.accepted.iter().map(|(device, _)| device.clone()).collect();
+        let deadline = now + self.config.deadline;
+        let notice = Notice { boot: self.boot, ..open.notice };
+        let mut collecting = Collecting::new(notice, expected, deadline, self.config.extensions);
+        collecting.chosen = open.expected;
+        for (device, content) in open.accepted {
+            // The ledger holds only updates that passed this check before.
+            let update = Update::decode(&content, self.config.shape, task, method).map_err(|e| e.refusal());
+            let added = update.and_then(|update| collecting.add(device.clone(), Digest::of(&content), &update));
+            if let Err(reason) = added {
+                self.count(Some(&device), reason);
+            }
+        }
+        self.phase = Phase::Collecting(Box::new(collecting));
+        self.close_if_complete(now);
+    }
+
+    /// Where an offered update belongs: `Ok` if the open round waits for it.
+    pub(super) fn place_offer(&mut self, device: &DeviceId, offer: &Offer) -> Result<(), Refusal> {
+        if offer.run != self.run {
+            return Err(Refusal::WrongRun);
+        }
+        let Phase::Collecting(collecting) = &self.phase else {
+            return Err(Refusal::Late);
+        };
+        match offer.round.cmp(&collecting.notice.round) {
+            core::cmp::Ordering::Less => return Err(Refusal::Late),
+            core::cmp::Ordering::Greater => return Err(Refusal::WrongRound),
+            core::cmp::Ordering::Equal => {}
+        }
+        if !is_selected(&collecting.notice, device) {
+            return Err(Refusal::NotSelected);
+        }
+        if collecting.accepted.contains_key(device) {
+            return Err(Refusal::Duplicate);
+        }
+        let limit = largest_update(collecting.notice.shape, collecting.notice.task, collecting.notice.params.method);
+        offer.blob.check(limit).map_err(|_| Refusal::TooLarge)
+    }
+
+    /// Whether this very update is stored already, in this round or the one before.
+    pub(super) fn is_stored(&self, device: &DeviceId, offer: &Offer) -> bool {
+        let stored_in = |round: RoundId, accepted: &BTreeMap<DeviceId, Digest>| {
+            offer.run == self.run && offer.round == round && accepted.get(device) == Some(&offer.blob.digest)
+        };
+        let open = match &self.phase {
+            Phase::Collecting(collecting) => stored_in(collecting.notice.round, &collecting.accepted),
+            Phase::Gathering | Phase::Committing(_) | Phase::Finished => false,
+        };
+        open || self.closed.as_ref().is_some_and(|(round, accepted)| stored_in(*round, accepted))
+    }
+
+    /// All blocks of an update are there and have its digest: check it and have it stored.
+    pub(super) fn take_content(&mut self, device: &DeviceId, digest: Digest, content: Vec<u8>) {
+        let Phase::Collecting(collecting) = &mut self.phase else { return };
+        let notice = &collecting.notice;
+        let (run, round) = (notice.run, notice.round);
+        if collecting.storing.contains_key(device) || collecting.accepted.contains_key(device) {
+            return;
+        }
+        match Update::decode(&content, notice.shape, notice.task, notice.params.method) {
+            Ok(update) => {
+                let samples = update.samples;
+                collecting.storing.insert(device.clone(), (digest, update));
+                let device = device.clone();
+                self.actions.push_back(Action::StoreUpdate(AcceptedUpdate {
+                    device,
+                    run,
+                    round,
+                    digest,
+                    samples,
+                    content,
+                }));
+            }
+            Err(error) => self.refuse_update(device, run, round, digest, error.refusal()),
+        }
+    }
+
+    /// An update is durable: only now is it in the sum, and only now does its device hear so.
+    pub fn handle_stored(&mut self, now: Duration, device: &DeviceId, round: RoundId) {
+        let Phase::Collecting(collecting) = &mut self.phase else { return };
+        let run = collecting.notice.run;
+        if collecting.notice.round != round {
+            return;
+        }
+        let Some((digest, update)) = collecting.storing.remove(device) else { return };
+        collecting.expected.insert(device.clone());
+        match collecting.add(device.clone(), digest, &update) {
+            Ok(()) => {
+                self.send(device, ToDevice::Receipt(Receipt { run, round, digest, refused: None }));
+                self.report(Event::UpdateAccepted { device: device.clone(), round });
+            }
+            Err(reason) => self.refuse_update(device, run, round, digest, reason),
+        }
+        self.close_if_complete(now);
+    }
+
+    /// An update could not be made durable; the device keeps it and offers it again.
+    pub fn handle_store_failed(&mut self, device: &DeviceId) {
+        if let Phase::Collecting(collecting) = &mut self.phase {
+            collecting.storing.remove(device);
+        }
+        self.count(Some(device), Refusal::Storage);
+    }
+
+    pub(super) fn check_deadline(&mut self, now: Duration) {
+        let Phase::Collecting(collecting) = &mut self.phase else { return };
+        if collecting.deadline > now || !collecting.storing.is_empty() {
+            return;
+        }
+        let round = collecting.notice.round;
+        let quorum = (self.config.quorum * collecting.expected.len() as f64).ceil() as usize;
+        if collecting.accepted.len() >= quorum.max(1) {
+            self.close_round(now);
+        } else if collecting.extensions_left > 0 {
+            collecting.extensions_left -= 1;
+            collecting.deadline = now + self.config.deadline;
+            self.report(Event::RoundExtended(round));
+        } else {
+            self.progress.next_round += 1;
+            self.actions.push_back(Action::AbandonRound(self.run, round));
+            self.report(Event::RoundAbandoned(round));
+            self.uploads.clear();
+            self.gather(now);
+        }
+    }
+
+    pub(super) fn close_if_complete(&mut self, now: Duration) {
+        let Phase::Collecting(collecting) = &self.phase else { return };
+        let all = collecting.expected.iter().all(|device| collecting.accepted.contains_key(device));
+        // A resumed round knows only who answered and who came back; the others have until the deadline.
+        if all && collecting.storing.is_empty() && collecting.accepted.len() >= collecting.chosen.max(1) {
+            self.close_round(now);
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The books: every device that ever said a fitting hello, and whether it is there.
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+
+use grapevine_protocol::limits::MAX_DEVICES;
+use grapevine_protocol::{BootId, DeviceId, Hello};
+
+/// What is known about one device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceRecord {
+    /// Its newest start.
+    pub boot: BootId,
+    /// Samples it holds.
+    pub samples: u32,
+    /// What it says it runs on.
+    pub hardware: String,
+    /// Whether it is there.
+    pub present: bool,
+    /// When it was last heard, on the machine's clock.
+    pub last_seen: Duration,
+    /// Rounds its update was merged in.
+    pub rounds_done: u32,
+    /// Updates of it that were refused.
+    pub updates_refused: u32,
+    /// Bytes of blocks received from it.
+    pub bytes_up: u64,
+}
+
+pub(super) struct Registry {
+    devices: BTreeMap<DeviceId, DeviceRecord>,
+}
+
+impl Registry {
+    pub(super) fn new(books: Vec<(DeviceId, DeviceRecord)>) -> Self {
+        Self { devices: books.into_iter().take(MAX_DEVICES).collect() }
+    }
+
+    /// Takes a device in, or takes note of its return; `false` if the books are full.
+    pub(super) fn greet(&mut self, device: &DeviceId, hello: &Hello, now: Duration) -> bool {
+        if !self.devices.contains_key(device) && self.devices.len() >= MAX_DEVICES {
+            return false;
+        }
+        let record = self.devices.entry(device.clone()).or_default();
+        record.boot = hello.boot;
+        record.samples = hello.samples;
+        record.hardware = hello.hardware.as_str().into();
+        record.present = true;
+        record.last_seen = now;
+        true
+    }
+
+    /// A known device spoke, with so many bytes of a block; `false` if it never said hello.
+    pub(super) fn heard(&mut self, device: &DeviceId, now: Duration, bytes: usize) -> bool {
+        let Some(record) = self.devices.get_mut(device) else { return false };
+        record.last_seen = now;
+        record.bytes_up += bytes as u64;
+        true
+    }
+
+    /// A device went; `false` if that was an earlier start of it.
+    pub(super) fn leave(&mut self, device: &DeviceId, boot: BootId) -> bool {
+        match self.devices.get_mut(device) {
+            Some(record) if record.boot == boot && record.present => {
+                record.present = false;
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    pub(super) fn record(&self, device: &DeviceId) -> Option<&DeviceRecord> {
+        self.devices.get(device)
+    }
+
+    /// The devices that are there, with their records.
+    pub(super) fn present(&self) -> impl Iterator<Item = (&DeviceId, &DeviceRecord)> {
+        self.devices.iter().filter(|(_, record)| record.present)
+    }
+
+    pub(super) fn count_refused(&mut self, device: &DeviceId) {
+        if let Some(record) = self.devices.get_mut(device) {
+            record.updates_refused += 1;
+        }
+    }
+
+    pub(super) fn count_done(&mut self, device: &DeviceId) {
+        if let Some(record) = self.devices.get_mut(device) {
+            record.rounds_done += 1;
+        }
+    }
+}

@@ -1,0 +1,329 @@
+use grapevine_models::{Head, Heads, Method, Params};
+use grapevine_protocol::{BlobRef, Offer, Update, UpdateContent, Want, block};
+
+use super::*;
+
+const START: Duration = Duration::from_secs(100);
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn shape() -> Shape {
+    Shape::new(3, 2).unwrap()
+}
+
+fn config(method: Method) -> RoundConfig {
+    RoundConfig {
+        shape: shape(),
+        extractor: Digest([1; 32]),
+        classes: Digest([2; 32]),
+        params: Params::defaults(method, 3).check().unwrap(),
+        rounds: 2,
+        min_devices: 3,
+        participants: None,
+        quorum: 0.5,
+        deadline: DEADLINE,
+        extensions: 1,
+        encoding: Encoding::F32,
+        seed: 9,
+        upload_bytes: 1 << 20,
+    }
+}
+
+fn device(number: u32) -> DeviceId {
+    format!("device-{number}").parse().unwrap()
+}
+
+fn hello(number: u32) -> Hello {
+    Hello {
+        boot: BootId(u64::from(number)),
+        extractor: Digest([1; 32]),
+        classes: Digest([2; 32]),
+        shape: shape(),
+        samples: 10 + number,
+        hardware: heapless_text("test"),
+    }
+}
+
+fn heapless_text<const N: usize>(text: &str) -> heapless::String<N> {
+    heapless::String::try_from(text).unwrap()
+}
+
+fn update(number: u32) -> Vec<u8> {
+    let head = |value: f32| Head { weight: vec![value; 6], bias: vec![-value; 3] };
+    let heads = Heads { main: head(number as f32 * 0.37), supplementary: Head::zeros(shape()) };
+    let content = UpdateContent::Trained { heads, prototypes: Default::default() };
+    Update { samples: 10 + number, content }.encode(shape(), Encoding::F32)
+}
+
+/// A coordinator driven by hand, with a perfect disk and a record of what it did.
+struct Harness {
+    coordinator: Coordinator,
+    sent: Vec<(DeviceId, ToDevice)>,
+    events: Vec<Event>,
+    outcomes: Vec<RoundOutcome>,
+    stored: Vec<(DeviceId, Vec<u8>)>,
+    notice: Option<Notice>,
+    now: Duration,
+}
+
+impl Harness {
+    fn new(config: RoundConfig) -> Self {
+        Self::with(Coordinator::new(config, BootId(1), RunId(5), Progress::default(), Vec::new(), None, START))
+    }
+
+    fn with(coordinator: Coordinator) -> Self {
+        let mut harness = Self {
+            coordinator,
+            sent: Vec::new(),
+            events: Vec::new(),
+            outcomes: Vec::new(),
+            stored: Vec::new(),
+            notice: None,
+            now: START,
+        };
+        harness.act();
+        harness
+    }
+
+    fn act(&mut self) {
+        while let Some(action) = self.coordinator.poll_action() {
+            match action {
+                Action::Send(device, message) => self.sent.push((device, message)),
+                Action::PublishNotice(notice) => self.notice = Some(notice),
+                Action::StoreUpdate(update) => {
+                    self.stored.push((update.device.clone(), update.content));
+                    self.coordinator.handle_stored(self.now, &update.device, update.round);
+                }
+                Action::Commit(outcome) => {
+                    self.outcomes.push(outcome);
+                    self.coordinator.handle_committed(self.now);
+                }
+                Action::Report(event) => self.events.push(event),
+                Action::PublishBlock(..)
+                | Action::RememberDevice(_)
+                | Action::OpenRound { .. }
+                | Action::AbandonRound(..)
+                | Action::FinishRun(_) => {}
+            }
+        }
+    }
+
+    fn say(&mut self, number: u32, message: ToAggregator, block: &[u8]) {
+        self.coordinator.handle_message(self.now, &device(number), message, block);
+        self.act();
+    }
+
+    fn greet(&mut self, numbers: core::ops::Range<u32>) {
+        numbers.for_each(|number| self.say(number, ToAggregator::Hello(hello(number)), &[]));
+    }
+
+    fn offer(&mut self, number: u32, round: u32, content: &[u8]) {
+        let blob = BlobRef::of(content);
+        let (header, bytes) = block(&blob, content, 0).unwrap();
+        let offer = Offer { run: RunId(5), round: RoundId(round), blob, crc: header.crc };
+        self.say(number, ToAggregator::Offer(offer), bytes);
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.now += time;
+        self.coordinator.handle_timeout(self.now);
+        self.act();
+    }
+
+    fn last_receipt(&self) -> &Receipt {
+        let mut receipts = self
+            .sent
+            .iter()
+            .rev()
+            .filter_map(|(_, message)| if let ToDevice::Receipt(receipt) = message { Some(receipt) } else { None });
+        receipts.next().expect("a receipt was sent")
+    }
+
+    fn refused(&self, reason: Refusal) -> u64 {
+        self.coordinator.refusals().get(&reason).copied().unwrap_or(0)
+    }
+}
+
+#[test]
+fn a_run_goes_from_hello_to_finished_whatever_the_order_of_updates() {
+    let mut heads = Vec::new();
+    for order in [[0, 1, 2], [2, 0, 1]] {
+        let mut harness = Harness::new(config(Method::FedAvg));
+        harness.greet(0..3);
+        assert_eq!(harness.notice.as_ref().unwrap().task, Task::Train);
+        for round in 0..2 {
+            order.iter().for_each(|&number| harness.offer(number, round, &update(number)));
+            assert_eq!(harness.last_receipt().refused, None);
+        }
+        assert!(harness.coordinator.is_finished());
+        assert_eq!(harness.notice.as_ref().unwrap().task, Task::Finished);
+        assert_eq!(harness.outcomes.len(), 2);
+        heads.push(harness.coordinator.model().clone());
+    }
+    assert_eq!(heads[0], heads[1]);
+}
+
+#[test]
+fn a_round_closes_at_its_deadline_with_a_quorum_and_is_extended_then_abandoned_without() {
+    let mut harness = Harness::new(config(Method::FedAvg));
+    harness.greet(0..3);
+    harness.offer(0, 0, &update(0));
+    harness.offer(1, 0, &update(1));
+    harness.wait(DEADLINE);
+    assert_eq!(harness.outcomes.len(), 1);
+    assert_eq!(harness.outcomes[0].accepted, 2);
+    harness.offer(2, 0, &update(2));
+    assert_eq!(harness.last_receipt().refused, Some(Refusal::Late));
+    harness.offer(0, 1, &update(0));
+    harness.wait(DEADLINE);
+    assert!(harness.events.contains(&Event::RoundExtended(RoundId(1))));
+    harness.wait(DEADLINE);
+    assert!(harness.events.contains(&Event::RoundAbandoned(RoundId(1))));
+    assert_eq!(harness.outcomes.len(), 1);
+    assert_eq!(harness.coordinator.open_round(), Some((RoundId(2), 0, 3)));
+}
+
+#[test]
+fn what_does_not_belong_is_refused_by_name_and_without_effect() {
+    let mut harness = Harness::new(config(Method::FedAvg));
+    harness.say(0, ToAggregator::Leaving(Leaving { boot: BootId(0) }), &[]);
+    assert_eq!(harness.refused(Refusal::UnknownDevice), 1);
+    harness.say(0, ToAggregator::Hello(Hello { extractor: Digest([9; 32]), ..hello(0) }), &[]);
+    harness.say(0, ToAggregator::Hello(Hello { classes: Digest([9; 32]), ..hello(0) }), &[]);
+    harness.say(0, ToAggregator::Hello(Hello { shape: Shape::new(4, 2).unwrap(), ..hello(0) }), &[]);
+    assert_eq!(harness.coordinator.present(), 0);
+    harness.greet(0..3);
+    harness.offer(0, 1, &update(0));
+    assert_eq!(harness.last_receipt().refused, Some(Refusal::WrongRound));
+    let blob = BlobRef::of(&update(0));
+    let (header, bytes) = (block(&blob, &update(0), 0).unwrap().0, update(0));
+    let stranger = Offer { run: RunId(6), round: RoundId(0), blob, crc: header.crc };
+    harness.say(0, ToAggregator::Offer(stranger), &bytes);
+    assert_eq!(harness.last_receipt().refused, Some(Refusal::WrongRun));
+    let huge = Offer { run: RunId(5), round: RoundId(0), blob: BlobRef { bytes: 200_000_000, ..blob }, crc: 0 };
+    harness.say(0, ToAggregator::Offer(huge), &bytes);
+    assert_eq!(harness.last_receipt().refused, Some(Refusal::TooLarge));
+    harness.offer(0, 0, b"no update at all");
+    assert_eq!(harness.last_receipt().refused, Some(Refusal::Content));
+    harness.say(0, ToAggregator::Block(header), &bytes);
+    for (reason, count) in [(Refusal::Extractor, 1), (Refusal::Classes, 1), (Refusal::Shape, 1), (Refusal::Block, 1)] {
+        assert_eq!(harness.refused(reason), count, "{reason}");
+    }
+    harness.offer(0, 0, &update(0));
+    harness.offer(0, 0, &update(0));
+    assert_eq!(harness.last_receipt().refused, None);
+    harness.offer(0, 0, &update(1));
+    assert_eq!(harness.last_receipt().refused, Some(Refusal::Duplicate));
+    assert_eq!(harness.coordinator.open_round(), Some((RoundId(0), 1, 3)));
+    assert_eq!(harness.stored.len(), 1);
+}
+
+#[test]
+fn a_wrong_digest_behind_right_blocks_is_refused() {
+    let mut harness = Harness::new(config(Method::FedAvg));
+    harness.greet(0..3);
+    let blob = BlobRef { digest: Digest([7; 32]), ..BlobRef::of(&update(0)) };
+    let (header, bytes) = (block(&blob, &update(0), 0).unwrap().0, update(0));
+    let offer = Offer { run: RunId(5), round: RoundId(0), blob, crc: header.crc };
+    harness.say(0, ToAggregator::Offer(offer), &bytes);
+    assert_eq!(harness.last_receipt().refused, Some(Refusal::Digest));
+}
+
+#[test]
+fn only_the_chosen_take_part_and_their_number_is_exact() {
+    let mut harness = Harness::new(RoundConfig { participants: Some(4), min_devices: 20, ..config(Method::FedAvg) });
+    harness.greet(0..20);
+    let notice = harness.notice.clone().unwrap();
+    let chosen: Vec<u32> =
+        (0..20).filter(|&number| grapevine_protocol::is_selected(&notice, &device(number))).collect();
+    assert_eq!(chosen.len(), 4);
+    let other = (0..20).find(|number| !chosen.contains(number)).unwrap();
+    harness.offer(other, 0, &update(other));
+    assert_eq!(harness.last_receipt().refused, Some(Refusal::NotSelected));
+    chosen.iter().for_each(|&number| harness.offer(number, 0, &update(number)));
+    assert_eq!(harness.outcomes.len(), 1);
+}
+
+#[test]
+fn a_stop_in_the_middle_of_a_round_goes_on_to_the_same_bytes() {
+    let mut whole = Harness::new(config(Method::FedAvg));
+    whole.greet(0..3);
+    (0..3).for_each(|number| whole.offer(number, 0, &update(number)));
+    let mut first = Harness::new(config(Method::FedAvg));
+    first.greet(0..3);
+    first.offer(1, 0, &update(1));
+    let open = OpenRound { notice: first.notice.clone().unwrap(), expected: 3, accepted: first.stored.clone() };
+    let books = (0..3).map(|number| (device(number), first.coordinator.device(&device(number)).unwrap().clone()));
+    let books = books.collect();
+    let config = config(Method::FedAvg);
+    let resumed = Coordinator::new(config, BootId(2), RunId(5), Progress::default(), books, Some(open), START);
+    let mut second = Harness::with(resumed);
+    second.greet(0..3);
+    second.offer(1, 0, &update(1));
+    assert_eq!(second.last_receipt().refused, None);
+    second.offer(0, 0, &update(0));
+    assert!(second.outcomes.is_empty());
+    second.offer(2, 0, &update(2));
+    assert_eq!(second.outcomes[0].model, whole.outcomes[0].model);
+}
+
+#[test]
+fn large_updates_are_fetched_in_windows_and_within_the_memory_given() {
+    let shape = Shape::new(100, 512).unwrap();
+    let round = RoundConfig { shape, upload_bytes: 500_000, ..config(Method::FedAvg) };
+    let mut harness = Harness::new(round);
+    (0..3).for_each(|number| harness.say(number, ToAggregator::Hello(Hello { shape, ..hello(number) }), &[]));
+    let content = |number: u32| {
+        let heads = Heads { main: Head::zeros(shape), supplementary: Head::zeros(shape) };
+        let content = UpdateContent::Trained { heads, prototypes: Default::default() };
+        Update { samples: 10 + number, content }.encode(shape, Encoding::F32)
+    };
+    (0..3).for_each(|number| harness.offer(number, 0, &content(number)));
+    let wants = |harness: &mut Harness| -> Vec<(DeviceId, Want)> {
+        let sent = core::mem::take(&mut harness.sent).into_iter();
+        let want = |(device, message)| if let ToDevice::Want(want) = message { Some((device, want)) } else { None };
+        sent.filter_map(want).collect()
+    };
+    let mut asked = wants(&mut harness);
+    assert_eq!(asked.len(), 2, "two of 205 kB fit into 500 kB");
+    while !asked.is_empty() {
+        for (name, want) in asked {
+            let number = (0..3).find(|&number| device(number) == name).unwrap();
+            let content = content(number);
+            for index in want.missing.iter() {
+                let (header, bytes) = block(&want.blob, &content, index).unwrap();
+                harness.say(number, ToAggregator::Block(header), bytes);
+            }
+        }
+        asked = wants(&mut harness);
+    }
+    assert_eq!(harness.outcomes.len(), 1);
+    assert_eq!(harness.outcomes[0].accepted, 3);
+}
+
+#[test]
+fn blocks_are_published_once_for_all_who_ask_within_a_moment() {
+    let mut harness = Harness::new(config(Method::FedAvg));
+    harness.greet(0..3);
+    (0..3).for_each(|number| harness.offer(number, 0, &update(number)));
+    let blob = harness.notice.as_ref().unwrap().heads.unwrap();
+    for number in 0..3 {
+        let want = Want { blob, missing: grapevine_protocol::Bitmap::all(1) };
+        harness.coordinator.handle_message(harness.now, &device(number), ToAggregator::Want(want), &[]);
+    }
+    let at = harness.coordinator.poll_timeout().unwrap();
+    harness.coordinator.handle_timeout(at);
+    let blocks = core::iter::from_fn(|| harness.coordinator.poll_action())
+        .filter(|action| matches!(action, Action::PublishBlock(..)))
+        .count();
+    assert_eq!(blocks, 1);
+}
+
+#[test]
+fn a_will_of_an_earlier_start_does_not_send_a_device_away() {
+    let mut harness = Harness::new(RoundConfig { min_devices: 9, ..config(Method::FedAvg) });
+    harness.greet(0..2);
+    harness.say(1, ToAggregator::Leaving(Leaving { boot: BootId(77) }), &[]);
+    assert_eq!(harness.coordinator.present(), 2);
+    harness.say(1, ToAggregator::Leaving(Leaving { boot: BootId(1) }), &[]);
+    assert_eq!(harness.coordinator.present(), 1);
+}

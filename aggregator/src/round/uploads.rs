@@ -1,0 +1,179 @@
+//! Updates on their way in: offered by devices, fetched block by block within a bounded amount of memory.
+
+use core::time::Duration;
+use std::collections::{BTreeMap, VecDeque};
+
+use grapevine_protocol::{
+    Assembler, BlobRef, BlockError, BlockHeader, DeviceId, Offer, Receipt, Refusal, ToDevice, Want,
+};
+
+use super::{Coordinator, Phase};
+
+/// Blocks asked of one device at a time.
+const WINDOW: usize = 16;
+/// Blocks asked of all devices at a time: below the default queue of every broker.
+const MAX_BLOCKS_IN_FLIGHT: usize = 512;
+/// A window that stands still so long is asked for again.
+const STALL: Duration = Duration::from_secs(2);
+/// An upload that stands still so long makes room for others; its device offers again.
+const GIVE_UP: Duration = Duration::from_secs(30);
+
+pub(super) struct Uploads {
+    limit_bytes: usize,
+    bytes: usize,
+    active: BTreeMap<DeviceId, Upload>,
+    waiting: VecDeque<(DeviceId, BlobRef)>,
+}
+
+struct Upload {
+    assembler: Assembler,
+    /// Blocks of the current window that have not come yet.
+    outstanding: usize,
+    asked_at: Duration,
+    progress_at: Duration,
+}
+
+impl Uploads {
+    pub(super) fn new(limit_bytes: usize) -> Self {
+        Self { limit_bytes, bytes: 0, active: BTreeMap::new(), waiting: VecDeque::new() }
+    }
+
+    /// Forgets all: their round is over.
+    pub(super) fn clear(&mut self) {
+        self.active.clear();
+        self.waiting.clear();
+        self.bytes = 0;
+    }
+
+    pub(super) fn again_at(&self) -> Option<Duration> {
+        self.active.values().map(|upload| upload.asked_at + STALL).min()
+    }
+
+    /// One upload is always let in, so that an update larger than the limit is slow and not impossible.
+    fn has_room(&self, blob: &BlobRef) -> bool {
+        let in_flight: usize = self.active.values().map(|upload| upload.outstanding).sum();
+        let fits = self.bytes + blob.bytes as usize <= self.limit_bytes;
+        self.active.is_empty() || (fits && in_flight + WINDOW.min(blob.blocks()) <= MAX_BLOCKS_IN_FLIGHT)
+    }
+
+    fn insert(&mut self, device: DeviceId, assembler: Assembler, now: Duration) {
+        self.remove(&device);
+        self.bytes += assembler.blob().bytes as usize;
+        self.active.insert(device, Upload { assembler, outstanding: 0, asked_at: now, progress_at: now });
+    }
+
+    fn remove(&mut self, device: &DeviceId) -> Option<Assembler> {
+        let upload = self.active.remove(device)?;
+        self.bytes -= upload.assembler.blob().bytes as usize;
+        Some(upload.assembler)
+    }
+}
+
+impl Coordinator {
+    /// An update is ready at a device; its first block came along.
+    pub(super) fn handle_offer(&mut self, now: Duration, device: &DeviceId, offer: &Offer, first: &[u8]) {
+        let digest = offer.blob.digest;
+        if self.is_stored(device, offer) {
+            let receipt = Receipt { run: offer.run, round: offer.round, digest, refused: None };
+            return self.send(device, ToDevice::Receipt(receipt));
+        }
+        if let Err(reason) = self.place_offer(device, offer) {
+            return self.refuse_update(device, offer.run, offer.round, digest, reason);
+        }
+        let is_active = self.uploads.active.get(device).is_some_and(|upload| upload.assembler.blob() == offer.blob);
+        if !is_active {
+            // An update of one block needs no room: it is here.
+            if offer.blob.blocks() > 1 && !self.uploads.has_room(&offer.blob) {
+                self.uploads.waiting.retain(|(waiting, _)| waiting != device);
+                return self.uploads.waiting.push_back((device.clone(), offer.blob));
+            }
+            // The length was checked with the offer's place.
+            let Ok(assembler) = Assembler::new(offer.blob, offer.blob.bytes as usize) else { return };
+            self.uploads.insert(device.clone(), assembler, now);
+        }
+        self.handle_block(now, device, &BlockHeader { digest, index: 0, crc: offer.crc }, first);
+        if self.uploads.active.get(device).is_some_and(|upload| upload.outstanding == 0) {
+            self.ask_blocks(now, device);
+        }
+    }
+
+    /// A block of an update. Blocks of uploads that were given up are nobody's fault and not counted.
+    pub(super) fn handle_block(&mut self, now: Duration, device: &DeviceId, header: &BlockHeader, bytes: &[u8]) {
+        let Some(upload) = self.uploads.active.get_mut(device) else {
+            return self.count(Some(device), Refusal::Block);
+        };
+        match upload.assembler.accept(header, bytes) {
+            Ok(true) => {
+                upload.outstanding = upload.outstanding.saturating_sub(1);
+                (upload.asked_at, upload.progress_at) = (now, now);
+            }
+            Ok(false) => return,
+            Err(BlockError::Crc(_)) => return self.count(Some(device), Refusal::Crc),
+            Err(
+                BlockError::TooLarge { .. }
+                | BlockError::Empty
+                | BlockError::OtherBlob
+                | BlockError::Length { .. }
+                | BlockError::Digest,
+            ) => return self.count(Some(device), Refusal::Block),
+        }
+        if upload.assembler.is_complete() {
+            self.end_upload(now, device);
+        } else if upload.outstanding == 0 && header.index > 0 {
+            self.ask_blocks(now, device);
+        }
+    }
+
+    pub(super) fn revive_uploads(&mut self, now: Duration) {
+        let stalled: Vec<(DeviceId, bool)> = self
+            .uploads
+            .active
+            .iter()
+            .filter(|(_, upload)| upload.asked_at + STALL <= now)
+            .map(|(device, upload)| (device.clone(), upload.progress_at + GIVE_UP <= now))
+            .collect();
+        for (device, is_hopeless) in stalled {
+            if is_hopeless {
+                self.uploads.remove(&device);
+            } else {
+                self.ask_blocks(now, &device);
+            }
+        }
+        self.admit_waiting(now);
+    }
+
+    fn end_upload(&mut self, now: Duration, device: &DeviceId) {
+        let Some(assembler) = self.uploads.remove(device) else { return };
+        let digest = assembler.blob().digest;
+        match assembler.into_content() {
+            Ok(content) => self.take_content(device, digest, content),
+            Err(_) => {
+                let Phase::Collecting(collecting) = &self.phase else { return };
+                let (run, round) = (collecting.notice.run, collecting.notice.round);
+                self.refuse_update(device, run, round, digest, Refusal::Digest);
+            }
+        }
+        self.admit_waiting(now);
+    }
+
+    fn admit_waiting(&mut self, now: Duration) {
+        while let Some((device, blob)) = self.uploads.waiting.pop_front() {
+            if !self.uploads.has_room(&blob) {
+                return self.uploads.waiting.push_front((device, blob));
+            }
+            if let Ok(assembler) = Assembler::new(blob, blob.bytes as usize) {
+                self.uploads.insert(device.clone(), assembler, now);
+                self.ask_blocks(now, &device);
+            }
+        }
+    }
+
+    fn ask_blocks(&mut self, now: Duration, device: &DeviceId) {
+        let Some(upload) = self.uploads.active.get_mut(device) else { return };
+        let missing = upload.assembler.missing().first(WINDOW);
+        upload.outstanding = missing.count();
+        upload.asked_at = now;
+        let want = Want { blob: upload.assembler.blob(), missing };
+        self.send(device, ToDevice::Want(want));
+    }
+}

@@ -1,0 +1,255 @@
+//! Between the machine and the ledger: what a restart reads, and what is written before anything is told.
+
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use grapevine_protocol::{BootId, DeviceId, Notice, Refusal, RunId, Task, ToDevice, decode_to_device, encode};
+use serde::{Deserialize, Serialize};
+
+use super::ServeOptions;
+use crate::round::{AcceptedUpdate, Content, Coordinator, DeviceRecord, Model, OpenRound, Progress, RoundOutcome};
+use crate::store::{DeviceRow, MergedRound, NewRound, NewUpdate, RoundPhase, RunRow, Store, StoreError};
+
+/// Whether to go on with the ledger's run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunChoice {
+    /// Go on with the newest run, or begin the first one with this id.
+    Continue(RunId),
+    /// Begin a new run with this id; what the fleet learned before stays in the ledger.
+    New(RunId),
+}
+
+/// Why the ledger does not fit what is to be served.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The newest run is of another kind.
+    #[error(
+        "the newest run in the ledger is of another {0}; give `--new-run` to begin a new one, or set the configuration back"
+    )]
+    OtherRun(&'static str),
+    /// A row that this program did not write.
+    #[error("the ledger's {0} cannot be read; restore the state folder from a backup or give `--new-run`")]
+    Unreadable(&'static str),
+    /// The ledger failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What must stay the same within a run.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct RunConfig {
+    extractor: String,
+    classes: String,
+    shape: grapevine_models::Shape,
+    params: grapevine_models::Params,
+    seed: u64,
+}
+
+/// The machine as it stood when the ledger was last written, or a fresh one.
+pub(super) fn restore(store: &mut Store, options: &ServeOptions) -> Result<Coordinator, LedgerError> {
+    let newest = match options.run {
+        RunChoice::Continue(_) => store.current_run()?,
+        RunChoice::New(_) => None,
+    };
+    let books = store.devices()?.into_iter().filter_map(record).collect();
+    let (run, progress, open) = match newest {
+        Some(row) => resume(store, &row, options)?,
+        None => (begin(store, options)?, Progress::default(), None),
+    };
+    Ok(Coordinator::new(options.round.clone(), options.boot, run, progress, books, open, Duration::ZERO))
+}
+
+fn begin(store: &mut Store, options: &ServeOptions) -> Result<RunId, LedgerError> {
+    let (RunChoice::Continue(run) | RunChoice::New(run)) = options.run;
+    store.open_run(&RunRow {
+        run: run.0,
+        fleet: options.fleet.to_string(),
+        created_ms: wall_clock_ms(),
+        config_json: serde_json::to_string(&run_config(options)).expect("plain numbers and strings serialise"),
+        seed: options.round.seed,
+        finished: false,
+    })?;
+    Ok(run)
+}
+
+fn run_config(options: &ServeOptions) -> RunConfig {
+    let round = &options.round;
+    RunConfig {
+        extractor: round.extractor.to_string(),
+        classes: round.classes.to_string(),
+        shape: round.shape,
+        params: *round.params,
+        seed: round.seed,
+    }
+}
+
+type Restored = (RunId, Progress, Option<OpenRound>);
+
+fn resume(store: &Store, row: &RunRow, options: &ServeOptions) -> Result<Restored, LedgerError> {
+    let stored: RunConfig =
+        serde_json::from_str(&row.config_json).map_err(|_| LedgerError::Unreadable("run configuration"))?;
+    let wanted = run_config(options);
+    for (same, what) in [
+        (stored.extractor == wanted.extractor, "extractor"),
+        (stored.classes == wanted.classes, "class list"),
+        (stored.params == wanted.params, "method or hyper-parameters"),
+        (stored == wanted, "seed or shape"),
+    ] {
+        if !same {
+            return Err(LedgerError::OtherRun(what));
+        }
+    }
+    let rounds = store.rounds(row.run)?;
+    let merged = |task: &str| rounds.iter().filter(|r| r.phase == RoundPhase::Merged && r.task == task).count();
+    let newest = rounds.iter().rev().find(|round| round.phase == RoundPhase::Merged);
+    let content = |digest: Option<crate::store::Digest>| -> Result<Option<Content>, StoreError> {
+        digest.map(|digest| Ok(Content::new(store.blob(&digest)?))).transpose()
+    };
+    let model = Model {
+        heads: content(newest.and_then(|round| round.heads))?,
+        aid: content(newest.and_then(|round| round.aid))?,
+    };
+    let last = rounds.last();
+    let open = match last.filter(|round| round.phase == RoundPhase::Collecting) {
+        Some(round) => Some(open_round_of(store, row.run, round)?),
+        None => None,
+    };
+    let next_round = last.map_or(0, |round| round.round + u32::from(open.is_none()));
+    let progress = Progress {
+        next_round,
+        has_sums: merged("statistics") > 0,
+        trained: u32::try_from(merged("train")).unwrap_or(u32::MAX),
+        model,
+    };
+    Ok((RunId(row.run), progress, open))
+}
+
+fn open_round_of(store: &Store, run: u64, round: &crate::store::RoundRow) -> Result<OpenRound, LedgerError> {
+    let Ok((ToDevice::Notice(notice), _)) = decode_to_device(&round.notice) else {
+        return Err(LedgerError::Unreadable("open round"));
+    };
+    let mut accepted = Vec::new();
+    for update in store.updates(run, round.round)? {
+        let device = update.device.parse().map_err(|_| LedgerError::Unreadable("open round"))?;
+        accepted.push((device, store.blob(&update.digest)?));
+    }
+    Ok(OpenRound { notice, expected: round.expected as usize, accepted })
+}
+
+pub(super) fn open_round(store: &mut Store, notice: &Notice, expected: usize) -> Result<(), StoreError> {
+    store.open_round(&NewRound {
+        run: notice.run.0,
+        round: notice.round.0,
+        task: task_name(notice.task).into(),
+        opened_ms: wall_clock_ms(),
+        expected: u32::try_from(expected).unwrap_or(u32::MAX),
+        notice: encode(&ToDevice::Notice(notice.clone()), &[]),
+    })
+}
+
+pub(super) fn store_updates(store: &mut Store, updates: &[AcceptedUpdate]) -> Result<(), StoreError> {
+    let accepted_ms = wall_clock_ms();
+    let rows: Vec<(NewUpdate, &[u8])> = updates
+        .iter()
+        .map(|update| {
+            let row = NewUpdate {
+                run: update.run.0,
+                round: update.round.0,
+                device: update.device.to_string(),
+                samples: update.samples,
+                accepted_ms,
+            };
+            (row, update.content.as_slice())
+        })
+        .collect();
+    store.accept_updates(&rows).map(drop)
+}
+
+/// Blobs first, then the row that names them; the updates are not needed any more after that.
+pub(super) fn commit(
+    store: &mut Store,
+    outcome: &RoundOutcome,
+    metrics: Option<serde_json::Value>,
+) -> Result<(), StoreError> {
+    let mut keep = |content: &Option<Content>| -> Result<Option<crate::store::Digest>, StoreError> {
+        content.as_ref().map(|content| store.put_blob(&content.bytes)).transpose()
+    };
+    let (heads, aid) = (keep(&outcome.model.heads)?, keep(&outcome.model.aid)?);
+    store.commit_round(&MergedRound {
+        run: outcome.run.0,
+        round: outcome.round.0,
+        closed_ms: wall_clock_ms(),
+        heads,
+        aid,
+        metrics_json: metrics.map(|metrics| metrics.to_string()),
+    })?;
+    store.forget_updates_before(outcome.run.0, outcome.round.0 + 1).map(drop)
+}
+
+pub(super) fn remember_devices(
+    store: &mut Store,
+    coordinator: &Coordinator,
+    touched: &BTreeSet<DeviceId>,
+    now: Duration,
+) -> Result<(), StoreError> {
+    let wall_clock = wall_clock_ms();
+    let rows: Vec<DeviceRow> = touched
+        .iter()
+        .filter_map(|device| coordinator.device(device).map(|record| row(device, record, wall_clock, now)))
+        .collect();
+    if rows.is_empty() { Ok(()) } else { store.upsert_devices(&rows) }
+}
+
+pub(super) fn remember_refusals(store: &mut Store, refusals: Vec<Refusal>) -> Result<(), StoreError> {
+    let mut counts = BTreeMap::new();
+    for reason in refusals {
+        *counts.entry(reason.name().to_owned()).or_insert(0) += 1;
+    }
+    if counts.is_empty() { Ok(()) } else { store.add_refusals(&counts) }
+}
+
+fn row(device: &DeviceId, record: &DeviceRecord, wall_clock: u64, now: Duration) -> DeviceRow {
+    let ago = now.saturating_sub(record.last_seen).as_millis();
+    DeviceRow {
+        device: device.to_string(),
+        boot: record.boot.0,
+        samples: record.samples,
+        hardware: record.hardware.clone(),
+        last_seen_ms: wall_clock.saturating_sub(u64::try_from(ago).unwrap_or(u64::MAX)),
+        state: if record.present { "present" } else { "away" }.into(),
+        rounds_done: record.rounds_done,
+        updates_refused: record.updates_refused,
+        bytes_up: record.bytes_up,
+        bytes_down: 0,
+    }
+}
+
+/// A device of the books. It is away until it says hello, whatever it was before the stop.
+fn record(row: DeviceRow) -> Option<(DeviceId, DeviceRecord)> {
+    let record = DeviceRecord {
+        boot: BootId(row.boot),
+        samples: row.samples,
+        hardware: row.hardware,
+        present: false,
+        last_seen: Duration::ZERO,
+        rounds_done: row.rounds_done,
+        updates_refused: row.updates_refused,
+        bytes_up: row.bytes_up,
+    };
+    row.device.parse().ok().map(|device| (device, record))
+}
+
+pub(super) fn task_name(task: Task) -> &'static str {
+    match task {
+        Task::Wait => "wait",
+        Task::Statistics { .. } => "statistics",
+        Task::Train => "train",
+        Task::Finished => "finished",
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the ledger keeps wall-clock times for people")]
+pub(super) fn wall_clock_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

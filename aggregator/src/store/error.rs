@@ -1,0 +1,105 @@
+//! What can go wrong with the ledger and its blobs.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why the ledger could not be opened, read or written. Print the whole chain: the cause is kept as the source.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A file could not be used.
+    #[error("cannot {action} {path}; check free space and permissions, then start again")]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// To which file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// SQLite refused.
+    #[error("cannot {action} the ledger {path}; check free space and permissions, then start again")]
+    Database {
+        /// What was being done.
+        action: &'static str,
+        /// The ledger.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// Another process writes to this folder.
+    #[error("{path} is in use: another aggregator serves from this folder; stop it, or choose another state folder")]
+    InUse {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// There is nothing to read yet.
+    #[error("there is no ledger at {path} yet; start `aggregator serve` with this state folder first")]
+    NoLedger {
+        /// Where it would be.
+        path: PathBuf,
+    },
+    /// The file is another program's database.
+    #[error("{path} is not a Grapevine ledger; choose another state folder")]
+    NotALedger {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The ledger was written by a newer program.
+    #[error("{path} has schema version {found}, this program knows up to {supported}; install the newer Grapevine")]
+    NewerSchema {
+        /// The ledger.
+        path: PathBuf,
+        /// Its schema version.
+        found: i64,
+        /// The newest this program knows.
+        supported: usize,
+    },
+    /// The ledger was written by an older program and is opened for reading only.
+    #[error(
+        "{path} has schema version {found}, this program reads {supported}; run `aggregator serve` once to migrate it"
+    )]
+    OlderSchema {
+        /// The ledger.
+        path: PathBuf,
+        /// Its schema version.
+        found: usize,
+        /// What this program reads.
+        supported: usize,
+    },
+    /// The store was opened with [`super::Store::open_read_only`].
+    #[error("the ledger {path} was opened for reading only; only `aggregator serve` writes to it")]
+    ReadOnly {
+        /// The ledger.
+        path: PathBuf,
+    },
+    /// A blob is not there.
+    #[error("the blob {path} is missing; restore the state folder from a backup, or start a new run")]
+    BlobMissing {
+        /// Where it would be.
+        path: PathBuf,
+    },
+    /// A blob is not what its name says.
+    #[error("the blob {path} is damaged: its content does not match its name; restore the state folder from a backup")]
+    BlobDamaged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The round does not take part in what was asked.
+    #[error("round {round} of run {run:016x} is not collecting updates; open it first, or open the next round")]
+    NotCollecting {
+        /// The run.
+        run: u64,
+        /// The round.
+        round: u32,
+    },
+}
+
+impl StoreError {
+    pub(super) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io { action, path: path.to_path_buf(), source }
+    }
+
+    pub(super) fn database(action: &'static str, path: &Path, source: rusqlite::Error) -> Self {
+        Self::Database { action, path: path.to_path_buf(), source }
+    }
+}

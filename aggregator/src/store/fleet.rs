@@ -1,0 +1,90 @@
+//! Runs, devices and refusals: what is known beside the rounds.
+
+use std::collections::BTreeMap;
+
+use rusqlite::params;
+
+use super::rows::{Bits, DEVICE_COLUMNS, RUN_COLUMNS};
+use super::{DeviceRow, RunRow, Store, StoreError};
+
+impl Store {
+    /// Opens a run; it is the current one from now on.
+    pub fn open_run(&mut self, run: &RunRow) -> Result<(), StoreError> {
+        self.write("open a run in", |transaction| {
+            transaction.execute(
+                &format!("INSERT INTO runs ({RUN_COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"),
+                params![Bits(run.run), run.fleet, Bits(run.created_ms), run.config_json, Bits(run.seed), run.finished],
+            )
+        })?;
+        Ok(())
+    }
+
+    /// Marks a run as finished.
+    pub fn finish_run(&mut self, run: u64) -> Result<(), StoreError> {
+        self.write("finish a run in", |transaction| {
+            transaction.execute("UPDATE runs SET finished = 1 WHERE run = ?1", [Bits(run)])
+        })?;
+        Ok(())
+    }
+
+    /// The run that was opened last, finished or not.
+    pub fn current_run(&self) -> Result<Option<RunRow>, StoreError> {
+        self.row(&format!("SELECT {RUN_COLUMNS} FROM runs ORDER BY number DESC LIMIT 1"), [], RunRow::read)
+    }
+
+    /// Adds a device or replaces what is known about it.
+    pub fn upsert_device(&mut self, device: &DeviceRow) -> Result<(), StoreError> {
+        self.upsert_devices(core::slice::from_ref(device))
+    }
+
+    /// Like [`Store::upsert_device`], for several devices in one transaction.
+    pub fn upsert_devices(&mut self, devices: &[DeviceRow]) -> Result<(), StoreError> {
+        self.write("write devices to", |transaction| {
+            let mut statement = transaction.prepare_cached(&format!(
+                "INSERT OR REPLACE INTO devices ({DEVICE_COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
+            ))?;
+            for device in devices {
+                statement.execute(params![
+                    device.device,
+                    Bits(device.boot),
+                    device.samples,
+                    device.hardware,
+                    Bits(device.last_seen_ms),
+                    device.state,
+                    device.rounds_done,
+                    device.updates_refused,
+                    Bits(device.bytes_up),
+                    Bits(device.bytes_down),
+                ])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Every device ever heard, sorted by id.
+    pub fn devices(&self) -> Result<Vec<DeviceRow>, StoreError> {
+        self.rows(&format!("SELECT {DEVICE_COLUMNS} FROM devices ORDER BY device"), [], DeviceRow::read)
+    }
+
+    /// Adds to the count of each refusal reason.
+    pub fn add_refusals(&mut self, counts: &BTreeMap<String, u64>) -> Result<(), StoreError> {
+        self.write("count refusals in", |transaction| {
+            for (reason, count) in counts {
+                transaction.execute(
+                    "INSERT INTO refusals (reason, count) VALUES (?1, ?2) \
+                     ON CONFLICT (reason) DO UPDATE SET count = count + excluded.count",
+                    params![reason, Bits(*count)],
+                )?;
+            }
+            Ok(())
+        })
+    }
+
+    /// How often each reason led to a refusal.
+    pub fn refusals(&self) -> Result<BTreeMap<String, u64>, StoreError> {
+        let pairs = self.rows("SELECT reason, count FROM refusals", [], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, Bits>(1)?.0))
+        })?;
+        Ok(pairs.into_iter().collect())
+    }
+}

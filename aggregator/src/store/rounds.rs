@@ -1,0 +1,173 @@
+//! Rounds and the updates they accepted.
+
+use rusqlite::{Transaction, params};
+
+use super::rows::{Bits, ROUND_COLUMNS, UPDATE_COLUMNS};
+use super::{Accepted, Collected, Digest, MergedRound, NewRound, NewUpdate, RoundRow, Store, StoreError, UpdateRow};
+
+impl Store {
+    /// Opens a round of a known run.
+    pub fn open_round(&mut self, round: &NewRound) -> Result<(), StoreError> {
+        self.write("open a round in", |transaction| {
+            transaction.execute(
+                "INSERT INTO rounds (run, round, phase, task, opened_ms, expected, notice) \
+                 VALUES (?1, ?2, 'collecting', ?3, ?4, ?5, ?6)",
+                params![Bits(round.run), round.round, round.task, Bits(round.opened_ms), round.expected, round.notice],
+            )
+        })?;
+        Ok(())
+    }
+
+    /// Closes a collecting round as merged, in one transaction; its blobs must be stored already.
+    pub fn commit_round(&mut self, merged: &MergedRound) -> Result<(), StoreError> {
+        for digest in merged.heads.iter().chain(&merged.aid) {
+            self.blobs.read(digest)?;
+        }
+        let changed = self.write("commit a round to", |transaction| {
+            transaction.execute(
+                "UPDATE rounds SET phase = 'merged', closed_ms = ?3, heads = ?4, aid = ?5, metrics_json = ?6 \
+                 WHERE run = ?1 AND round = ?2 AND phase = 'collecting'",
+                params![
+                    Bits(merged.run),
+                    merged.round,
+                    Bits(merged.closed_ms),
+                    merged.heads,
+                    merged.aid,
+                    merged.metrics_json
+                ],
+            )
+        })?;
+        was_collecting(changed, merged.run, merged.round)
+    }
+
+    /// Closes a collecting round without a merge.
+    pub fn abandon_round(&mut self, run: u64, round: u32, closed_ms: u64) -> Result<(), StoreError> {
+        let changed = self.write("abandon a round in", |transaction| {
+            transaction.execute(
+                "UPDATE rounds SET phase = 'abandoned', closed_ms = ?3 \
+                 WHERE run = ?1 AND round = ?2 AND phase = 'collecting'",
+                params![Bits(run), round, Bits(closed_ms)],
+            )
+        })?;
+        was_collecting(changed, run, round)
+    }
+
+    /// Every round of a run, oldest first.
+    pub fn rounds(&self, run: u64) -> Result<Vec<RoundRow>, StoreError> {
+        let query = format!("SELECT {ROUND_COLUMNS} FROM rounds WHERE run = ?1 ORDER BY round");
+        self.rows(&query, [Bits(run)], RoundRow::read)
+    }
+
+    /// The round of a run that was opened last.
+    pub fn newest_round(&self, run: u64) -> Result<Option<RoundRow>, StoreError> {
+        let query = format!("SELECT {ROUND_COLUMNS} FROM rounds WHERE run = ?1 ORDER BY round DESC LIMIT 1");
+        self.row(&query, [Bits(run)], RoundRow::read)
+    }
+
+    /// The newest merged round of a run: where its heads are.
+    pub fn newest_merged(&self, run: u64) -> Result<Option<RoundRow>, StoreError> {
+        let query = format!(
+            "SELECT {ROUND_COLUMNS} FROM rounds WHERE run = ?1 AND phase = 'merged' ORDER BY round DESC LIMIT 1"
+        );
+        self.row(&query, [Bits(run)], RoundRow::read)
+    }
+
+    /// Writes one update to the ledger of a collecting round; when this returns, a receipt may be sent.
+    pub fn accept_update(&mut self, update: &NewUpdate, bytes: &[u8]) -> Result<Accepted, StoreError> {
+        Ok(self.accept_updates(&[(update.clone(), bytes)])?[0])
+    }
+
+    /// Like [`Store::accept_update`] for several updates: blobs first, then all rows in one transaction or none.
+    pub fn accept_updates(&mut self, updates: &[(NewUpdate, &[u8])]) -> Result<Vec<Accepted>, StoreError> {
+        self.check_writable()?;
+        // Known ones are set aside before anything is written: a device that resends must not cost disk space.
+        let mut known = Vec::with_capacity(updates.len());
+        for (update, _) in updates {
+            known.push(self.is_known(update)?);
+        }
+        let new = || updates.iter().zip(&known).filter(|(_, known)| !**known).map(|(update, _)| update);
+        for (update, _) in new() {
+            self.check_collecting(update.run, update.round)?;
+        }
+        let digests = self.blobs.put_all(new().map(|(_, bytes)| *bytes))?;
+        let inserted = self.write("accept updates in", |transaction| {
+            new().zip(&digests).map(|((update, _), digest)| insert_update(transaction, update, digest)).collect()
+        })?;
+        let inserted: Vec<Accepted> = inserted;
+        let mut inserted = inserted.into_iter();
+        let answer = |known| if known { None } else { inserted.next() };
+        Ok(known.into_iter().map(answer).map(|accepted| accepted.unwrap_or(Accepted::Duplicate)).collect())
+    }
+
+    /// The accepted updates of one round, sorted by device.
+    pub fn updates(&self, run: u64, round: u32) -> Result<Vec<UpdateRow>, StoreError> {
+        let query = format!("SELECT {UPDATE_COLUMNS} FROM updates WHERE run = ?1 AND round = ?2 ORDER BY device");
+        self.rows(&query, params![Bits(run), round], UpdateRow::read)
+    }
+
+    /// Deletes the blobs of a run's updates before `round`, unless something else names them; the rows stay.
+    pub fn forget_updates_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError> {
+        self.check_writable()?;
+        let forgotten: Vec<Digest> = self.rows(
+            "SELECT DISTINCT digest FROM updates WHERE run = ?1 AND round < ?2 AND blob_kept = 1",
+            params![Bits(run), round],
+            |row| row.get(0),
+        )?;
+        self.write("forget updates in", |transaction| {
+            transaction.execute(
+                "UPDATE updates SET blob_kept = 0 WHERE run = ?1 AND round < ?2 AND blob_kept = 1",
+                params![Bits(run), round],
+            )
+        })?;
+        // The rows let go first: a crash here leaves files for `collect_garbage`, never rows without their file.
+        let mut collected = Collected::default();
+        for digest in &forgotten {
+            if !self.is_named(digest)? {
+                let one = self.blobs.delete(digest)?;
+                collected.files += one.files;
+                collected.bytes += one.bytes;
+            }
+        }
+        Ok(collected)
+    }
+
+    fn is_known(&self, update: &NewUpdate) -> Result<bool, StoreError> {
+        let query = "SELECT 1 FROM updates WHERE run = ?1 AND round = ?2 AND device = ?3";
+        let found = self.row(query, params![Bits(update.run), update.round, update.device], |_| Ok(()))?;
+        Ok(found.is_some())
+    }
+
+    fn check_collecting(&self, run: u64, round: u32) -> Result<(), StoreError> {
+        let query = "SELECT 1 FROM rounds WHERE run = ?1 AND round = ?2 AND phase = 'collecting'";
+        match self.row(query, params![Bits(run), round], |_| Ok(()))? {
+            Some(()) => Ok(()),
+            None => Err(StoreError::NotCollecting { run, round }),
+        }
+    }
+
+    fn is_named(&self, digest: &Digest) -> Result<bool, StoreError> {
+        let query = "SELECT 1 FROM updates WHERE blob_kept = 1 AND digest = ?1 \
+                     UNION ALL SELECT 1 FROM rounds WHERE heads = ?1 OR aid = ?1 LIMIT 1";
+        Ok(self.row(query, [digest], |_| Ok(()))?.is_some())
+    }
+}
+
+fn insert_update(transaction: &Transaction<'_>, update: &NewUpdate, digest: &Digest) -> rusqlite::Result<Accepted> {
+    let mut statement = transaction.prepare_cached(
+        "INSERT INTO updates (run, round, device, digest, samples, accepted_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+         ON CONFLICT DO NOTHING",
+    )?;
+    let inserted = statement.execute(params![
+        Bits(update.run),
+        update.round,
+        update.device,
+        digest,
+        update.samples,
+        Bits(update.accepted_ms)
+    ])?;
+    Ok(if inserted == 0 { Accepted::Duplicate } else { Accepted::New })
+}
+
+fn was_collecting(changed: usize, run: u64, round: u32) -> Result<(), StoreError> {
+    if changed == 0 { Err(StoreError::NotCollecting { run, round }) } else { Ok(()) }
+}

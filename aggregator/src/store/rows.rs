@@ -1,0 +1,302 @@
+//! What the ledger remembers, one struct per table, and how a row becomes one.
+
+use core::fmt;
+
+use rusqlite::Row;
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
+use serde::{Serialize, Serializer};
+
+/// A SHA-256.
+pub type Digest = [u8; 32];
+
+/// `digest` as 64 lower-case hexadecimal digits.
+pub fn digest_hex(digest: &Digest) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// One run: a series of rounds with one configuration and one seed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RunRow {
+    /// The run's id.
+    pub run: u64,
+    /// The fleet's name.
+    pub fleet: String,
+    /// When it was opened, milliseconds since 1970.
+    pub created_ms: u64,
+    /// The configuration it was opened with.
+    pub config_json: String,
+    /// Where all its randomness comes from.
+    pub seed: u64,
+    /// Whether it opens no further round.
+    pub finished: bool,
+}
+
+/// What is known about one device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeviceRow {
+    /// The device's id.
+    pub device: String,
+    /// Its id of this start, to tell a restart from a reconnect.
+    pub boot: u64,
+    /// Samples it says it holds.
+    pub samples: u32,
+    /// What it says it runs on.
+    pub hardware: String,
+    /// When it was last heard, milliseconds since 1970.
+    pub last_seen_ms: u64,
+    /// What it was doing then.
+    pub state: String,
+    /// Rounds its update was merged in.
+    pub rounds_done: u32,
+    /// Updates of it that were refused.
+    pub updates_refused: u32,
+    /// Bytes received from it.
+    pub bytes_up: u64,
+    /// Bytes sent to it.
+    pub bytes_down: u64,
+}
+
+/// Where a round is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RoundPhase {
+    /// It takes updates.
+    Collecting,
+    /// Its updates are merged and the new heads are stored.
+    Merged,
+    /// It ended without a merge.
+    Abandoned,
+}
+
+/// What [`super::Store::open_round`] needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewRound {
+    /// The run.
+    pub run: u64,
+    /// The round, counted within the run.
+    pub round: u32,
+    /// What the devices are to do.
+    pub task: String,
+    /// When it was opened, milliseconds since 1970.
+    pub opened_ms: u64,
+    /// Devices asked.
+    pub expected: u32,
+    /// The notice as published, so that a restart publishes the same bytes.
+    pub notice: Vec<u8>,
+}
+
+/// What [`super::Store::commit_round`] needs; the blobs are stored before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MergedRound {
+    /// The run.
+    pub run: u64,
+    /// The round.
+    pub round: u32,
+    /// When it was closed, milliseconds since 1970.
+    pub closed_ms: u64,
+    /// The blob of the merged heads; none for a round that makes none.
+    pub heads: Option<Digest>,
+    /// The blob of what the next round's devices need beside the heads.
+    pub aid: Option<Digest>,
+    /// What was measured.
+    pub metrics_json: Option<String>,
+}
+
+/// One round.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RoundRow {
+    /// The run.
+    pub run: u64,
+    /// The round, counted within the run.
+    pub round: u32,
+    /// Where it is.
+    pub phase: RoundPhase,
+    /// What the devices were to do.
+    pub task: String,
+    /// When it was opened, milliseconds since 1970.
+    pub opened_ms: u64,
+    /// When it was merged or abandoned, milliseconds since 1970.
+    pub closed_ms: Option<u64>,
+    /// Devices asked.
+    pub expected: u32,
+    /// Updates in the ledger.
+    pub accepted: u32,
+    /// The blob of the merged heads.
+    #[serde(serialize_with = "optional_hex")]
+    pub heads: Option<Digest>,
+    /// The blob of what the next round's devices need beside the heads.
+    #[serde(serialize_with = "optional_hex")]
+    pub aid: Option<Digest>,
+    /// What was measured.
+    pub metrics_json: Option<String>,
+    /// The notice as published.
+    #[serde(skip)]
+    pub notice: Vec<u8>,
+}
+
+/// What [`super::Store::accept_update`] needs beside the bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewUpdate {
+    /// The run.
+    pub run: u64,
+    /// The round.
+    pub round: u32,
+    /// The device that sent it.
+    pub device: String,
+    /// Samples it was trained on.
+    pub samples: u32,
+    /// When it was accepted, milliseconds since 1970.
+    pub accepted_ms: u64,
+}
+
+/// One accepted update.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UpdateRow {
+    /// The run.
+    pub run: u64,
+    /// The round.
+    pub round: u32,
+    /// The device that sent it.
+    pub device: String,
+    /// The blob of its bytes.
+    #[serde(serialize_with = "hex")]
+    pub digest: Digest,
+    /// Samples it was trained on.
+    pub samples: u32,
+    /// When it was accepted, milliseconds since 1970.
+    pub accepted_ms: u64,
+    /// Whether the blob is still stored; see [`super::Store::forget_updates_before`].
+    pub blob_kept: bool,
+}
+
+/// Whether an update was new to the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// It is in the ledger now, durably.
+    New,
+    /// The ledger had one of this device for this round; that one stays.
+    Duplicate,
+}
+
+/// An unsigned 64-bit value, stored bit for bit in SQLite's signed integer.
+#[derive(Clone, Copy)]
+pub(super) struct Bits(pub(super) u64);
+
+impl ToSql for Bits {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(self.0.cast_signed().into())
+    }
+}
+
+impl FromSql for Bits {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        i64::column_result(value).map(|bits| Self(bits.cast_unsigned()))
+    }
+}
+
+impl fmt::Display for RoundPhase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Collecting => "collecting",
+            Self::Merged => "merged",
+            Self::Abandoned => "abandoned",
+        })
+    }
+}
+
+impl FromSql for RoundPhase {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        let all = [Self::Collecting, Self::Merged, Self::Abandoned];
+        let text = value.as_str()?;
+        all.into_iter().find(|phase| phase.to_string() == text).ok_or(FromSqlError::InvalidType)
+    }
+}
+
+/// Columns in the order [`RunRow::read`] wants them.
+pub(super) const RUN_COLUMNS: &str = "run, fleet, created_ms, config_json, seed, finished";
+
+impl RunRow {
+    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            run: row.get::<_, Bits>(0)?.0,
+            fleet: row.get(1)?,
+            created_ms: row.get::<_, Bits>(2)?.0,
+            config_json: row.get(3)?,
+            seed: row.get::<_, Bits>(4)?.0,
+            finished: row.get(5)?,
+        })
+    }
+}
+
+/// Columns in the order [`DeviceRow::read`] wants them.
+pub(super) const DEVICE_COLUMNS: &str =
+    "device, boot, samples, hardware, last_seen_ms, state, rounds_done, updates_refused, bytes_up, bytes_down";
+
+impl DeviceRow {
+    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            device: row.get(0)?,
+            boot: row.get::<_, Bits>(1)?.0,
+            samples: row.get(2)?,
+            hardware: row.get(3)?,
+            last_seen_ms: row.get::<_, Bits>(4)?.0,
+            state: row.get(5)?,
+            rounds_done: row.get(6)?,
+            updates_refused: row.get(7)?,
+            bytes_up: row.get::<_, Bits>(8)?.0,
+            bytes_down: row.get::<_, Bits>(9)?.0,
+        })
+    }
+}
+
+/// Columns in the order [`RoundRow::read`] wants them; `accepted` is counted, so it can never disagree with the ledger.
+pub(super) const ROUND_COLUMNS: &str = "run, round, phase, task, opened_ms, closed_ms, expected, \
+    (SELECT count(*) FROM updates WHERE updates.run = rounds.run AND updates.round = rounds.round), \
+    heads, aid, metrics_json, notice";
+
+impl RoundRow {
+    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            run: row.get::<_, Bits>(0)?.0,
+            round: row.get(1)?,
+            phase: row.get(2)?,
+            task: row.get(3)?,
+            opened_ms: row.get::<_, Bits>(4)?.0,
+            closed_ms: row.get::<_, Option<Bits>>(5)?.map(|bits| bits.0),
+            expected: row.get(6)?,
+            accepted: row.get(7)?,
+            heads: row.get(8)?,
+            aid: row.get(9)?,
+            metrics_json: row.get(10)?,
+            notice: row.get(11)?,
+        })
+    }
+}
+
+/// Columns in the order [`UpdateRow::read`] wants them.
+pub(super) const UPDATE_COLUMNS: &str = "run, round, device, digest, samples, accepted_ms, blob_kept";
+
+impl UpdateRow {
+    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            run: row.get::<_, Bits>(0)?.0,
+            round: row.get(1)?,
+            device: row.get(2)?,
+            digest: row.get(3)?,
+            samples: row.get(4)?,
+            accepted_ms: row.get::<_, Bits>(5)?.0,
+            blob_kept: row.get(6)?,
+        })
+    }
+}
+
+fn hex<S: Serializer>(digest: &Digest, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&digest_hex(digest))
+}
+
+fn optional_hex<S: Serializer>(digest: &Option<Digest>, serializer: S) -> Result<S::Ok, S::Error> {
+    match digest {
+        Some(digest) => hex(digest, serializer),
+        None => serializer.serialize_none(),
+    }
+}

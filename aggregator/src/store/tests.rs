@@ -1,0 +1,254 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::*;
+
+const RUN: u64 = u64::MAX - 3;
+
+fn run() -> RunRow {
+    RunRow {
+        run: RUN,
+        fleet: "orchard".into(),
+        created_ms: 1_000,
+        config_json: "{}".into(),
+        seed: u64::MAX,
+        finished: false,
+    }
+}
+
+fn new_round(round: u32) -> NewRound {
+    NewRound { run: RUN, round, task: "train".into(), opened_ms: 2_000, expected: 3, notice: vec![0, 255, 7] }
+}
+
+fn update(round: u32, device: &str) -> NewUpdate {
+    NewUpdate { run: RUN, round, device: device.into(), samples: 200, accepted_ms: 3_000 }
+}
+
+fn merged(round: u32, heads: Option<Digest>) -> MergedRound {
+    MergedRound { run: RUN, round, closed_ms: 4_000, heads, aid: None, metrics_json: Some("{\"accuracy\":0.5}".into()) }
+}
+
+fn collecting(state: &Path) -> Store {
+    let mut store = Store::open(state).unwrap();
+    store.open_run(&run()).unwrap();
+    store.open_round(&new_round(1)).unwrap();
+    store
+}
+
+fn files(state: &Path) -> Vec<PathBuf> {
+    let folders = fs::read_dir(state.join("blobs")).unwrap().map(|entry| entry.unwrap().path());
+    folders.flat_map(|folder| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path())).collect()
+}
+
+#[test]
+fn everything_survives_a_reopen() {
+    let state = TempDir::new().unwrap();
+    let heads = {
+        let mut store = collecting(state.path());
+        assert_eq!(store.accept_update(&update(1, "pi-2"), b"two").unwrap(), Accepted::New);
+        assert_eq!(store.accept_update(&update(1, "pi-1"), b"one").unwrap(), Accepted::New);
+        let heads = store.put_blob(b"heads").unwrap();
+        store.commit_round(&merged(1, Some(heads))).unwrap();
+        store.open_round(&new_round(2)).unwrap();
+        heads
+    };
+    let store = Store::open(state.path()).unwrap();
+    assert_eq!(store.current_run().unwrap(), Some(run()));
+    let updates = store.updates(RUN, 1).unwrap();
+    assert_eq!(updates.iter().map(|update| update.device.as_str()).collect::<Vec<_>>(), ["pi-1", "pi-2"]);
+    assert_eq!(store.blob(&updates[0].digest).unwrap(), b"one");
+    let newest = store.newest_merged(RUN).unwrap().unwrap();
+    assert_eq!((newest.round, newest.phase, newest.accepted), (1, RoundPhase::Merged, 2));
+    assert_eq!((newest.heads, newest.closed_ms, newest.notice), (Some(heads), Some(4_000), vec![0, 255, 7]));
+    let open = store.newest_round(RUN).unwrap().unwrap();
+    assert_eq!((open.round, open.phase, open.accepted), (2, RoundPhase::Collecting, 0));
+    assert_eq!(store.rounds(RUN).unwrap().len(), 2);
+}
+
+#[test]
+fn the_newest_run_is_current_whatever_its_id() {
+    let state = TempDir::new().unwrap();
+    let mut store = collecting(state.path());
+    store.finish_run(RUN).unwrap();
+    assert!(store.current_run().unwrap().unwrap().finished);
+    store.open_run(&RunRow { run: 5, ..run() }).unwrap();
+    assert_eq!(store.current_run().unwrap().unwrap().run, 5);
+}
+
+#[test]
+fn a_duplicate_changes_nothing_and_costs_no_file() {
+    let state = TempDir::new().unwrap();
+    let mut store = collecting(state.path());
+    store.accept_update(&update(1, "pi-1"), b"first").unwrap();
+    assert_eq!(store.accept_update(&update(1, "pi-1"), b"second").unwrap(), Accepted::Duplicate);
+    let both = [(update(1, "pi-1"), b"third".as_slice()), (update(1, "pi-2"), b"other"), (update(1, "pi-2"), b"again")];
+    let answers = store.accept_updates(&both).unwrap();
+    assert_eq!(answers, [Accepted::Duplicate, Accepted::New, Accepted::Duplicate]);
+    let updates = store.updates(RUN, 1).unwrap();
+    assert_eq!(store.blob(&updates[0].digest).unwrap(), b"first");
+    assert_eq!(store.blob(&updates[1].digest).unwrap(), b"other");
+    // "again" was stored before its row turned out to be one too many in the same batch.
+    assert_eq!(store.collect_garbage(&BTreeSet::new()).unwrap().files, 1);
+}
+
+#[test]
+fn a_crash_between_blob_and_row_leaves_garbage_and_no_half_state() {
+    let state = TempDir::new().unwrap();
+    let mut store = collecting(state.path());
+    store.accept_update(&update(1, "pi-1"), b"kept").unwrap();
+    let orphan = store.put_blob(b"orphan").unwrap();
+    let kept_by_caller = store.put_blob(b"about to be named").unwrap();
+    drop(store);
+    let folder = files(state.path())[0].parent().unwrap().to_path_buf();
+    fs::write(folder.join("half.new"), b"ha").unwrap();
+
+    let mut store = Store::open(state.path()).unwrap();
+    assert_eq!(store.updates(RUN, 1).unwrap().len(), 1);
+    let collected = store.collect_garbage(&BTreeSet::from([kept_by_caller])).unwrap();
+    assert_eq!(collected, Collected { files: 2, bytes: 8 });
+    assert!(matches!(store.blob(&orphan), Err(StoreError::BlobMissing { .. })));
+    assert_eq!(store.blob(&kept_by_caller).unwrap(), b"about to be named");
+    assert_eq!(store.blob(&store.updates(RUN, 1).unwrap()[0].digest).unwrap(), b"kept");
+}
+
+#[test]
+fn a_failed_batch_leaves_no_row() {
+    let state = TempDir::new().unwrap();
+    let mut store = collecting(state.path());
+    let batch = [(update(1, "pi-1"), b"one".as_slice()), (update(2, "pi-2"), b"no such round")];
+    assert!(matches!(store.accept_updates(&batch), Err(StoreError::NotCollecting { round: 2, .. })));
+    assert!(store.updates(RUN, 1).unwrap().is_empty());
+}
+
+#[test]
+fn a_closed_round_takes_nothing_more() {
+    let state = TempDir::new().unwrap();
+    let mut store = collecting(state.path());
+    store.accept_update(&update(1, "pi-1"), b"one").unwrap();
+    store.commit_round(&merged(1, None)).unwrap();
+    assert!(matches!(store.accept_update(&update(1, "pi-2"), b"late"), Err(StoreError::NotCollecting { .. })));
+    assert_eq!(store.accept_update(&update(1, "pi-1"), b"one").unwrap(), Accepted::Duplicate);
+    assert!(matches!(store.commit_round(&merged(1, None)), Err(StoreError::NotCollecting { .. })));
+    assert!(matches!(store.abandon_round(RUN, 1, 5_000), Err(StoreError::NotCollecting { .. })));
+    store.open_round(&new_round(2)).unwrap();
+    store.abandon_round(RUN, 2, 5_000).unwrap();
+    assert_eq!(store.newest_round(RUN).unwrap().unwrap().phase, RoundPhase::Abandoned);
+    assert_eq!(store.newest_merged(RUN).unwrap().unwrap().round, 1);
+}
+
+#[test]
+fn a_round_is_not_committed_without_its_heads() {
+    let state = TempDir::new().unwrap();
+    let mut store = collecting(state.path());
+    assert!(matches!(store.commit_round(&merged(1, Some([7; 32]))), Err(StoreError::BlobMissing { .. })));
+    assert_eq!(store.newest_round(RUN).unwrap().unwrap().phase, RoundPhase::Collecting);
+}
+
+#[test]
+fn a_damaged_blob_is_found_and_replaced() {
+    let state = TempDir::new().unwrap();
+    let mut store = collecting(state.path());
+    let digest = store.put_blob(b"a head").unwrap();
+    fs::write(&files(state.path())[0], b"a hexd").unwrap();
+    assert!(matches!(store.blob(&digest), Err(StoreError::BlobDamaged { .. })));
+    assert_eq!(store.put_blob(b"a head").unwrap(), digest);
+    assert_eq!(store.blob(&digest).unwrap(), b"a head");
+}
+
+#[test]
+fn forgetting_keeps_rows_and_what_others_name() {
+    let state = TempDir::new().unwrap();
+    let mut store = collecting(state.path());
+    store.accept_update(&update(1, "pi-1"), b"same").unwrap();
+    store.accept_update(&update(1, "pi-2"), b"only here").unwrap();
+    store.commit_round(&merged(1, None)).unwrap();
+    store.open_round(&new_round(2)).unwrap();
+    store.accept_update(&update(2, "pi-1"), b"same").unwrap();
+    assert_eq!(store.forget_updates_before(RUN, 2).unwrap(), Collected { files: 1, bytes: 9 });
+    let rows = store.updates(RUN, 1).unwrap();
+    assert_eq!(rows.len(), 2);
+    assert!(rows.iter().all(|row| !row.blob_kept));
+    assert_eq!(store.blob(&store.updates(RUN, 2).unwrap()[0].digest).unwrap(), b"same");
+}
+
+#[test]
+fn devices_and_refusals_are_kept() {
+    let state = TempDir::new().unwrap();
+    let mut store = Store::open(state.path()).unwrap();
+    let device = |name: &str, boot| DeviceRow {
+        device: name.into(),
+        boot,
+        samples: 9,
+        hardware: "arm".into(),
+        last_seen_ms: 1,
+        state: "training".into(),
+        rounds_done: 1,
+        updates_refused: 0,
+        bytes_up: 1 << 40,
+        bytes_down: 2,
+    };
+    store.upsert_devices(&[device("b", 1), device("a", u64::MAX)]).unwrap();
+    store.upsert_device(&device("b", 2)).unwrap();
+    assert_eq!(store.devices().unwrap(), [device("a", u64::MAX), device("b", 2)]);
+    store.add_refusals(&BTreeMap::from([("late".into(), 2), ("norm".into(), 1)])).unwrap();
+    store.add_refusals(&BTreeMap::from([("late".into(), 3)])).unwrap();
+    assert_eq!(store.refusals().unwrap(), BTreeMap::from([("late".into(), 5), ("norm".into(), 1)]));
+}
+
+#[test]
+fn a_second_writer_is_refused_until_the_first_is_gone() {
+    let state = TempDir::new().unwrap();
+    let first = Store::open(state.path()).unwrap();
+    assert!(matches!(Store::open(state.path()), Err(StoreError::InUse { .. })));
+    drop(first);
+    Store::open(state.path()).unwrap();
+}
+
+#[test]
+fn a_reader_sees_what_a_writer_commits_and_writes_nothing() {
+    let state = TempDir::new().unwrap();
+    assert!(matches!(Store::open_read_only(state.path()), Err(StoreError::NoLedger { .. })));
+    let mut writer = collecting(state.path());
+    let mut reader = Store::open_read_only(state.path()).unwrap();
+    writer.accept_update(&update(1, "pi-1"), b"one").unwrap();
+    let updates = reader.updates(RUN, 1).unwrap();
+    assert_eq!(reader.blob(&updates[0].digest).unwrap(), b"one");
+    assert!(matches!(reader.open_run(&run()), Err(StoreError::ReadOnly { .. })));
+    assert!(matches!(reader.put_blob(b"x"), Err(StoreError::ReadOnly { .. })));
+    drop(writer);
+    drop(reader);
+    assert_eq!(Store::open_read_only(state.path()).unwrap().rounds(RUN).unwrap().len(), 1);
+}
+
+#[test]
+fn other_databases_are_left_alone() {
+    let state = TempDir::new().unwrap();
+    let path = state.path().join("ledger.sqlite");
+    Connection::open(&path).unwrap().execute_batch("CREATE TABLE notes (text TEXT)").unwrap();
+    assert!(matches!(Store::open(state.path()), Err(StoreError::NotALedger { .. })));
+    fs::write(&path, b"this is no database at all, whatever its name says").unwrap();
+    assert!(matches!(Store::open(state.path()), Err(StoreError::Database { .. })));
+    fs::remove_file(&path).unwrap();
+    drop(Store::open(state.path()).unwrap());
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    assert!(matches!(Store::open(state.path()), Err(StoreError::NewerSchema { found: 99, .. })));
+    assert!(matches!(Store::open_read_only(state.path()), Err(StoreError::NewerSchema { .. })));
+}
+
+#[test]
+fn rows_are_readable_json() {
+    let row = UpdateRow {
+        run: 1,
+        round: 2,
+        device: "a".into(),
+        digest: [171; 32],
+        samples: 3,
+        accepted_ms: 4,
+        blob_kept: true,
+    };
+    let text = serde_json::to_string(&row).unwrap();
+    assert!(text.contains(&"ab".repeat(32)), "{text}");
+}

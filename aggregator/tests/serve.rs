@@ -1,0 +1,284 @@
+//! `aggregator serve` over real MQTT, with a device driven by hand: a whole run, a kill in the middle of one, and what
+//! the reading commands say about both.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
+mod program;
+mod running;
+
+use core::cell::RefCell;
+use core::fmt;
+use std::fs;
+
+use crossbeam_channel::{Receiver, unbounded};
+use grapevine_host::Transport;
+use grapevine_host::manifest;
+use grapevine_host::transport::{Event, Options};
+use grapevine_models::{Head, Heads, Shape};
+use grapevine_protocol::{
+    BlobRef, BootId, DeviceId, Digest, Encoding, FleetId, Hello, Notice, Offer, Receipt, Task, ToAggregator, ToDevice,
+    Update, UpdateContent, block, class_list_digest, decode_to_device, encode, topics,
+};
+use program::{Program, extractor};
+use running::{PATIENCE, Running};
+
+const CLASSES: [&str; 3] = ["zero", "one", "two"];
+
+/// A device whose moves the test makes.
+struct Device {
+    fleet: FleetId,
+    name: DeviceId,
+    transport: Transport,
+    events: Receiver<Event>,
+    /// A notice is retained, so it may come before what is waited for.
+    newest: RefCell<Option<Notice>>,
+}
+
+impl Device {
+    /// Connects and says hello, and is welcome.
+    fn join(name: &str, broker: &str) -> Self {
+        let fleet: FleetId = "north".parse().unwrap();
+        let name: DeviceId = name.parse().unwrap();
+        let (sender, events) = unbounded();
+        let mut options = Options::new(broker.parse().unwrap(), format!("north.{name}"));
+        options.subscriptions = vec![topics::notice(&fleet), topics::down(&fleet, &name)];
+        let transport = Transport::start(options, move |event| drop(sender.send(event))).unwrap();
+        let device = Self { fleet, name, transport, events, newest: RefCell::new(None) };
+        device.wait("a connection", |event| matches!(event, Event::Connected).then_some(()));
+        let (manifest, _) = manifest::load(extractor().as_ref()).unwrap();
+        let hello = Hello {
+            boot: BootId(7),
+            extractor: Digest::from_hex(&manifest.sha256).unwrap(),
+            classes: class_list_digest(CLASSES),
+            shape: shape(),
+            samples: 40,
+            hardware: heapless::String::try_from("by hand").unwrap(),
+        };
+        device.say(&ToAggregator::Hello(hello), &[]);
+        device.hear("a welcome", |message| matches!(message, ToDevice::Welcome(_)).then_some(()));
+        device
+    }
+
+    fn wait<T>(&self, what: impl fmt::Display, mut want: impl FnMut(&Event) -> Option<T>) -> T {
+        loop {
+            let event = self.events.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{what} never came"));
+            if let Event::Message { payload, .. } = &event
+                && let Ok((ToDevice::Notice(notice), _)) = decode_to_device(payload)
+            {
+                self.newest.replace(Some(notice));
+            }
+            if let Some(found) = want(&event) {
+                return found;
+            }
+        }
+    }
+
+    fn hear<T>(&self, what: impl fmt::Display, want: impl Fn(ToDevice) -> Option<T>) -> T {
+        self.wait(what, |event| {
+            let Event::Message { payload, .. } = event else { return None };
+            decode_to_device(payload).ok().and_then(|(message, _)| want(message))
+        })
+    }
+
+    fn say(&self, message: &ToAggregator, block: &[u8]) {
+        self.transport.publish(&topics::up(&self.fleet, &self.name), encode(message, block), false).unwrap();
+    }
+
+    /// The notice of a round of training from `least` on, or of the end of the run.
+    fn notice(&self, task: Task, least: u32) -> Notice {
+        let fits = |notice: &Notice| notice.task == task && notice.round.0 >= least;
+        let known = self.newest.borrow().clone().filter(fits);
+        known.unwrap_or_else(|| {
+            self.hear(format_args!("a notice of {task:?} from round {least} on"), |message| {
+                if let ToDevice::Notice(notice) = message { Some(notice).filter(fits) } else { None }
+            })
+        })
+    }
+
+    /// Sends a head of one value and waits until it is stored.
+    fn answer(&self, notice: &Notice, value: f32) -> Receipt {
+        let head = Head { weight: vec![value; shape().weights()], bias: vec![-value; shape().classes()] };
+        let heads = Heads { main: head, supplementary: Head::zeros(shape()) };
+        let content = UpdateContent::Trained { heads, prototypes: Default::default() };
+        let content = Update { samples: 40, content }.encode(shape(), Encoding::F32);
+        let blob = BlobRef::of(&content);
+        let (header, bytes) = block(&blob, &content, 0).unwrap();
+        let offer = Offer { run: notice.run, round: notice.round, blob, crc: header.crc };
+        self.say(&ToAggregator::Offer(offer), bytes);
+        let receipt = self
+            .hear("a receipt", |message| if let ToDevice::Receipt(receipt) = message { Some(receipt) } else { None });
+        assert_eq!((receipt.round, receipt.digest), (notice.round, blob.digest));
+        receipt
+    }
+}
+
+fn shape() -> Shape {
+    Shape::new(CLASSES.len(), 64).unwrap()
+}
+
+/// Standard output of a success, as JSON.
+fn json(program: &Program, arguments: &[&str]) -> serde_json::Value {
+    serde_json::from_str(&program.succeed(arguments)).unwrap()
+}
+
+/// A fleet of fedavg with an embedded broker on a free port.
+fn fleet(devices: usize, rounds: u32) -> Program {
+    let program = Program::new();
+    let extractor = extractor();
+    let classes = CLASSES.join(",");
+    program.succeed(&[
+        "init",
+        "--fleet",
+        "north",
+        "--extractor",
+        &extractor,
+        "--classes",
+        &classes,
+        "--method",
+        "fedavg",
+        "--embedded",
+        "--port",
+        "0",
+    ]);
+    let path = program.path("aggregator.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let text = text.replace("rounds = 50", &format!("rounds = {rounds}"));
+    fs::write(&path, text.replace("min_devices = 2", &format!("min_devices = {devices}"))).unwrap();
+    program
+}
+
+/// Where a started aggregator's broker is.
+fn broker(aggregator: &mut Running) -> String {
+    let line = aggregator.line("serving");
+    let (_, rest) = line.split_once("broker=").unwrap();
+    aggregator.line("connected to the broker");
+    rest.split_whitespace().next().unwrap().to_owned()
+}
+
+#[test]
+fn a_run_is_served_to_its_end_and_exported() {
+    let program = fleet(1, 2);
+    let mut aggregator = Running::start(&program, &["serve", "--until-finished"]);
+    let device = Device::join("camera-1", &broker(&mut aggregator));
+    for round in 0..2 {
+        let notice = device.notice(Task::Train, round);
+        assert_eq!(notice.params.min_samples_to_share, 5);
+        assert_eq!(device.answer(&notice, 0.25).refused, None);
+    }
+    let last = device.notice(Task::Finished, 2);
+    assert!(last.heads.is_some());
+    let line = aggregator.line("round merged");
+    for part in ["round=0", "updates=1", "of=1", "samples=40", "seconds=", "refusals=0"] {
+        assert!(line.contains(part), "{part} is missing in: {line}");
+    }
+    assert_eq!(aggregator.exit_code(), Some(0));
+
+    let status = json(&program, &["status", "--json"]);
+    assert_eq!((&status["phase"], &status["serving"]), (&"finished".into(), &false.into()));
+    assert_eq!(status["process"]["phase"], "stopped");
+    assert!(status["process"]["resident_bytes"].as_u64().unwrap() > 100_000);
+    assert_eq!((&status["rounds_merged"], &status["devices"]["known"]), (&2.into(), &1.into()));
+    assert_eq!(status["run"]["method"], "fedavg");
+    let text = program.succeed(&["status"]);
+    assert!(text.contains("the run is over") && text.contains("0 present of 1 known"), "{text}");
+    let rounds = program.succeed(&["rounds"]);
+    assert_eq!(rounds.lines().count(), 3, "{rounds}");
+    assert!(rounds.contains("train  merged   1 of 1       40"), "{rounds}");
+    let devices = json(&program, &["devices", "--json"]);
+    assert_eq!((&devices[0]["device"], &devices[0]["rounds_done"]), (&"camera-1".into(), &2.into()));
+    assert!(program.succeed(&["devices"]).contains("by hand"));
+
+    check_export(&program);
+}
+
+fn check_export(program: &Program) {
+    let said = json(program, &["export", "--output", "north.onnx", "--head-json", "head.json", "--json"]);
+    let joined = fs::read(program.path("north.onnx")).unwrap();
+    assert_eq!((&said["round"], &said["bytes"]), (&1.into(), &joined.len().into()));
+    assert_eq!(said["sha256"], Digest::of(&joined).to_string());
+    let head: serde_json::Value = serde_json::from_slice(&fs::read(program.path("head.json")).unwrap()).unwrap();
+    let (weight, bias) = (&head["weight"], &head["bias"]);
+    assert_eq!((weight.as_array().unwrap().len(), weight[2].as_array().unwrap().len()), (3, 64));
+    assert_eq!((&weight[2][63], &bias[0]), (&0.25.into(), &(-0.25).into()));
+    // The extractor, the same head and the same names give the same file again.
+    let (manifest, onnx) = manifest::load(extractor().as_ref()).unwrap();
+    let classes = CLASSES.map(String::from);
+    let expected = Head { weight: vec![0.25; shape().weights()], bias: vec![-0.25; 3] };
+    let again =
+        grapevine_aggregator::export::join(&fs::read(onnx).unwrap(), &manifest, &expected, &classes, 1).unwrap();
+    assert_eq!(joined, again);
+
+    assert!(program.succeed(&["export", "--output", "first.onnx", "--round", "0"]).contains("head of round 0"));
+    let files = program.files();
+    let line = program.fail(&["export", "--output", "no.onnx", "--round", "9"], 1);
+    assert!(line.contains("round 9 has no merged heads; `aggregator rounds` lists the rounds"), "{line}");
+    let line = program.fail(&["export", "--output", "no/no.onnx"], 1);
+    assert!(line.contains("could not write no/no.onnx"), "{line}");
+    let other = program.command(&["export", "--output", "no.onnx"]).env("GRAPEVINE_CLASSES", r#"["a", "b"]"#).output();
+    let line = program::refused(&["export"], &other.unwrap(), 1);
+    assert!(line.contains("another class list"), "{line}");
+    assert_eq!(program.files(), files);
+}
+
+#[test]
+fn a_kill_in_the_middle_of_a_run_loses_nothing() {
+    let program = fleet(2, 2);
+    let mut aggregator = Running::start(&program, &["serve"]);
+    let address = broker(&mut aggregator);
+    let devices = ["camera-1", "camera-2"].map(|name| Device::join(name, &address));
+    let first = devices[0].notice(Task::Train, 0);
+    devices.iter().for_each(|device| assert_eq!(device.answer(&first, 1.0).refused, None));
+    let second = devices[0].notice(Task::Train, 1);
+    assert_eq!(devices[0].answer(&second, 0.5).refused, None);
+
+    let status = json(&program, &["status", "--json"]);
+    assert_eq!((&status["serving"], &status["phase"]), (&true.into(), &"collecting".into()));
+    assert_eq!((&status["open_round"]["round"], &status["open_round"]["updates"]), (&1.into(), &1.into()));
+    let line = program.fail(&["serve"], 1);
+    assert!(line.contains("another aggregator serves from this folder; stop it"), "{line}");
+    drop(aggregator);
+    let text = program.succeed(&["status"]);
+    assert!(text.contains("round 1 (train) is open with 1 of 2 updates") && text.contains("no, last seen"), "{text}");
+    drop(devices);
+
+    let mut aggregator = Running::start(&program, &["serve"]);
+    let device = Device::join("camera-2", &broker(&mut aggregator));
+    let resumed = device.notice(Task::Train, 1);
+    assert_eq!((resumed.run, resumed.round), (second.run, second.round));
+    assert_eq!(device.answer(&resumed, 1.5).refused, None);
+    let line = aggregator.line("round merged");
+    assert!(line.contains("round=1") && line.contains("updates=2"), "{line}");
+    device.notice(Task::Finished, 2);
+    aggregator.terminate();
+    assert_eq!(aggregator.exit_code(), Some(0));
+
+    program.succeed(&["export", "--output", "north.onnx", "--head-json", "head.json"]);
+    let head: serde_json::Value = serde_json::from_slice(&fs::read(program.path("head.json")).unwrap()).unwrap();
+    assert_eq!(head["weight"][0][0], 1.0, "the mean of the update before the kill and the one after it");
+}
+
+#[test]
+fn a_signal_before_the_end_is_told_apart_and_another_method_needs_a_new_run() {
+    let program = fleet(1, 1);
+    let mut aggregator = Running::start(&program, &["serve", "--until-finished"]);
+    broker(&mut aggregator);
+    aggregator.terminate();
+    assert_eq!(aggregator.exit_code(), Some(130));
+    let rounds = program.succeed(&["rounds"]);
+    assert!(rounds.contains("no round was opened yet"), "{rounds}");
+    assert_eq!(json(&program, &["rounds", "--json"]), serde_json::json!([]));
+    assert!(program.succeed(&["devices"]).contains("no device has come yet"));
+    let line = program.fail(&["export", "--output", "a.onnx"], 1);
+    assert!(line.contains("no round has merged heads yet"), "{line}");
+
+    let path = program.path("aggregator.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("name = \"fedavg\"", "name = \"ncm\"")).unwrap();
+    let line = program.fail(&["serve", "-q"], 1);
+    assert!(line.contains("another method or hyper-parameters") && line.contains("--new-run"), "{line}");
+    let mut aggregator = Running::start(&program, &["serve", "--new-run"]);
+    broker(&mut aggregator);
+    aggregator.terminate();
+    assert_eq!(aggregator.exit_code(), Some(0));
+    assert_eq!(json(&program, &["status", "--json"])["run"]["method"], "ncm");
+}

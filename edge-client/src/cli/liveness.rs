@@ -1,0 +1,252 @@
+//! `status.json`: what `run` tells `status`, written at every change and every half a minute.
+
+use core::time::Duration;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process;
+use std::thread::{self, JoinHandle};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use grapevine_edge_client::session::Event;
+use grapevine_host::{cpu, files, memory};
+use serde::{Deserialize, Serialize};
+
+/// A process that was silent for longer is gone: killed, or its machine was switched off.
+pub(super) const SILENCE_SECONDS: u64 = 90;
+
+const FILE: &str = "status.json";
+/// Between two files when nothing changes.
+const BEAT: Duration = Duration::from_secs(30);
+/// Least time between two files: fast rounds must not wear the disk.
+const REST: Duration = Duration::from_secs(1);
+
+/// What a running `edge-client run` is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Phase {
+    /// Without a connection to the broker.
+    Connecting,
+    /// Connected; the aggregator has not said that it knows this device.
+    Connected,
+    /// Known to the aggregator, without work.
+    Waiting,
+    /// Working on a round.
+    Working,
+    /// The run is over.
+    Finished,
+    /// Ended in good order.
+    Stopped,
+}
+
+/// The file's content.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Liveness {
+    pub(super) pid: u32,
+    pub(super) state: Phase,
+    /// The round of the newest work.
+    pub(super) round: Option<u32>,
+    /// Why the aggregator refused this device or its update last, until it is welcome again.
+    pub(super) refused: Option<String>,
+    /// Updates with a receipt since the start.
+    pub(super) delivered: u32,
+    pub(super) resident_bytes: Option<u64>,
+    pub(super) peak_bytes: Option<u64>,
+    /// Processor time since the start.
+    pub(super) cpu_ms: Option<u64>,
+    /// Seconds since 1970.
+    pub(super) started: u64,
+    /// Seconds since 1970.
+    pub(super) seen: u64,
+}
+
+/// Writes the file on a thread of its own, so that a slow disk holds up no message.
+pub(super) struct Heart {
+    liveness: Liveness,
+    changes: Sender<Liveness>,
+    thread: JoinHandle<()>,
+}
+
+impl Heart {
+    /// Writes the first file at once and fails if it cannot be written.
+    pub(super) fn start(state: &Path) -> anyhow::Result<Self> {
+        let path = state.join(FILE);
+        let liveness = Liveness {
+            pid: process::id(),
+            state: Phase::Connecting,
+            round: None,
+            refused: None,
+            delivered: 0,
+            resident_bytes: None,
+            peak_bytes: None,
+            cpu_ms: None,
+            started: seconds_now(),
+            seen: 0,
+        };
+        files::write_atomic(&path, &liveness.measured())?;
+        let (changes, receiver) = unbounded();
+        let first = liveness.clone();
+        let thread = thread::Builder::new()
+            .name("status".into())
+            .stack_size(256 * 1024)
+            .spawn(move || beat(&path, first, &receiver))
+            .context("cannot start a thread; the system is out of memory or of threads")?;
+        Ok(Self { liveness, changes, thread })
+    }
+
+    /// Notes what happened.
+    pub(super) fn note(&mut self, event: &Event) {
+        let before = (self.liveness.state, self.liveness.round, self.liveness.delivered, self.liveness.refused.clone());
+        self.liveness.note(event);
+        let liveness = &self.liveness;
+        if before != (liveness.state, liveness.round, liveness.delivered, liveness.refused.clone()) {
+            // The thread ends only when this side does.
+            let _ = self.changes.send(liveness.clone());
+        }
+    }
+
+    /// Says that the process ends in good order.
+    pub(super) fn stop(mut self) {
+        self.liveness.state = Phase::Stopped;
+        let _ = self.changes.send(self.liveness);
+        drop(self.changes);
+        if self.thread.join().is_err() {
+            tracing::debug!("the last status was not written");
+        }
+    }
+}
+
+impl Liveness {
+    fn note(&mut self, event: &Event) {
+        match event {
+            Event::Connected => self.state = Phase::Connected,
+            Event::Disconnected => self.state = Phase::Connecting,
+            Event::Welcome => {
+                self.state = Phase::Waiting;
+                self.refused = None;
+            }
+            Event::Refused(reason) => {
+                self.refused = Some(format!("{reason}: {}", reason.advice()));
+                if self.state == Phase::Working {
+                    self.state = Phase::Waiting;
+                }
+            }
+            Event::RoundBegan(round) => {
+                self.state = Phase::Working;
+                self.round = Some(round.0);
+            }
+            Event::Delivered(_) => {
+                self.state = Phase::Waiting;
+                self.delivered += 1;
+            }
+            Event::Outdated(_) => self.state = Phase::Waiting,
+            Event::Finished(_) => self.state = Phase::Finished,
+            Event::NewHeads(_) | Event::ForeignNotice | Event::Damaged => {}
+        }
+    }
+
+    /// The file's bytes, with the figures of this moment.
+    fn measured(&self) -> Vec<u8> {
+        let now = Self {
+            resident_bytes: memory::resident_bytes(),
+            peak_bytes: memory::peak_bytes(),
+            cpu_ms: cpu::process_cpu().map(|cpu| cpu.as_millis() as u64),
+            seen: seconds_now(),
+            ..self.clone()
+        };
+        serde_json::to_vec_pretty(&now).expect("numbers and texts are JSON")
+    }
+}
+
+/// What the last `run` with this state folder told, if there was one.
+pub(super) fn read(state: &Path) -> Option<Liveness> {
+    let path = state.join(FILE);
+    match fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).ok(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            tracing::debug!("{}: {error}", path.display());
+            None
+        }
+    }
+}
+
+/// Seconds since 1970; 0 on a machine whose clock is before that.
+#[allow(clippy::disallowed_methods, reason = "another process compares it with its own clock")]
+pub(super) fn seconds_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default()
+}
+
+fn beat(path: &Path, mut newest: Liveness, changes: &Receiver<Liveness>) {
+    loop {
+        let ended = match changes.recv_timeout(BEAT) {
+            Ok(change) => {
+                newest = change;
+                let (last, ended) = rest(changes);
+                newest = last.unwrap_or(newest);
+                ended
+            }
+            Err(RecvTimeoutError::Timeout) => false,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        if let Err(error) = files::write_atomic(path, &newest.measured()) {
+            tracing::debug!("the status was not written: {error}");
+        }
+        if ended {
+            return;
+        }
+    }
+}
+
+/// Collects changes for a while; gives the last one, and whether the other side is gone.
+fn rest(changes: &Receiver<Liveness>) -> (Option<Liveness>, bool) {
+    let mut last = None;
+    let deadline = instant_now() + REST;
+    loop {
+        match changes.recv_deadline(deadline) {
+            Ok(change) => last = Some(change),
+            Err(RecvTimeoutError::Timeout) => return (last, false),
+            Err(RecvTimeoutError::Disconnected) => return (last, true),
+        }
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "paces the writing of a file; nothing is decided with it")]
+fn instant_now() -> Instant {
+    Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use grapevine_protocol::{Refusal, RoundId};
+
+    use super::*;
+
+    #[test]
+    fn the_last_word_is_on_disk_when_the_heart_stops() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(read(folder.path()).is_none());
+        let mut heart = Heart::start(folder.path()).unwrap();
+        let first = read(folder.path()).unwrap();
+        assert_eq!((first.pid, first.state, first.round), (process::id(), Phase::Connecting, None));
+        for event in [Event::Connected, Event::Welcome, Event::RoundBegan(RoundId(7)), Event::Delivered(RoundId(7))] {
+            heart.note(&event);
+        }
+        heart.note(&Event::Refused(Refusal::Classes));
+        assert_eq!(heart.liveness.state, Phase::Waiting);
+        heart.stop();
+        let last = read(folder.path()).unwrap();
+        assert_eq!((last.state, last.round, last.delivered), (Phase::Stopped, Some(7), 1));
+        assert!(last.refused.unwrap().starts_with("classes: set `classes`"));
+        assert!(last.seen >= first.seen && last.started == first.started);
+    }
+
+    #[test]
+    fn a_damaged_file_counts_as_none() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(FILE), b"{").unwrap();
+        assert!(read(folder.path()).is_none());
+    }
+}

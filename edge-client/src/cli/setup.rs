@@ -1,0 +1,90 @@
+//! What most commands begin with: the configuration, the extractor's manifest, and the store they belong to.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use grapevine_edge_client::config::{self, ValidConfig};
+use grapevine_edge_client::extractor::Extractor;
+use grapevine_edge_client::store::{Store, StoreError, StoreIdentity};
+use grapevine_host::manifest;
+use grapevine_models::Shape;
+use grapevine_models::manifest::Manifest;
+use grapevine_protocol::Digest;
+
+use super::Common;
+
+/// The run of a head that this device trained by itself (`train --save`); an aggregator draws its runs at random.
+pub(super) const LOCAL_RUN: u64 = 0;
+
+const STORE_FILE: &str = "store.redb";
+
+/// A configuration whose extractor is the one its manifest describes.
+pub(super) struct Setup {
+    pub(super) config: ValidConfig,
+    pub(super) manifest: Manifest,
+    /// SHA-256 of the extractor's ONNX file.
+    pub(super) extractor: Digest,
+    pub(super) shape: Shape,
+    onnx: PathBuf,
+}
+
+impl Setup {
+    /// Reads and checks everything but the ONNX file's content, of which only the digest is compared.
+    pub(super) fn load(config: ValidConfig) -> anyhow::Result<Self> {
+        let (manifest, onnx) = manifest::load(&config.extractor)?;
+        let extractor = Digest::from_hex(&manifest.sha256).context("the manifest's `sha256` is no digest")?;
+        let shape = Shape::new(config.classes.len(), manifest.output.features)?;
+        Ok(Self { config, manifest, extractor, shape, onnx })
+    }
+
+    /// Loads the extractor itself.
+    pub(super) fn extractor(&self) -> anyhow::Result<Extractor> {
+        Ok(Extractor::load(&self.manifest, &self.onnx)?)
+    }
+
+    pub(super) fn store_identity(&self) -> StoreIdentity {
+        StoreIdentity { extractor: self.extractor.0, classes: self.config.classes.clone(), shape: self.shape }
+    }
+
+    /// For writing; makes a store where there is none.
+    pub(super) fn open_store(&self) -> Result<Store, StoreError> {
+        let store = Store::open(&store_path(&self.config.state), &self.store_identity())?;
+        Ok(store.with_limits(self.config.limits))
+    }
+
+    /// For writing, with nothing of another extractor or class list in it.
+    pub(super) fn reset_store(&self) -> Result<Store, StoreError> {
+        let store = Store::reset(&store_path(&self.config.state), &self.store_identity())?;
+        Ok(store.with_limits(self.config.limits))
+    }
+
+    /// For writing; refuses where there is none.
+    pub(super) fn open_filled_store(&self) -> Result<Store, StoreError> {
+        let path = store_path(&self.config.state);
+        if path.exists() { self.open_store() } else { Err(StoreError::Missing { path }) }
+    }
+
+    /// For reading, also beside `run`.
+    pub(super) fn read_store(&self) -> Result<Store, StoreError> {
+        let path = store_path(&self.config.state);
+        let (store, identity) = Store::open_read_only(&path)?;
+        identity.expect(&path, &self.store_identity())?;
+        Ok(store.with_limits(self.config.limits))
+    }
+}
+
+impl Common {
+    /// The configuration with the environment and the flags over it.
+    pub(super) fn configuration(&self) -> anyhow::Result<ValidConfig> {
+        let mut config = config::load(&self.config, grapevine_host::config::environment())?;
+        if let Some(state) = &self.state {
+            config.state.clone_from(state);
+        }
+        Ok(config)
+    }
+}
+
+/// Where the store is.
+pub(super) fn store_path(state: &Path) -> PathBuf {
+    state.join(STORE_FILE)
+}

@@ -1,0 +1,374 @@
+//! A device's configuration: the TOML file as written, and what is left of it after every check.
+//!
+//! Paths in the file are relative to the file, so that a device starts from any folder.
+
+use core::time::Duration;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use grapevine_host::{BrokerAddress, config};
+use grapevine_models::limits::{MAX_CLASSES, MAX_SAMPLES};
+use grapevine_protocol::{DeviceId, FleetId};
+use serde::Deserialize;
+
+use crate::store::StoreLimits;
+
+/// Where the state lies when nothing else is said: beside the configuration.
+pub const DEFAULT_STATE: &str = "state";
+/// How to get a configuration, for the message about a missing one.
+pub const ADVICE: &str = "run `edge-client init` to write one, or name it with `--config`";
+
+/// Most characters of a class name.
+const MAX_CLASS_NAME: usize = 100;
+/// Largest store, in megabytes.
+const MAX_STORE_MEGABYTES: u64 = 1 << 20;
+/// What a keep-alive may be: MQTT counts it in 16 bits of seconds, and a short one drains batteries for nothing.
+const KEEP_ALIVE_SECONDS: [u64; 2] = [5, 65_535];
+/// What the longest pause between two attempts to connect may be.
+const PAUSE_SECONDS: [u64; 2] = [1, 3_600];
+
+/// The file as written; [`Config::check`] makes it usable.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The fleet's name.
+    pub fleet: FleetId,
+    /// This device's name in the fleet.
+    pub device: DeviceId,
+    /// Where the broker is.
+    pub broker: BrokerAddress,
+    /// The extractor's manifest.
+    pub extractor: PathBuf,
+    /// The fleet's class list, in the fleet's order.
+    pub classes: Vec<String>,
+    /// The folder this device keeps its state in.
+    #[serde(default = "default_state")]
+    pub state: PathBuf,
+    /// Bounds of the feature store.
+    #[serde(default)]
+    pub store: StoreSection,
+    /// How the device talks to its broker.
+    #[serde(default)]
+    pub mqtt: MqttSection,
+}
+
+/// See [`Config::store`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreSection {
+    /// Most samples.
+    pub max_samples: u32,
+    /// Most megabytes of samples.
+    pub max_megabytes: u64,
+}
+
+/// See [`Config::mqtt`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MqttSection {
+    /// Longest silence before a ping.
+    #[serde(with = "humantime_serde")]
+    pub keep_alive: Duration,
+    /// Longest pause between two attempts to connect.
+    #[serde(with = "humantime_serde")]
+    pub longest_pause: Duration,
+}
+
+impl Default for StoreSection {
+    fn default() -> Self {
+        let StoreLimits { max_samples, max_bytes } = StoreLimits::default();
+        Self { max_samples, max_megabytes: max_bytes >> 20 }
+    }
+}
+
+impl Default for MqttSection {
+    fn default() -> Self {
+        Self { keep_alive: Duration::from_secs(60), longest_pause: Duration::from_secs(60) }
+    }
+}
+
+fn default_state() -> PathBuf {
+    DEFAULT_STATE.into()
+}
+
+/// A configuration that passed every check that needs no other file. Its paths are usable from the current folder.
+#[derive(Clone, Debug)]
+pub struct ValidConfig {
+    /// The fleet's name.
+    pub fleet: FleetId,
+    /// This device's name in the fleet.
+    pub device: DeviceId,
+    /// Where the broker is.
+    pub broker: BrokerAddress,
+    /// The extractor's manifest.
+    pub extractor: PathBuf,
+    /// Two to [`MAX_CLASSES`] distinct names.
+    pub classes: Vec<String>,
+    /// The folder this device keeps its state in.
+    pub state: PathBuf,
+    /// Bounds of the feature store.
+    pub limits: StoreLimits,
+    /// MQTT keep-alive.
+    pub keep_alive: Duration,
+    /// Longest pause between two attempts to connect.
+    pub longest_pause: Duration,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file, or a variable over it.
+    #[error(transparent)]
+    File(#[from] config::ConfigError),
+    /// The class list.
+    #[error("{}: {source}", path.display())]
+    Classes {
+        /// The configuration.
+        path: PathBuf,
+        /// The fault.
+        source: ClassListError,
+    },
+    /// A number or a duration out of its range.
+    #[error("{}: `{key}` is {value}; it must be {allowed}", path.display())]
+    Range {
+        /// The configuration.
+        path: PathBuf,
+        /// Which setting.
+        key: &'static str,
+        /// What it is.
+        value: String,
+        /// What it may be.
+        allowed: String,
+    },
+}
+
+/// Why names are not a class list.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClassListError {
+    /// Too few or too many.
+    #[error("`classes` lists {count} names; a fleet has 2 to {max} classes", max = MAX_CLASSES)]
+    Count {
+        /// How many there are.
+        count: usize,
+    },
+    /// The same name twice.
+    #[error("`classes` lists `{name}` twice; give every class a name of its own")]
+    Twice {
+        /// The name.
+        name: String,
+    },
+    /// A name that cannot be a folder of images.
+    #[error("`{name}` cannot be a class: images lie in a folder of that name, so use 1 to {max} characters without `/` or `\\`, not beginning with a dot", max = MAX_CLASS_NAME)]
+    Name {
+        /// The name.
+        name: String,
+    },
+}
+
+/// Reads the file at `path` with `environment` over it (see [`grapevine_host::config`]), and checks it.
+pub fn load(path: &Path, environment: impl IntoIterator<Item = (String, String)>) -> Result<ValidConfig, ConfigError> {
+    config::load::<Config>(path, environment, ADVICE)?.check(path)
+}
+
+/// Two to [`MAX_CLASSES`] distinct names that can be folders.
+pub fn check_classes(classes: &[String]) -> Result<(), ClassListError> {
+    if !(2..=MAX_CLASSES).contains(&classes.len()) {
+        return Err(ClassListError::Count { count: classes.len() });
+    }
+    let mut seen = BTreeSet::new();
+    for name in classes {
+        if !is_class_name(name) {
+            return Err(ClassListError::Name { name: name.chars().take(MAX_CLASS_NAME).collect() });
+        }
+        if !seen.insert(name) {
+            return Err(ClassListError::Twice { name: name.clone() });
+        }
+    }
+    Ok(())
+}
+
+impl Config {
+    /// Checks what the types do not, and makes the paths relative to the current folder. `path` is where the
+    /// configuration lies.
+    pub fn check(self, path: &Path) -> Result<ValidConfig, ConfigError> {
+        check_classes(&self.classes).map_err(|source| ConfigError::Classes { path: path.to_owned(), source })?;
+        let range = |key, value: String, fits: bool, allowed: String| {
+            if fits { Ok(()) } else { Err(ConfigError::Range { path: path.to_owned(), key, value, allowed }) }
+        };
+        let StoreSection { max_samples, max_megabytes } = self.store;
+        let samples = (1..=MAX_SAMPLES).contains(&max_samples);
+        range("store.max_samples", max_samples.to_string(), samples, format!("1 to {MAX_SAMPLES}"))?;
+        let megabytes = (1..=MAX_STORE_MEGABYTES).contains(&max_megabytes);
+        range("store.max_megabytes", max_megabytes.to_string(), megabytes, format!("1 to {MAX_STORE_MEGABYTES}"))?;
+        let MqttSection { keep_alive, longest_pause } = self.mqtt;
+        let seconds = |key, value: Duration, [least, most]: [u64; 2]| {
+            let fits = (least..=most).contains(&value.as_secs());
+            range(key, format!("{value:?}"), fits, format!("\"{least}s\" to \"{most}s\""))
+        };
+        seconds("mqtt.keep_alive", keep_alive, KEEP_ALIVE_SECONDS)?;
+        seconds("mqtt.longest_pause", longest_pause, PAUSE_SECONDS)?;
+        Ok(ValidConfig {
+            fleet: self.fleet,
+            device: self.device,
+            broker: self.broker,
+            extractor: beside(path, &self.extractor),
+            classes: self.classes,
+            state: beside(path, &self.state),
+            limits: StoreLimits { max_samples, max_bytes: max_megabytes << 20 },
+            keep_alive,
+            longest_pause,
+        })
+    }
+}
+
+/// What a new configuration says, see [`Draft::text`].
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// The fleet's name.
+    pub fleet: FleetId,
+    /// This device's name in the fleet.
+    pub device: DeviceId,
+    /// The broker's address as written, password included.
+    pub broker: String,
+    /// The extractor's manifest, relative to the configuration.
+    pub extractor: PathBuf,
+    /// The fleet's class list.
+    pub classes: Vec<String>,
+    /// The folder for the device's state, relative to the configuration.
+    pub state: PathBuf,
+}
+
+impl Draft {
+    /// The commented TOML file.
+    pub fn text(&self) -> String {
+        let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+        let path = |path: &Path| quoted(&path.to_string_lossy());
+        let classes: Vec<String> = self.classes.iter().map(|class| quoted(class)).collect();
+        let classes = match classes.len() {
+            ..=12 => format!("[{}]", classes.join(", ")),
+            13.. => format!("[\n  {},\n]", classes.join(",\n  ")),
+        };
+        let StoreSection { max_samples, max_megabytes } = StoreSection::default();
+        format!(
+            r#"# A device of a Grapevine fleet. `edge-client --help` lists the commands that read this file.
+# Environment variables go over it: GRAPEVINE_BROKER, GRAPEVINE_STORE__MAX_SAMPLES, ...
+
+# Names: a-z, 0-9, `-`, `_` and `.`; the device's name is unique in its fleet.
+fleet = {fleet}
+device = {device}
+
+# mqtt://[user:password@]host[:port]
+broker = {broker}
+
+# The frozen extractor's manifest, the same on every device of the fleet. Relative to this file.
+extractor = {extractor}
+
+# The fleet's class list, in the fleet's order. `edge-client ingest DIR` reads DIR/<class>/*.png.
+classes = {classes}
+
+# Where this device keeps its features, its newest head and what it has yet to deliver. Relative to this file.
+state = {state}
+
+[store]
+# When a bound is met, the class with the most samples gives way.
+max_samples = {max_samples}
+max_megabytes = {max_megabytes}
+
+[mqtt]
+# Longest silence before a ping, and longest pause between two attempts to connect.
+keep_alive = "60s"
+longest_pause = "60s"
+"#,
+            fleet = quoted(self.fleet.as_str()),
+            device = quoted(self.device.as_str()),
+            broker = quoted(&self.broker),
+            extractor = path(&self.extractor),
+            state = path(&self.state),
+        )
+    }
+}
+
+fn is_class_name(name: &str) -> bool {
+    let length = name.chars().count();
+    let plain = |character: char| !matches!(character, '/' | '\\') && !character.is_control();
+    (1..=MAX_CLASS_NAME).contains(&length)
+        && name.chars().all(plain)
+        && !name.starts_with('.')
+        && name.trim().len() == name.len()
+}
+
+fn beside(file: &Path, path: &Path) -> PathBuf {
+    match file.parent() {
+        Some(folder) => folder.join(path),
+        None => path.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draft() -> Draft {
+        Draft {
+            fleet: "north".parse().unwrap(),
+            device: "camera-1".parse().unwrap(),
+            broker: "mqtt://me:a%22b@broker:1884".into(),
+            extractor: "a \"quoted\" folder/digits.toml".into(),
+            classes: ["it's", "two words", "日本"].map(String::from).into(),
+            state: "C:\\state".into(),
+        }
+    }
+
+    fn check(text: &str) -> Result<ValidConfig, ConfigError> {
+        let path = Path::new("etc/device.toml");
+        config::parse::<Config>(text, path, [])?.check(path)
+    }
+
+    #[test]
+    fn a_draft_reads_back_as_it_was_meant() {
+        let valid = check(&draft().text()).unwrap();
+        assert_eq!(valid.classes, draft().classes);
+        assert_eq!(valid.extractor, Path::new("etc/a \"quoted\" folder/digits.toml"));
+        assert_eq!(valid.state, Path::new("etc/C:\\state"));
+        assert_eq!(valid.broker.login(), Some(("me", "a\"b")));
+        assert_eq!(valid.limits, StoreLimits::default());
+        assert_eq!(valid.keep_alive, Duration::from_secs(60));
+        let many: Vec<String> = (0..1_000).map(|class| format!("class {class}")).collect();
+        assert_eq!(check(&Draft { classes: many.clone(), ..draft() }.text()).unwrap().classes, many);
+    }
+
+    #[test]
+    fn absolute_paths_stay() {
+        let text = Draft { state: "/var/lib/grapevine".into(), ..draft() }.text();
+        assert_eq!(check(&text).unwrap().state, Path::new("/var/lib/grapevine"));
+    }
+
+    #[test]
+    fn faults_name_the_setting_and_what_it_may_be() {
+        for (from, to, expected) in [
+            ("max_samples = 20000", "max_samples = 0", "`store.max_samples` is 0; it must be 1 to 16777216"),
+            ("max_megabytes = 64", "max_megabytes = 9999999", "`store.max_megabytes` is 9999999"),
+            ("keep_alive = \"60s\"", "keep_alive = \"1s\"", "`mqtt.keep_alive` is 1s; it must be \"5s\" to"),
+            ("longest_pause = \"60s\"", "longest_pause = \"2h\"", "`mqtt.longest_pause` is 7200s"),
+            ("longest_pause = \"60s\"", "longest_pause = 60", "line 28: invalid type"),
+            ("fleet = \"north\"", "fleet = \"North\"", "line 5: `North` is not a name"),
+            ("mqtt://me", "http://me", "begins with `mqtt://`"),
+            ("max_samples", "max_sample", "did you mean `max_samples`?"),
+        ] {
+            let text = draft().text().replace(from, to);
+            let error = check(&text).unwrap_err().to_string();
+            assert!(error.contains(expected) && error.contains("etc/device.toml"), "{error}");
+        }
+    }
+
+    #[test]
+    fn class_lists_are_distinct_names_of_folders() {
+        let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(check_classes(&list(&["a", "b"])), Ok(()));
+        assert_eq!(check_classes(&list(&["a"])), Err(ClassListError::Count { count: 1 }));
+        assert_eq!(check_classes(&list(&["a", "b", "a"])), Err(ClassListError::Twice { name: "a".into() }));
+        for bad in ["", " a", "a/b", "a\\b", ".hidden", "..", "a\nb", &"x".repeat(101)] {
+            assert!(matches!(check_classes(&list(&["a", bad])), Err(ClassListError::Name { .. })), "{bad:?}");
+        }
+    }
+}

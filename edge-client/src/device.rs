@@ -1,0 +1,372 @@
+//! The shell around [`Session`]: one thread for the session, one for the work, one for the broker.
+
+use core::time::Duration;
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use grapevine_host::transport::{Event as Link, Options, PublishError, StartError, Traffic, Transport, Will};
+use grapevine_host::{BrokerAddress, Shutdown, cpu};
+use grapevine_protocol::limits::MAX_FRAME_BYTES;
+use grapevine_protocol::{
+    DeviceId, FleetId, HeadsBody, Leaving, RoundId, RunId, ToAggregator, decode_to_device, encode, topics,
+};
+
+use crate::session::{Action, Event, FinishedUpdate, Identity, Job, Session};
+use crate::store::{NewestHead, OutboxEntry, Store, StoreError};
+use crate::work::work;
+
+/// Packets that may wait for the broker: a window of blocks and some.
+const QUEUE: usize = 128;
+/// Stack of the working thread; all large buffers are on the heap.
+const WORK_STACK_BYTES: usize = 512 * 1024;
+/// A session without any timer looks up this often.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// What a device needs to run.
+#[derive(Clone, Debug)]
+pub struct DeviceOptions {
+    /// The fleet.
+    pub fleet: FleetId,
+    /// The broker.
+    pub broker: BrokerAddress,
+    /// Who this device is.
+    pub identity: Identity,
+    /// MQTT keep-alive.
+    pub keep_alive: Duration,
+    /// Longest pause between attempts to reach the broker.
+    pub longest_pause: Duration,
+    /// Lets at most so many devices of one process work at once; `None` for a device of its own.
+    pub gate: Option<Gate>,
+}
+
+/// Lets a limited number of devices in one process work at the same time.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    give: Sender<()>,
+    take: Receiver<()>,
+}
+
+impl Gate {
+    /// A gate for `places` at once.
+    pub fn new(places: usize) -> Self {
+        let (give, take) = bounded(places.max(1));
+        for _ in 0..places.max(1) {
+            give.send(()).expect("the channel holds one token per place");
+        }
+        Self { give, take }
+    }
+
+    fn pass<T>(&self, work: impl FnOnce() -> T) -> T {
+        let token = self.take.recv();
+        let result = work();
+        if token.is_ok() {
+            // Cannot fail: the token just taken left room for it.
+            let _ = self.give.send(());
+        }
+        result
+    }
+}
+
+/// What a device did, in figures.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DeviceReport {
+    /// Bytes over MQTT.
+    pub traffic: Traffic,
+    /// Processor time of the session and the work, where the system tells it.
+    pub cpu: Duration,
+    /// Updates the aggregator has a receipt for.
+    pub delivered: u32,
+}
+
+/// Why a device stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The broker cannot be used at all.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}; the system is out of memory or of threads")]
+    Thread(std::io::Error),
+}
+
+/// Takes part in the fleet's rounds until `shutdown`. `observe` hears what happens.
+pub fn run(
+    options: &DeviceOptions,
+    store: &Arc<Store>,
+    shutdown: &Shutdown,
+    observe: &mut dyn FnMut(&Event),
+) -> Result<DeviceReport, RunError> {
+    let (link_sender, link) = unbounded();
+    let transport = connect(options, link_sender)?;
+    let (jobs, job_receiver) = bounded::<Job>(1);
+    let (done_sender, done) = bounded(1);
+    let worker = Worker { store: store.clone(), device: options.identity.device.clone(), gate: options.gate.clone() };
+    let thread = thread::Builder::new()
+        .name("work".into())
+        .stack_size(WORK_STACK_BYTES)
+        .spawn(move || worker.serve(&job_receiver, &done_sender))
+        .map_err(RunError::Thread)?;
+    let samples = store.counts()?.iter().sum();
+    let pending = store.outbox()?.map(from_entry);
+    let shell = Shell {
+        options,
+        store,
+        transport,
+        jobs,
+        session: Session::new(options.identity.clone(), samples, pending),
+        started: now(),
+        delivered: 0,
+    };
+    let report = shell.serve(&link, &done, shutdown, observe);
+    // The worker ends when its job channel closed with the shell; a job under way is finished and kept on disk.
+    let worked = thread.join().unwrap_or_default();
+    report.map(|report| DeviceReport { cpu: report.cpu + worked, ..report })
+}
+
+fn connect(options: &DeviceOptions, events: Sender<Link>) -> Result<Transport, StartError> {
+    let (fleet, device) = (&options.fleet, &options.identity.device);
+    let mut transport = Options::new(options.broker.clone(), format!("{fleet}.{device}"));
+    transport.keep_alive = options.keep_alive;
+    transport.will = Some(Will {
+        topic: topics::up(fleet, device),
+        payload: encode(&ToAggregator::Leaving(Leaving { boot: options.identity.boot }), &[]),
+        retain: false,
+    });
+    transport.subscriptions = vec![topics::down(fleet, device), topics::notice(fleet)];
+    transport.max_packet_bytes = MAX_FRAME_BYTES + 1024;
+    transport.queue = QUEUE;
+    transport.backoff.max = options.longest_pause;
+    transport.backoff.first = transport.backoff.first.min(options.longest_pause);
+    // A closed channel means that the device is stopping.
+    Transport::start(transport, move |event| drop(events.send(event)))
+}
+
+/// The work's outcome: an update that lies in the outbox on disk, or nothing.
+type Done = Option<FinishedUpdate>;
+
+struct Worker {
+    store: Arc<Store>,
+    device: DeviceId,
+    gate: Option<Gate>,
+}
+
+impl Worker {
+    /// Does job after job; gives the processor time used.
+    fn serve(self, jobs: &Receiver<Job>, done: &Sender<Done>) -> Duration {
+        for job in jobs {
+            let update = match &self.gate {
+                Some(gate) => gate.pass(|| self.do_job(&job)),
+                None => self.do_job(&job),
+            };
+            if done.send(update).is_err() {
+                break;
+            }
+        }
+        cpu::thread_cpu().unwrap_or_default()
+    }
+
+    fn do_job(&self, job: &Job) -> Done {
+        match self.work_and_keep(job) {
+            Ok(update) => Some(update),
+            Err(error) => {
+                tracing::error!(round = job.notice.round.0, "{error}");
+                None
+            }
+        }
+    }
+
+    fn work_and_keep(&self, job: &Job) -> Result<FinishedUpdate, Box<dyn core::error::Error>> {
+        let content = work(job, &self.device, &self.store.load_all()?)?;
+        let entry = OutboxEntry {
+            run: job.notice.run.0,
+            round: job.notice.round.0,
+            digest: grapevine_protocol::Digest::of(&content).0,
+            bytes: content,
+        };
+        self.store.put_outbox(&entry)?;
+        Ok(from_entry(entry))
+    }
+}
+
+fn from_entry(entry: OutboxEntry) -> FinishedUpdate {
+    FinishedUpdate { run: RunId(entry.run), round: RoundId(entry.round), content: entry.bytes }
+}
+
+struct Shell<'a> {
+    options: &'a DeviceOptions,
+    store: &'a Store,
+    transport: Transport,
+    jobs: Sender<Job>,
+    session: Session,
+    started: Instant,
+    delivered: u32,
+}
+
+impl Shell<'_> {
+    fn serve(
+        mut self,
+        link: &Receiver<Link>,
+        done: &Receiver<Done>,
+        shutdown: &Shutdown,
+        observe: &mut dyn FnMut(&Event),
+    ) -> Result<DeviceReport, RunError> {
+        while !shutdown.is_requested() {
+            self.act(observe)?;
+            let wait = self.session.poll_timeout().map_or(IDLE, |at| at.saturating_sub(self.now()));
+            crossbeam_channel::select! {
+                recv(link) -> event => match event {
+                    Ok(event) => self.handle_link(event, observe),
+                    Err(_) => break,
+                },
+                recv(done) -> update => self.handle_done(update.ok().flatten()),
+                recv(shutdown.receiver()) -> _ => break,
+                default(wait) => {}
+            }
+            let now = self.now();
+            self.session.handle_timeout(now);
+        }
+        let goodbye = encode(&self.session.last_will(), &[]);
+        let up = topics::up(&self.options.fleet, &self.options.identity.device);
+        if let Err(error) = self.transport.publish(&up, goodbye, false) {
+            tracing::debug!("no goodbye: {error}");
+        }
+        let traffic = self.transport.traffic();
+        self.transport.close();
+        Ok(DeviceReport { traffic, cpu: cpu::thread_cpu().unwrap_or_default(), delivered: self.delivered })
+    }
+
+    fn handle_link(&mut self, event: Link, observe: &mut dyn FnMut(&Event)) {
+        let now = self.now();
+        match event {
+            Link::Connected => {
+                tell(&Event::Connected, observe);
+                self.session.handle_connected(now);
+            }
+            Link::Disconnected { reason } => {
+                tracing::warn!("connection lost: {reason}; it is tried again");
+                tell(&Event::Disconnected, observe);
+                self.session.handle_disconnected();
+            }
+            Link::Refused { reason } => {
+                tracing::error!("the broker refuses this device: {reason}");
+                tell(&Event::Disconnected, observe);
+                self.session.handle_disconnected();
+            }
+            Link::Message { payload, .. } => match decode_to_device(&payload) {
+                Ok((message, block)) => self.session.handle_message(now, message, block),
+                Err(error) => tracing::debug!("a message was ignored: {error}"),
+            },
+        }
+    }
+
+    fn handle_done(&mut self, update: Done) {
+        let now = self.now();
+        match update {
+            Some(update) => self.session.handle_update(now, update),
+            None => self.session.handle_failure(now),
+        }
+    }
+
+    fn act(&mut self, observe: &mut dyn FnMut(&Event)) -> Result<(), RunError> {
+        while let Some(action) = self.session.poll_action() {
+            match action {
+                Action::Send(message, block) => self.send(&message, &block),
+                Action::Follow(digest) => {
+                    let topic = topics::blob(&self.options.fleet, &digest);
+                    if let Err(error) = self.transport.subscribe(&topic) {
+                        tracing::error!("{error}");
+                    }
+                }
+                Action::Unfollow(digest) => self.transport.unsubscribe(&topics::blob(&self.options.fleet, &digest)),
+                Action::Work(job) => {
+                    // The session gives one job at a time and the channel holds one.
+                    if self.jobs.try_send(job).is_err() {
+                        tracing::error!("the working thread is gone");
+                        let now = self.now();
+                        self.session.handle_failure(now);
+                    }
+                }
+                Action::SaveHeads { run, round, content, digest } => self.save_heads(run, round, &content, digest.0)?,
+                Action::EmptyOutbox(digest) => drop(self.store.empty_outbox(digest.0)?),
+                Action::Report(event) => {
+                    if matches!(event, Event::Delivered(_)) {
+                        self.delivered += 1;
+                    }
+                    tell(&event, observe);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What cannot go out now is said again by the session's timers.
+    fn send(&self, message: &ToAggregator, block: &[u8]) {
+        let topic = topics::up(&self.options.fleet, &self.options.identity.device);
+        match self.transport.publish(&topic, encode(message, block), false) {
+            Ok(()) => {}
+            Err(error @ (PublishError::Full | PublishError::Disconnected)) => tracing::debug!("{error}"),
+            Err(error @ (PublishError::TooLarge { .. } | PublishError::Topic { .. })) => tracing::error!("{error}"),
+        }
+    }
+
+    fn save_heads(&self, run: RunId, round: RoundId, content: &[u8], digest: [u8; 32]) -> Result<(), RunError> {
+        match HeadsBody::decode(content, self.options.identity.shape) {
+            Ok(heads) => {
+                let newest = NewestHead { run: run.0, round: round.0, main: heads.0.main, digest };
+                Ok(self.store.put_head(&newest)?)
+            }
+            Err(error) => {
+                tracing::error!("the fleet's heads cannot be used: {error}");
+                Ok(())
+            }
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+fn tell(event: &Event, observe: &mut dyn FnMut(&Event)) {
+    log(event);
+    observe(event);
+}
+
+fn log(event: &Event) {
+    match event {
+        Event::Connected => tracing::info!("connected to the broker"),
+        Event::Disconnected => tracing::debug!("disconnected from the broker"),
+        Event::Welcome => tracing::info!("the aggregator knows this device"),
+        Event::Refused(reason) => tracing::warn!(%reason, "refused; {}", reason.advice()),
+        Event::RoundBegan(round) => tracing::info!(round = round.0, "round began"),
+        Event::Delivered(round) => tracing::debug!(round = round.0, "update delivered"),
+        Event::Outdated(round) => tracing::warn!(round = round.0, "update dropped: its round is over"),
+        Event::ForeignNotice => tracing::warn!("a notice of another fleet's shape was ignored"),
+        Event::Damaged => tracing::warn!("damaged blocks were ignored"),
+        Event::Finished(round) => tracing::info!(round = round.0, "the run is over"),
+        Event::NewHeads(digest) => tracing::debug!(?digest, "new heads"),
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "this is the shell: the session gets its time from here")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// Waits for a report of some event, for tests and programs that run a device beside other things.
+pub fn wait_for<T>(events: &Receiver<T>, within: Duration, mut wanted: impl FnMut(&T) -> bool) -> Option<T> {
+    let deadline = now() + within;
+    loop {
+        let left = deadline.saturating_duration_since(now());
+        match events.recv_timeout(left) {
+            Ok(event) if wanted(&event) => return Some(event),
+            Ok(_) => {}
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Fetching the fleet's heads and aid, block by block.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use grapevine_protocol::{Assembler, BlobRef, BlockHeader, ToAggregator, Want};
+
+use super::{Action, Event, FIRST_PAUSE, Session, next_pause};
+
+/// Blocks asked for at a time: 2 MiB, little enough for any broker's queue.
+const WINDOW: usize = 32;
+
+/// One blob on its way to this device.
+pub(super) struct Download {
+    assembler: Assembler,
+    /// Blocks of the current window that have not come yet.
+    outstanding: usize,
+    again_at: Duration,
+    pause: Duration,
+}
+
+impl Download {
+    pub(super) fn again_at(&self) -> Duration {
+        self.again_at
+    }
+}
+
+impl Session {
+    /// Follows the blob's topic and asks for the first blocks. `limit` is the most bytes such a blob can have.
+    pub(super) fn begin_download(&mut self, now: Duration, blob: BlobRef, limit: usize) {
+        let Ok(assembler) = Assembler::new(blob, limit) else {
+            // A notice that names an impossible blob cannot be followed; the round goes on without this device.
+            self.answered = self.notice.as_ref().map(|notice| (notice.run, notice.round));
+            return self.report(Event::Damaged);
+        };
+        self.actions.push_back(Action::Follow(blob.digest));
+        self.download = Some(Download { assembler, outstanding: 0, again_at: now, pause: FIRST_PAUSE });
+        self.ask(now);
+    }
+
+    /// Asks for the next missing blocks, or again for those that did not come.
+    pub(super) fn ask(&mut self, now: Duration) {
+        let Some(pause) = self.download.as_ref().map(|download| download.pause) else { return };
+        let again_at = now + self.jittered(pause);
+        let Some(download) = &mut self.download else { return };
+        download.again_at = again_at;
+        download.pause = next_pause(download.pause);
+        let missing = download.assembler.missing().first(WINDOW);
+        download.outstanding = missing.count();
+        let want = Want { blob: download.assembler.blob(), missing };
+        self.send(ToAggregator::Want(want));
+    }
+
+    /// Blocks also come because somebody else asked for them; they are as welcome.
+    pub(super) fn handle_block(&mut self, now: Duration, header: &BlockHeader, block: &[u8]) {
+        let Some(download) = &mut self.download else { return };
+        match download.assembler.accept(header, block) {
+            Ok(true) => {
+                download.outstanding = download.outstanding.saturating_sub(1);
+                download.pause = FIRST_PAUSE;
+                download.again_at = now + FIRST_PAUSE;
+            }
+            Ok(false) => return,
+            Err(_) => return self.report(Event::Damaged),
+        }
+        if download.assembler.is_complete() {
+            self.end_download(now);
+        } else if download.outstanding == 0 {
+            self.ask(now);
+        }
+    }
+
+    pub(super) fn stop_download(&mut self) {
+        if let Some(download) = self.download.take() {
+            self.actions.push_back(Action::Unfollow(download.assembler.blob().digest));
+        }
+    }
+
+    fn end_download(&mut self, now: Duration) {
+        let Some(download) = self.download.take() else { return };
+        let blob = download.assembler.blob();
+        self.actions.push_back(Action::Unfollow(blob.digest));
+        match download.assembler.into_content() {
+            Ok(content) => {
+                let content: Arc<[u8]> = content.into();
+                let is_heads = self.notice.as_ref().is_some_and(|notice| notice.heads == Some(blob));
+                let slot = if is_heads { &mut self.heads } else { &mut self.aid };
+                *slot = Some((blob, content));
+            }
+            // Every block had its crc and the whole is still wrong: start over.
+            Err(_) => self.report(Event::Damaged),
+        }
+        self.proceed(now);
+    }
+}

@@ -1,0 +1,437 @@
+//! The device's side of the protocol as a pure machine: time and messages come in, actions go out.
+//!
+//! No clock, no socket, no file, no thread. The shell ([`crate::device`]) calls a `handle_…` method, then takes every
+//! action with [`Session::poll_action`], and comes back when [`Session::poll_timeout`] says so. Time is a [`Duration`]
+//! since any fixed moment.
+
+mod download;
+mod outbox;
+#[cfg(test)]
+mod tests;
+
+use core::time::Duration;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use grapevine_models::Shape;
+use grapevine_protocol::{
+    BlobRef, BootId, DeviceId, Digest, Hello, Leaving, Notice, Receipt, Refusal, RoundId, RunId, Task, ToAggregator,
+    ToDevice, Welcome, is_selected, largest_aid,
+};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use download::Download;
+use outbox::Outbox;
+
+/// First pause before something unanswered is said again; doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+/// Longest pause before something unanswered is said again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Who the device is and what it holds.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Its name in the fleet.
+    pub device: DeviceId,
+    /// This start of the program.
+    pub boot: BootId,
+    /// SHA-256 of the extractor's file.
+    pub extractor: Digest,
+    /// Digest of the class list.
+    pub classes: Digest,
+    /// Classes and features.
+    pub shape: Shape,
+    /// For people: architecture, cores, memory.
+    pub hardware: String,
+}
+
+/// What the shell does for the session.
+#[derive(Debug)]
+pub enum Action {
+    /// Publish a message, with a block behind it or an empty one, on the device's topic.
+    Send(ToAggregator, Vec<u8>),
+    /// Subscribe to the blocks of a model blob.
+    Follow(Digest),
+    /// Unsubscribe from the blocks of a model blob.
+    Unfollow(Digest),
+    /// Do a round's work, put the update into the outbox on disk, then call [`Session::handle_update`].
+    Work(Job),
+    /// Keep the fleet's heads as the newest ones.
+    SaveHeads {
+        /// The run they belong to.
+        run: RunId,
+        /// The round whose notice named them.
+        round: RoundId,
+        /// Their blob.
+        content: Arc<[u8]>,
+        /// Its digest.
+        digest: Digest,
+    },
+    /// The update with this digest has its receipt, or can never get one: empty the outbox on disk.
+    EmptyOutbox(Digest),
+    /// Tell people.
+    Report(Event),
+}
+
+/// What happened, for logs and status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The broker is there and all subscriptions stand.
+    Connected,
+    /// The broker is gone; the shell tries again.
+    Disconnected,
+    /// The aggregator knows this device.
+    Welcome,
+    /// The aggregator refuses this device or its update.
+    Refused(Refusal),
+    /// A round with work for this device began.
+    RoundBegan(RoundId),
+    /// The update of a round is stored by the aggregator.
+    Delivered(RoundId),
+    /// An update was dropped: its round is over.
+    Outdated(RoundId),
+    /// A notice of another fleet's shape was ignored.
+    ForeignNotice,
+    /// Blocks or contents that did not fit were ignored.
+    Damaged,
+    /// The run is over and its heads, if it has any, are kept.
+    Finished(RoundId),
+    /// The fleet's newest heads are on this device.
+    NewHeads(Digest),
+}
+
+/// A round's work: everything it needs.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// What the aggregator asked for.
+    pub notice: Notice,
+    /// The fleet's heads; none in the first round.
+    pub heads: Option<Arc<[u8]>>,
+    /// Prototypes, means or prior, where the method has one.
+    pub aid: Option<Arc<[u8]>>,
+}
+
+/// A finished piece of work, as it lies in the outbox on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FinishedUpdate {
+    /// The run it belongs to.
+    pub run: RunId,
+    /// The round it answers.
+    pub round: RoundId,
+    /// The encoded update.
+    pub content: Vec<u8>,
+}
+
+/// The machine. See the module's documentation for how to drive it.
+pub struct Session {
+    identity: Identity,
+    samples: u32,
+    link: Link,
+    notice: Option<Notice>,
+    /// Whether the end of the newest notice's run was reported.
+    finished: bool,
+    /// The round this device last answered or gave up; it works on none twice.
+    answered: Option<(RunId, RoundId)>,
+    working: Option<(RunId, RoundId)>,
+    heads: Option<(BlobRef, Arc<[u8]>)>,
+    aid: Option<(BlobRef, Arc<[u8]>)>,
+    saved: Option<Digest>,
+    download: Option<Download>,
+    outbox: Outbox,
+    rng: ChaCha8Rng,
+    actions: VecDeque<Action>,
+}
+
+/// Where the talk with the aggregator stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    Offline,
+    /// Connected to the broker, hello said.
+    Greeting {
+        again_at: Duration,
+        pause: Duration,
+    },
+    Welcome,
+}
+
+impl Session {
+    /// A device that is not connected yet. `pending` is what a former start left in the outbox.
+    pub fn new(identity: Identity, samples: u32, pending: Option<FinishedUpdate>) -> Self {
+        let rng = ChaCha8Rng::seed_from_u64(identity.boot.0);
+        let answered = pending.as_ref().map(|update| (update.run, update.round));
+        Self {
+            identity,
+            samples,
+            link: Link::Offline,
+            notice: None,
+            finished: false,
+            answered,
+            working: None,
+            heads: None,
+            aid: None,
+            saved: None,
+            download: None,
+            outbox: Outbox::new(pending),
+            rng,
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// What to do next, or `None` when there is nothing left to do for now.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When to call [`Session::handle_timeout`] at the latest.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        let greeting = match self.link {
+            Link::Greeting { again_at, .. } => Some(again_at),
+            Link::Offline => return None,
+            Link::Welcome => None,
+        };
+        [greeting, self.download.as_ref().map(Download::again_at), self.outbox.again_at()].into_iter().flatten().min()
+    }
+
+    /// The broker is there and all subscriptions stand.
+    pub fn handle_connected(&mut self, now: Duration) {
+        self.greet(now, FIRST_PAUSE);
+    }
+
+    /// The broker is gone. Work goes on; what was on its way is asked for or sent again after the next connect.
+    pub fn handle_disconnected(&mut self) {
+        self.link = Link::Offline;
+    }
+
+    /// The feature store changed.
+    pub fn handle_samples(&mut self, now: Duration, samples: u32) {
+        self.samples = samples;
+        if self.link != Link::Offline {
+            self.greet(now, FIRST_PAUSE);
+        }
+    }
+
+    /// The work is done and its update lies in the outbox on disk.
+    pub fn handle_update(&mut self, now: Duration, update: FinishedUpdate) {
+        self.working = None;
+        if !self.is_current(update.run, update.round) {
+            self.report(Event::Outdated(update.round));
+            let digest = Digest::of(&update.content);
+            self.actions.push_back(Action::EmptyOutbox(digest));
+        } else {
+            self.answered = Some((update.run, update.round));
+            self.outbox.put(update, now);
+            self.send_offer(now);
+        }
+        self.proceed(now);
+    }
+
+    /// The work failed; the shell has told why. The round goes on without this device.
+    pub fn handle_failure(&mut self, now: Duration) {
+        self.answered = self.working.take().or(self.answered);
+        self.proceed(now);
+    }
+
+    /// Everything that waited long enough is said again.
+    pub fn handle_timeout(&mut self, now: Duration) {
+        match self.link {
+            Link::Offline => return,
+            Link::Greeting { again_at, pause } if again_at <= now => self.greet(now, next_pause(pause)),
+            Link::Greeting { .. } | Link::Welcome => {}
+        }
+        if self.link == Link::Welcome {
+            if self.download.as_ref().is_some_and(|download| download.again_at() <= now) {
+                self.ask(now);
+            }
+            if self.outbox.again_at().is_some_and(|at| at <= now) {
+                self.send_offer(now);
+            }
+        }
+    }
+
+    /// A message of the aggregator, with the block behind it.
+    pub fn handle_message(&mut self, now: Duration, message: ToDevice, block: &[u8]) {
+        match message {
+            ToDevice::Welcome(welcome) => self.handle_welcome(now, &welcome),
+            ToDevice::Refused(refused) => self.handle_refused(now, refused.reason),
+            ToDevice::Notice(notice) => self.handle_notice(now, notice),
+            ToDevice::Want(want) => self.handle_want(now, &want),
+            ToDevice::Block(header) => self.handle_block(now, &header, block),
+            ToDevice::Receipt(receipt) => self.handle_receipt(now, &receipt),
+        }
+    }
+
+    /// The message for the broker to publish when this device vanishes.
+    pub fn last_will(&self) -> ToAggregator {
+        ToAggregator::Leaving(Leaving { boot: self.identity.boot })
+    }
+
+    /// The round of the newest notice.
+    pub fn round(&self) -> Option<RoundId> {
+        self.notice.as_ref().map(|notice| notice.round)
+    }
+
+    fn greet(&mut self, now: Duration, pause: Duration) {
+        self.link = Link::Greeting { again_at: now + self.jittered(pause), pause };
+        let identity = &self.identity;
+        let mut hardware = heapless::String::new();
+        for character in identity.hardware.chars() {
+            // A longer description is cut, not refused: it is for people only.
+            if hardware.push(character).is_err() {
+                break;
+            }
+        }
+        let hello = Hello {
+            boot: identity.boot,
+            extractor: identity.extractor,
+            classes: identity.classes,
+            shape: identity.shape,
+            samples: self.samples,
+            hardware,
+        };
+        self.send(ToAggregator::Hello(hello));
+    }
+
+    fn handle_welcome(&mut self, now: Duration, welcome: &Welcome) {
+        if welcome.boot != self.identity.boot || !matches!(self.link, Link::Greeting { .. }) {
+            return;
+        }
+        self.link = Link::Welcome;
+        self.report(Event::Welcome);
+        if self.download.is_some() {
+            self.ask(now);
+        }
+        self.send_offer(now);
+        self.proceed(now);
+    }
+
+    fn handle_refused(&mut self, now: Duration, reason: Refusal) {
+        self.report(Event::Refused(reason));
+        // The aggregator lost its books or never had this device in them.
+        if reason == Refusal::UnknownDevice && self.link == Link::Welcome {
+            return self.greet(now, FIRST_PAUSE);
+        }
+        let again_at = now + self.jittered(LONGEST_PAUSE);
+        self.link = Link::Greeting { again_at, pause: LONGEST_PAUSE };
+    }
+
+    fn handle_notice(&mut self, now: Duration, notice: Notice) {
+        if notice.shape != self.identity.shape || notice.params.check().is_err() {
+            return self.report(Event::ForeignNotice);
+        }
+        if self.outbox.round().is_some_and(|pending| pending != (notice.run, notice.round)) {
+            self.drop_outdated();
+        }
+        if self.notice.as_ref() != Some(&notice) {
+            let former = self.notice.replace(notice);
+            self.finished &= former.as_ref().is_some_and(|former| self.is_current(former.run, former.round));
+            self.stop_download();
+            // An aggregator that started again has no devices in its books until they say hello.
+            let boot = self.notice.as_ref().map(|notice| notice.boot);
+            if self.link == Link::Welcome && former.is_some_and(|former| Some(former.boot) != boot) {
+                return self.greet(now, FIRST_PAUSE);
+            }
+        }
+        self.proceed(now);
+    }
+
+    fn handle_receipt(&mut self, now: Duration, receipt: &Receipt) {
+        if self.outbox.digest() != Some(receipt.digest) {
+            return;
+        }
+        self.outbox.empty();
+        self.actions.push_back(Action::EmptyOutbox(receipt.digest));
+        self.report(match receipt.refused {
+            None => Event::Delivered(receipt.round),
+            Some(reason) => Event::Refused(reason),
+        });
+        self.proceed(now);
+    }
+
+    fn drop_outdated(&mut self) {
+        if let (Some(digest), Some((_, round))) = (self.outbox.digest(), self.outbox.round()) {
+            self.outbox.empty();
+            self.actions.push_back(Action::EmptyOutbox(digest));
+            self.report(Event::Outdated(round));
+        }
+    }
+
+    /// Looks at what the newest notice asks for and takes the next step towards it, if one can be taken now.
+    fn proceed(&mut self, now: Duration) {
+        let Some(notice) = self.notice.clone() else { return };
+        if self.link != Link::Welcome || self.download.is_some() {
+            return;
+        }
+        let has_work = matches!(notice.task, Task::Train | Task::Statistics { .. })
+            && self.samples > 0
+            && self.answered != Some((notice.run, notice.round))
+            && is_selected(&notice, &self.identity.device);
+        if !has_work && notice.task != Task::Finished {
+            return;
+        }
+        if let Some(blob) = notice.heads.filter(|blob| self.heads.as_ref().is_none_or(|(have, _)| have != blob)) {
+            let limit = largest_aid(notice.shape, grapevine_models::Method::FedAvg);
+            return self.begin_download(now, blob, limit);
+        }
+        self.save_heads(&notice);
+        if notice.task == Task::Finished && !self.finished {
+            self.finished = true;
+            self.report(Event::Finished(notice.round));
+        }
+        if !has_work {
+            return;
+        }
+        if let Some(blob) = notice.aid.filter(|blob| self.aid.as_ref().is_none_or(|(have, _)| have != blob)) {
+            return self.begin_download(now, blob, largest_aid(notice.shape, notice.params.method));
+        }
+        if self.working.is_some() {
+            return;
+        }
+        self.working = Some((notice.run, notice.round));
+        self.report(Event::RoundBegan(notice.round));
+        let heads = notice.heads.and(self.heads.as_ref()).map(|(_, content)| content.clone());
+        let aid = notice.aid.and(self.aid.as_ref()).map(|(_, content)| content.clone());
+        self.actions.push_back(Action::Work(Job { notice, heads, aid }));
+    }
+
+    fn save_heads(&mut self, notice: &Notice) {
+        let Some((blob, content)) = self.heads.as_ref().filter(|(have, _)| notice.heads == Some(*have)) else { return };
+        if self.saved == Some(blob.digest) {
+            return;
+        }
+        let digest = blob.digest;
+        self.saved = Some(digest);
+        self.actions.push_back(Action::SaveHeads {
+            run: notice.run,
+            round: notice.round,
+            content: content.clone(),
+            digest,
+        });
+        self.report(Event::NewHeads(digest));
+    }
+
+    fn is_current(&self, run: RunId, round: RoundId) -> bool {
+        self.notice.as_ref().is_some_and(|notice| (notice.run, notice.round) == (run, round))
+    }
+
+    fn send(&mut self, message: ToAggregator) {
+        self.actions.push_back(Action::Send(message, Vec::new()));
+    }
+
+    fn send_block(&mut self, message: ToAggregator, block: Vec<u8>) {
+        self.actions.push_back(Action::Send(message, block));
+    }
+
+    fn report(&mut self, event: Event) {
+        self.actions.push_back(Action::Report(event));
+    }
+
+    /// Between half and the whole pause, so that a fleet does not come back in one instant.
+    fn jittered(&mut self, pause: Duration) -> Duration {
+        pause.mul_f64(0.5 + 0.5 * self.rng.random::<f64>())
+    }
+}
+
+fn next_pause(pause: Duration) -> Duration {
+    (pause * 2).min(LONGEST_PAUSE)
+}

@@ -1,0 +1,88 @@
+//! The update that waits for its receipt: offered again and again, sent in the blocks the aggregator asks for.
+
+use core::time::Duration;
+
+use grapevine_protocol::{BlobRef, Digest, Offer, RoundId, RunId, ToAggregator, Want, block};
+
+use super::{FIRST_PAUSE, FinishedUpdate, Link, Session, next_pause};
+
+/// At most one update is pending; a device works on one round at a time.
+pub(super) struct Outbox {
+    pending: Option<Pending>,
+}
+
+struct Pending {
+    update: FinishedUpdate,
+    blob: BlobRef,
+    again_at: Duration,
+    pause: Duration,
+}
+
+impl Outbox {
+    pub(super) fn new(update: Option<FinishedUpdate>) -> Self {
+        let mut outbox = Self { pending: None };
+        if let Some(update) = update {
+            outbox.put(update, Duration::ZERO);
+        }
+        outbox
+    }
+
+    pub(super) fn put(&mut self, update: FinishedUpdate, now: Duration) {
+        let blob = BlobRef::of(&update.content);
+        self.pending = Some(Pending { update, blob, again_at: now, pause: FIRST_PAUSE });
+    }
+
+    pub(super) fn empty(&mut self) {
+        self.pending = None;
+    }
+
+    pub(super) fn again_at(&self) -> Option<Duration> {
+        self.pending.as_ref().map(|pending| pending.again_at)
+    }
+
+    pub(super) fn digest(&self) -> Option<Digest> {
+        self.pending.as_ref().map(|pending| pending.blob.digest)
+    }
+
+    pub(super) fn round(&self) -> Option<(RunId, RoundId)> {
+        self.pending.as_ref().map(|pending| (pending.update.run, pending.update.round))
+    }
+}
+
+impl Session {
+    /// Offers the pending update, with its first block, if the aggregator listens.
+    pub(super) fn send_offer(&mut self, now: Duration) {
+        if self.link != Link::Welcome {
+            return;
+        }
+        let Some(pause) = self.outbox.pending.as_ref().map(|pending| pending.pause) else { return };
+        let again_at = now + self.jittered(pause);
+        let Some(pending) = &mut self.outbox.pending else { return };
+        pending.again_at = again_at;
+        pending.pause = next_pause(pending.pause);
+        let Some((header, bytes)) = block(&pending.blob, &pending.update.content, 0) else { return };
+        let offer = Offer { run: pending.update.run, round: pending.update.round, blob: pending.blob, crc: header.crc };
+        let bytes = bytes.to_vec();
+        self.send_block(ToAggregator::Offer(offer), bytes);
+    }
+
+    /// Sends the blocks the aggregator misses.
+    pub(super) fn handle_want(&mut self, now: Duration, want: &Want) {
+        let Some(pending) = &mut self.outbox.pending else { return };
+        if want.blob != pending.blob {
+            return;
+        }
+        // The aggregator is at it: no need to offer again soon.
+        pending.pause = FIRST_PAUSE;
+        pending.again_at = now + 2 * FIRST_PAUSE;
+        let blocks: Vec<_> = want
+            .missing
+            .iter()
+            .filter_map(|index| block(&pending.blob, &pending.update.content, index))
+            .map(|(header, bytes)| (header, bytes.to_vec()))
+            .collect();
+        for (header, bytes) in blocks {
+            self.send_block(ToAggregator::Block(header), bytes);
+        }
+    }
+}

@@ -1,0 +1,226 @@
+use grapevine_models::{Method, Params};
+use grapevine_protocol::{Encoding, Refused, block};
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn identity() -> Identity {
+    Identity {
+        device: "camera-1".parse().unwrap(),
+        boot: BootId(7),
+        extractor: Digest([1; 32]),
+        classes: Digest([2; 32]),
+        shape: Shape::new(2, 3).unwrap(),
+        hardware: "x".repeat(500),
+    }
+}
+
+fn notice(round: u32, heads: Option<BlobRef>) -> Notice {
+    Notice {
+        boot: BootId(70),
+        run: RunId(1),
+        round: RoundId(round),
+        task: Task::Train,
+        shape: Shape::new(2, 3).unwrap(),
+        params: Params::defaults(Method::FedAvg, 2),
+        encoding: Encoding::F32,
+        heads,
+        aid: None,
+        seed: 5,
+        highest_ticket: u64::MAX,
+        closes_in_ms: 1_000,
+    }
+}
+
+fn actions(session: &mut Session) -> Vec<Action> {
+    core::iter::from_fn(|| session.poll_action()).collect()
+}
+
+/// A session that is welcome, with its actions so far taken.
+fn welcome() -> Session {
+    let mut session = Session::new(identity(), 10, None);
+    session.handle_connected(SECOND);
+    session.handle_message(SECOND, ToDevice::Welcome(Welcome { boot: BootId(7), run: RunId(1) }), &[]);
+    actions(&mut session);
+    session
+}
+
+fn update(round: u32) -> FinishedUpdate {
+    FinishedUpdate { run: RunId(1), round: RoundId(round), content: vec![round as u8; 100] }
+}
+
+fn receipt(update: &FinishedUpdate, refused: Option<Refusal>) -> ToDevice {
+    let digest = Digest::of(&update.content);
+    ToDevice::Receipt(Receipt { run: update.run, round: update.round, digest, refused })
+}
+
+#[test]
+fn a_hello_is_repeated_until_it_is_answered() {
+    let mut session = Session::new(identity(), 10, None);
+    assert_eq!(session.poll_timeout(), None);
+    session.handle_connected(SECOND);
+    assert!(matches!(actions(&mut session)[..], [Action::Send(ToAggregator::Hello(_), _)]));
+    let again = session.poll_timeout().unwrap();
+    session.handle_timeout(again - Duration::from_millis(1));
+    assert!(actions(&mut session).is_empty());
+    session.handle_timeout(again);
+    assert!(matches!(actions(&mut session)[..], [Action::Send(ToAggregator::Hello(_), _)]));
+    let stranger = ToDevice::Welcome(Welcome { boot: BootId(8), run: RunId(1) });
+    session.handle_message(again, stranger, &[]);
+    assert!(actions(&mut session).is_empty());
+}
+
+#[test]
+fn a_round_goes_from_notice_to_receipt() {
+    let mut session = welcome();
+    session.handle_message(SECOND, ToDevice::Notice(notice(0, None)), &[]);
+    let taken = actions(&mut session);
+    assert!(taken.iter().any(|action| matches!(action, Action::Work(job) if job.heads.is_none())), "{taken:?}");
+    session.handle_update(SECOND, update(0));
+    let taken = actions(&mut session);
+    assert!(matches!(&taken[..], [Action::Send(ToAggregator::Offer(_), block)] if block.len() == 100), "{taken:?}");
+    session.handle_message(SECOND, receipt(&update(0), None), &[]);
+    let taken = actions(&mut session);
+    assert!(matches!(&taken[..], [Action::EmptyOutbox(_), Action::Report(Event::Delivered(_))]), "{taken:?}");
+    assert_eq!(session.poll_timeout(), None);
+    // The same notice again asks for nothing new.
+    session.handle_message(SECOND, ToDevice::Notice(notice(0, None)), &[]);
+    assert!(actions(&mut session).is_empty());
+}
+
+#[test]
+fn an_offer_is_repeated_until_its_receipt_and_over_a_reconnect() {
+    let mut session = welcome();
+    session.handle_message(SECOND, ToDevice::Notice(notice(0, None)), &[]);
+    session.handle_update(SECOND, update(0));
+    actions(&mut session);
+    let again = session.poll_timeout().unwrap();
+    session.handle_timeout(again);
+    assert!(matches!(actions(&mut session)[..], [Action::Send(ToAggregator::Offer(_), _)]));
+    session.handle_disconnected();
+    assert_eq!(session.poll_timeout(), None);
+    session.handle_connected(again);
+    session.handle_message(again, ToDevice::Welcome(Welcome { boot: BootId(7), run: RunId(1) }), &[]);
+    assert!(actions(&mut session).iter().any(|a| matches!(a, Action::Send(ToAggregator::Offer(_), _))));
+    // A receipt of something else empties nothing.
+    session.handle_message(again, receipt(&update(9), None), &[]);
+    assert!(actions(&mut session).is_empty());
+}
+
+#[test]
+fn heads_are_fetched_in_blocks_that_may_come_twice_and_damaged() {
+    let content: Vec<u8> = (0..200).collect();
+    let blob = BlobRef::of(&content);
+    let mut session = welcome();
+    session.handle_message(SECOND, ToDevice::Notice(notice(3, Some(blob))), &[]);
+    let taken = actions(&mut session);
+    assert!(matches!(&taken[..], [Action::Follow(_), Action::Send(ToAggregator::Want(_), _)]), "{taken:?}");
+    let (header, bytes) = block(&blob, &content, 0).unwrap();
+    session.handle_message(SECOND, ToDevice::Block(header), &bytes[1..]);
+    assert!(matches!(actions(&mut session)[..], [Action::Report(Event::Damaged)]));
+    session.handle_timeout(session.poll_timeout().unwrap());
+    assert!(matches!(actions(&mut session)[..], [Action::Send(ToAggregator::Want(_), _)]));
+    session.handle_message(SECOND, ToDevice::Block(header), bytes);
+    session.handle_message(SECOND, ToDevice::Block(header), bytes);
+    let taken = actions(&mut session);
+    assert!(taken.iter().any(|a| matches!(a, Action::SaveHeads { .. })), "{taken:?}");
+    assert!(taken.iter().any(|a| matches!(a, Action::Work(job) if job.heads.is_some())), "{taken:?}");
+}
+
+#[test]
+fn a_run_is_reported_as_finished_once_its_heads_are_kept() {
+    let content: Vec<u8> = (0..200).collect();
+    let blob = BlobRef::of(&content);
+    let finished = |heads| ToDevice::Notice(Notice { task: Task::Finished, ..notice(4, heads) });
+    let mut session = welcome();
+    session.handle_message(SECOND, finished(Some(blob)), &[]);
+    let taken = actions(&mut session);
+    assert!(matches!(&taken[..], [Action::Follow(_), Action::Send(ToAggregator::Want(_), _)]), "{taken:?}");
+    let (header, bytes) = block(&blob, &content, 0).unwrap();
+    session.handle_message(SECOND, ToDevice::Block(header), bytes);
+    let taken = actions(&mut session);
+    let saved = taken.iter().position(|action| matches!(action, Action::SaveHeads { .. }));
+    let told = taken.iter().position(|action| matches!(action, Action::Report(Event::Finished(RoundId(4)))));
+    assert!(saved.is_some() && saved < told, "{taken:?}");
+    session.handle_message(SECOND, finished(Some(blob)), &[]);
+    assert!(actions(&mut session).is_empty(), "the same notice again says nothing new");
+    let mut session = welcome();
+    session.handle_message(SECOND, finished(None), &[]);
+    let taken = actions(&mut session);
+    assert!(matches!(taken[..], [Action::Report(Event::Finished(_))]), "a run may end without heads: {taken:?}");
+}
+
+#[test]
+fn what_a_former_start_left_is_offered_and_an_old_round_is_dropped() {
+    let mut session = Session::new(identity(), 10, Some(update(4)));
+    session.handle_connected(SECOND);
+    session.handle_message(SECOND, ToDevice::Notice(notice(4, None)), &[]);
+    session.handle_message(SECOND, ToDevice::Welcome(Welcome { boot: BootId(7), run: RunId(1) }), &[]);
+    let taken = actions(&mut session);
+    assert!(taken.iter().any(|a| matches!(a, Action::Send(ToAggregator::Offer(_), _))), "{taken:?}");
+    assert!(!taken.iter().any(|a| matches!(a, Action::Work(_))), "a round is not worked on twice: {taken:?}");
+    session.handle_message(SECOND, ToDevice::Notice(notice(5, None)), &[]);
+    let taken = actions(&mut session);
+    assert!(taken.iter().any(|a| matches!(a, Action::EmptyOutbox(_))), "{taken:?}");
+    assert!(taken.iter().any(|a| matches!(a, Action::Work(_))), "{taken:?}");
+}
+
+#[test]
+fn a_notice_during_work_waits_for_its_end() {
+    let mut session = welcome();
+    session.handle_message(SECOND, ToDevice::Notice(notice(0, None)), &[]);
+    actions(&mut session);
+    session.handle_message(SECOND, ToDevice::Notice(notice(1, None)), &[]);
+    assert!(actions(&mut session).is_empty());
+    session.handle_update(SECOND, update(0));
+    let taken = actions(&mut session);
+    assert!(taken.iter().any(|a| matches!(a, Action::EmptyOutbox(_))), "{taken:?}");
+    assert!(taken.iter().any(|a| matches!(a, Action::Work(job) if job.notice.round == RoundId(1))), "{taken:?}");
+}
+
+#[test]
+fn an_unknown_device_says_hello_again_and_a_refused_one_waits() {
+    let mut session = welcome();
+    session.handle_message(SECOND, ToDevice::Refused(Refused { reason: Refusal::UnknownDevice }), &[]);
+    assert!(actions(&mut session).iter().any(|a| matches!(a, Action::Send(ToAggregator::Hello(_), _))));
+    session.handle_message(SECOND, ToDevice::Refused(Refused { reason: Refusal::Classes }), &[]);
+    let taken = actions(&mut session);
+    assert!(matches!(taken[..], [Action::Report(Event::Refused(Refusal::Classes))]), "{taken:?}");
+    assert!(session.poll_timeout().unwrap() > SECOND + LONGEST_PAUSE / 3);
+}
+
+#[test]
+fn a_restarted_aggregator_hears_hello_again() {
+    let mut session = welcome();
+    session.handle_message(SECOND, ToDevice::Notice(notice(0, None)), &[]);
+    actions(&mut session);
+    let restarted = Notice { boot: BootId(71), ..notice(0, None) };
+    session.handle_message(SECOND, ToDevice::Notice(restarted), &[]);
+    let taken = actions(&mut session);
+    assert!(matches!(taken[..], [Action::Send(ToAggregator::Hello(_), _)]), "{taken:?}");
+}
+
+#[test]
+fn devices_without_samples_or_without_the_draw_do_not_work() {
+    let mut session = Session::new(identity(), 0, None);
+    session.handle_connected(SECOND);
+    session.handle_message(SECOND, ToDevice::Welcome(Welcome { boot: BootId(7), run: RunId(1) }), &[]);
+    session.handle_message(SECOND, ToDevice::Notice(notice(0, None)), &[]);
+    assert!(!actions(&mut session).iter().any(|a| matches!(a, Action::Work(_))));
+    let mut session = welcome();
+    let unlucky = Notice { highest_ticket: 0, ..notice(0, None) };
+    session.handle_message(SECOND, ToDevice::Notice(unlucky), &[]);
+    assert!(!actions(&mut session).iter().any(|a| matches!(a, Action::Work(_))));
+}
+
+#[test]
+fn a_notice_of_another_shape_or_an_impossible_blob_is_ignored() {
+    let mut session = welcome();
+    let foreign = Notice { shape: Shape::new(3, 3).unwrap(), ..notice(0, None) };
+    session.handle_message(SECOND, ToDevice::Notice(foreign), &[]);
+    assert!(matches!(actions(&mut session)[..], [Action::Report(Event::ForeignNotice)]));
+    let huge = BlobRef { digest: Digest([9; 32]), bytes: 200_000_000 };
+    session.handle_message(SECOND, ToDevice::Notice(notice(0, Some(huge))), &[]);
+    assert!(matches!(actions(&mut session)[..], [Action::Report(Event::Damaged)]));
+}

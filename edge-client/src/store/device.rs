@@ -1,0 +1,163 @@
+//! What the device remembers beside its features: its name, the pending update, the newest head, cached blobs.
+//!
+//! A record whose checksum does not fit reads as absent: each of them can be had again from the aggregator or from
+//! the features, so a damaged one costs a message and not the device.
+
+use grapevine_models::Head;
+use redb::{ReadableTable, WriteTransaction};
+
+use super::record::{outbox_header, pack_head, parse_head, parse_outbox, seal, unseal};
+use super::{Digest, RECORDS, Store, StoreError};
+
+/// Most bytes of a device name or a note.
+const MAX_NOTE_BYTES: usize = 4 << 10;
+/// Most bytes of an update or a cached blob: two heads of the largest shape, with room for prototypes.
+const MAX_BLOB_BYTES: usize = 64 << 20;
+
+const IDENTITY: &str = "identity";
+const OUTBOX: &str = "outbox";
+const HEAD: &str = "head";
+const NOTE_PREFIX: &str = "note/";
+const BLOB_PREFIX: &str = "blob/";
+
+/// An update that waits for its receipt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxEntry {
+    /// The run it belongs to.
+    pub run: u64,
+    /// The round it answers.
+    pub round: u32,
+    /// SHA-256 of `bytes`; the receipt names it.
+    pub digest: Digest,
+    /// The update as it goes out.
+    pub bytes: Vec<u8>,
+}
+
+/// The newest head this device has seen; `classify` works with it when the aggregator is away.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewestHead {
+    /// The run it belongs to.
+    pub run: u64,
+    /// The round that made it.
+    pub round: u32,
+    /// The head for inference, f32 exact.
+    pub main: Head,
+    /// SHA-256 of the model's blob.
+    pub digest: Digest,
+}
+
+impl Store {
+    /// The device's name, if it was given one.
+    pub fn identity(&self) -> Result<Option<String>, StoreError> {
+        self.record(IDENTITY, |payload| String::from_utf8(payload.to_vec()).ok())
+    }
+
+    /// Names the device. The name outlives [`Store::reset`].
+    pub fn set_identity(&self, identity: &str) -> Result<(), StoreError> {
+        check_size("a device name", identity.len(), MAX_NOTE_BYTES)?;
+        self.put_record(IDENTITY, &[identity.as_bytes()])
+    }
+
+    /// Keeps one update until its receipt comes; it replaces an older one, whose round is over.
+    pub fn put_outbox(&self, entry: &OutboxEntry) -> Result<(), StoreError> {
+        check_size("an update", entry.bytes.len(), MAX_BLOB_BYTES)?;
+        self.put_record(OUTBOX, &[&outbox_header(entry), &entry.bytes])
+    }
+
+    /// The update that waits for its receipt.
+    pub fn outbox(&self) -> Result<Option<OutboxEntry>, StoreError> {
+        self.record(OUTBOX, parse_outbox)
+    }
+
+    /// Forgets the pending update if it is the one of this digest, and says whether it was: a late receipt of an
+    /// older update must not lose a newer one.
+    pub fn empty_outbox(&self, digest: Digest) -> Result<bool, StoreError> {
+        if self.outbox()?.is_none_or(|entry| entry.digest != digest) {
+            return Ok(false);
+        }
+        self.write(|transaction| {
+            let mut records = transaction.open_table(RECORDS)?;
+            // Looked at again inside the transaction: another thread may have put a new update meanwhile.
+            let pending = records.get(OUTBOX)?.and_then(|record| unseal(OUTBOX, record.value()).and_then(parse_outbox));
+            let matches = pending.is_some_and(|entry| entry.digest == digest);
+            if matches {
+                records.remove(OUTBOX)?;
+            }
+            Ok(matches)
+        })
+    }
+
+    /// Keeps the newest head in place of the one before.
+    ///
+    /// # Panics
+    /// If the head is not of the store's shape.
+    pub fn put_head(&self, newest: &NewestHead) -> Result<(), StoreError> {
+        let shape = self.shape();
+        assert_eq!(
+            newest.main.weight.len() + newest.main.bias.len(),
+            shape.parameters(),
+            "a head of the store's shape"
+        );
+        self.put_record(HEAD, &[&pack_head(newest)])
+    }
+
+    /// The newest head, bit for bit as it was put.
+    pub fn newest_head(&self) -> Result<Option<NewestHead>, StoreError> {
+        let shape = self.shape();
+        self.record(HEAD, |payload| parse_head(payload, shape))
+    }
+
+    /// A few bytes under a name of the caller's.
+    pub fn note(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.record(&format!("{NOTE_PREFIX}{key}"), |payload| Some(payload.to_vec()))
+    }
+
+    /// Keeps a few bytes under a name. Notes outlive [`Store::reset`].
+    pub fn set_note(&self, key: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        check_size("a note", bytes.len(), MAX_NOTE_BYTES)?;
+        self.put_record(&format!("{NOTE_PREFIX}{key}"), &[bytes])
+    }
+
+    /// The cached blob of this kind, if it is the one of this digest.
+    pub fn blob(&self, kind: &str, digest: Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        self.record(&format!("{BLOB_PREFIX}{kind}"), |payload| {
+            Some(payload.split_first_chunk::<32>().filter(|(stored, _)| **stored == digest)?.1.to_vec())
+        })
+    }
+
+    /// Caches a blob in place of the last one of its kind.
+    pub fn put_blob(&self, kind: &str, digest: Digest, bytes: &[u8]) -> Result<(), StoreError> {
+        check_size("a cached blob", bytes.len(), MAX_BLOB_BYTES)?;
+        self.put_record(&format!("{BLOB_PREFIX}{kind}"), &[&digest, bytes])
+    }
+
+    fn put_record(&self, name: &str, payload: &[&[u8]]) -> Result<(), StoreError> {
+        let record = seal(name, payload);
+        self.write(|transaction| {
+            transaction.open_table(RECORDS)?.insert(name, record.as_slice())?;
+            Ok(())
+        })
+    }
+
+    fn record<T>(&self, name: &str, parse: impl FnOnce(&[u8]) -> Option<T>) -> Result<Option<T>, StoreError> {
+        self.read(|transaction| {
+            let Some(record) = transaction.open_table(RECORDS)?.get_owned(name)? else { return Ok(None) };
+            let Some(payload) = unseal(name, record.value()) else {
+                tracing::warn!(record = name, "a stored record is damaged and counts as absent");
+                return Ok(None);
+            };
+            Ok(parse(payload))
+        })
+    }
+}
+
+/// Forgets what belongs to one model: the head, the pending update and the cached blobs.
+pub(super) fn forget_model(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    let mut records = transaction.open_table(RECORDS)?;
+    records.retain(|name, _| name != OUTBOX && name != HEAD && !name.starts_with(BLOB_PREFIX))?;
+    Ok(())
+}
+
+fn check_size(what: &'static str, bytes: usize, limit: usize) -> Result<(), StoreError> {
+    if bytes <= limit { Ok(()) } else { Err(StoreError::TooLarge { what, bytes, limit }) }
+}

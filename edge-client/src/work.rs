@@ -1,0 +1,94 @@
+//! A round's work on a device: from a job and the stored features to an encoded update. Pure.
+
+use grapevine_models::{
+    Balance, Heads, LocalTraining, Means, Method, ParamsError, Plan, Prototypes, Samples, SamplesError, Statistics,
+    stream,
+};
+use grapevine_protocol::limits::MAX_BLOB_BYTES;
+use grapevine_protocol::{Aid, BodyError, DeviceId, HeadsBody, Task, Update, UpdateContent};
+
+use crate::session::Job;
+use crate::store::Dataset;
+
+/// Why a round's work could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkError {
+    /// The fleet's heads or aid do not fit this fleet.
+    #[error("the fleet's model cannot be used: {0}")]
+    Model(#[from] BodyError),
+    /// The stored features cannot be trained on.
+    #[error("the stored features cannot be used: {0}")]
+    Samples(#[from] SamplesError),
+    /// Hyper-parameters out of range.
+    #[error("the round's hyper-parameters cannot be used: {0}")]
+    Params(#[from] ParamsError),
+    /// Training left the range of numbers.
+    #[error("training diverged ({0}); the fleet's learning rate is too high for these features")]
+    Diverged(grapevine_models::HeadError),
+    /// Dense prototypes of too large a fleet.
+    #[error("the update has {0} bytes, more than the protocol carries; the fleet should use `redgrape-live`")]
+    TooLarge(usize),
+    /// Nothing to do in this kind of round, or nothing to do it with.
+    #[error("there are no stored features to work with; run `edge-client ingest`")]
+    Nothing,
+}
+
+/// Does what the notice asks for and gives the encoded update.
+pub fn work(job: &Job, device: &DeviceId, dataset: &Dataset) -> Result<Vec<u8>, WorkError> {
+    let notice = &job.notice;
+    let shape = notice.shape;
+    let samples = Samples::new(shape, &dataset.features, &dataset.labels)?;
+    if dataset.labels.is_empty() {
+        return Err(WorkError::Nothing);
+    }
+    let content = match notice.task {
+        Task::Wait | Task::Finished => return Err(WorkError::Nothing),
+        Task::Statistics { extent } => {
+            UpdateContent::Statistics(Statistics::of(&samples, extent, notice.params.min_samples_to_share))
+        }
+        Task::Train => train(job, device, samples)?,
+    };
+    let update = Update { samples: dataset.labels.len() as u32, content };
+    let content = update.encode(shape, notice.encoding);
+    if content.len() > MAX_BLOB_BYTES {
+        return Err(WorkError::TooLarge(content.len()));
+    }
+    Ok(content)
+}
+
+fn train(job: &Job, device: &DeviceId, samples: Samples<'_>) -> Result<UpdateContent, WorkError> {
+    let notice = &job.notice;
+    let (shape, params) = (notice.shape, notice.params.check()?);
+    let heads = match &job.heads {
+        Some(content) => HeadsBody::decode(content, shape)?.0,
+        None => Heads::zeros(shape),
+    };
+    let aid = job.aid.as_deref().map(|content| Aid::decode(content, shape)).transpose()?;
+    let prototypes = if params.method.sends_prototypes() {
+        Prototypes::of(&heads.main, &samples, params.min_samples_to_share)
+    } else {
+        Prototypes::default()
+    };
+    let rng = stream(notice.seed, notice.round.0, device.as_str().as_bytes());
+    let mut plan = Plan::draw(samples.labels(), shape.classes(), &params, rng);
+    let balanced = plan.balanced().to_vec();
+    let (balance, prior) = balance_of(&aid, params.method, job.heads.is_some());
+    let mut training = LocalTraining::new(samples, heads, balance, &balanced, prior, params);
+    training.run(&mut plan);
+    let heads = training.into_heads();
+    heads.check(shape).map_err(WorkError::Diverged)?;
+    Ok(UpdateContent::Trained { heads, prototypes })
+}
+
+/// What the aid means for the method. Without prototypes the balance begins with the second round, as it does with
+/// them.
+fn balance_of(aid: &Option<Aid>, method: Method, has_heads: bool) -> (Balance<'_>, Option<&[f32]>) {
+    match aid {
+        Some(Aid::Prototypes(prototypes)) => (Balance::Prototypes(prototypes), None),
+        Some(Aid::Means(Means { by_class })) if by_class.is_empty() => (Balance::Nothing, None),
+        Some(Aid::Means(means)) => (Balance::Means(means), None),
+        Some(Aid::Prior(prior)) => (Balance::Nothing, Some(prior)),
+        None if method == Method::RedGrapeNoPrototypes && has_heads => (Balance::Local, None),
+        None => (Balance::Nothing, None),
+    }
+}

@@ -1,0 +1,21 @@
+//! What both daemons need from the machine they run on: MQTT, configuration files, manifests, signals, logging
+//! and the process's own figures.
+//!
+//! This crate knows sockets, files, clocks and signals so that the session and the round need not. It must never
+//! hold a decision of the protocol: bytes go in and out of [`Transport`] unread.
+//!
+//! Read [`Transport`] first, then [`config::load`].
+
+pub mod broker_address;
+pub mod config;
+pub mod cpu;
+pub mod files;
+pub mod log;
+pub mod manifest;
+pub mod memory;
+pub mod signals;
+pub mod transport;
+
+pub use broker_address::BrokerAddress;
+pub use signals::Shutdown;
+pub use transport::Transport;

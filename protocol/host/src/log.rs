@@ -1,0 +1,72 @@
+//! What is logged, and where: standard error, so that standard output stays for results.
+//!
+//! Levels: error = a person must act; warn = the system recovered by itself; info = one line per round; debug = per
+//! message; trace = everything.
+
+use std::env;
+use std::io::{self, IsTerminal};
+
+use tracing_subscriber::EnvFilter;
+
+/// Overrides `-v` and `-q`: a level such as `debug`, or a filter such as `grapevine_host=trace,warn`.
+pub const VARIABLE: &str = "GRAPEVINE_LOG";
+
+/// Where our own messages come from: the libraries, and the three programs.
+const OURS: [&str; 4] = ["grapevine", "aggregator", "edge_client", "fleet"];
+
+/// Starts logging. `verbosity` is the number of `-v` less the number of `-q`; 0 shows one line per round.
+/// A second call changes nothing.
+pub fn init(verbosity: i8) {
+    init_with(verbosity, "");
+}
+
+/// As [`init`], with directives such as `rumqttd=off` for libraries that must be heard differently. They hold under
+/// any level that is asked for, and a directive for the same library in [`VARIABLE`] goes over them.
+pub fn init_with(verbosity: i8, extra: &str) {
+    let asked = env::var(VARIABLE).ok().filter(|text| !text.trim().is_empty());
+    // Alone first: what is wrong with it should be said without our own directives around it.
+    let refused = asked.as_deref().and_then(|text| EnvFilter::try_new(text).err());
+    let wanted = asked.filter(|_| refused.is_none()).unwrap_or_else(|| directives(verbosity));
+    let filter = EnvFilter::new(format!("{extra},{wanted}"));
+    let colour = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    // An error means that the program around us has set up logging already, which is its right.
+    let _already =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colour).try_init();
+    if let Some(error) = refused {
+        tracing::error!(%error, "{VARIABLE} is not a log filter; try `debug` or `grapevine_host=trace,warn`");
+    }
+}
+
+/// Other people's libraries are chatty: they are shown one level less, and never below warnings unless asked.
+fn directives(verbosity: i8) -> String {
+    let (theirs, ours) = match verbosity {
+        ..=-3 => ("off", "off"),
+        -2 => ("error", "error"),
+        -1 => ("error", "warn"),
+        0 => ("warn", "info"),
+        1 => ("warn", "debug"),
+        2 => ("info", "trace"),
+        3.. => ("trace", "trace"),
+    };
+    OURS.iter().fold(theirs.to_owned(), |text, target| format!("{text},{target}={ours}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_verbosity_is_a_filter() {
+        for verbosity in i8::MIN..=i8::MAX {
+            let text = directives(verbosity);
+            assert!(EnvFilter::try_new(&text).is_ok(), "{text}");
+        }
+        assert!(directives(0).starts_with("warn,grapevine=info"));
+    }
+
+    #[test]
+    fn a_second_start_does_no_harm() {
+        init(-3);
+        init_with(3, "rumqttd=off");
+    }
+}

@@ -1,0 +1,387 @@
+//! The polling thread: connects, reads and writes, and tells the sink. Nothing else may run here.
+#![allow(clippy::disallowed_methods, reason = "a shell: time-outs of a socket need the clock")]
+
+use core::convert::Infallible;
+use core::time::Duration;
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender};
+use rumqttc::mqttbytes::Error as PacketError;
+use rumqttc::{
+    AsyncClient, ConnectReturnCode, ConnectionError, EventLoop, Incoming, LastWill, MqttOptions, MqttState,
+    NetworkOptions, Publish, QoS, StateError, SubAck, SubscribeReasonCode,
+};
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::{timeout, timeout_at};
+
+use super::backoff::Pauses;
+use super::watchdog::Watchdog;
+use super::{Ending, Event, Link, Options, Phase, StartError};
+
+type Sink = Box<dyn FnMut(Event) + Send>;
+
+/// Hundreds of these threads may live in one process. Polling takes about a tenth of this, name resolution a third.
+const STACK_BYTES: usize = 256 * 1024;
+/// Messages that may wait for the broker's acknowledgement at once.
+const MAX_IN_FLIGHT: usize = 64;
+/// Room in the queue beside the caller's messages: subscriptions and the last word.
+const QUEUE_RESERVE: usize = 4;
+/// How long connecting, or writing one packet, may take: the keep-alive within these bounds, in seconds.
+const SHORTEST_TIMEOUT_S: u64 = 5;
+const LONGEST_TIMEOUT_S: u64 = 30;
+/// How long a closing transport waits for outstanding acknowledgements.
+const CLOSE_LIMIT: Duration = Duration::from_millis(1_500);
+/// How long a closing transport waits for the broker to hang up after DISCONNECT.
+const FAREWELL_LIMIT: Duration = Duration::from_millis(250);
+
+/// The polling thread, seen from outside.
+pub(super) struct Running {
+    /// Disconnects when the thread has ended.
+    pub(super) finished: Receiver<Infallible>,
+    pub(super) thread: thread::JoinHandle<()>,
+}
+
+/// Starts the thread.
+pub(super) fn start(options: Options, sink: Sink) -> Result<(Arc<Link>, Running), StartError> {
+    // Only resolving a host name uses a second thread, and only for that long.
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .thread_stack_size(STACK_BYTES)
+        .thread_keep_alive(Duration::from_secs(1))
+        .build()?;
+    let (client, mut eventloop) = AsyncClient::new(mqtt_options(&options), options.queue + QUEUE_RESERVE);
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    network.set_connection_timeout(options.keep_alive.as_secs().clamp(SHORTEST_TIMEOUT_S, LONGEST_TIMEOUT_S));
+    eventloop.set_network_options(network);
+    let link = Arc::new(Link::new(client, &options.subscriptions));
+    let (alive, finished) = crossbeam_channel::bounded(0);
+    let polling = Polling::new(Arc::clone(&link), options, sink, alive);
+    let run = move || poll(runtime, polling, eventloop);
+    let thread = thread::Builder::new().name("mqtt".to_owned()).stack_size(STACK_BYTES).spawn(run)?;
+    Ok((link, Running { finished, thread }))
+}
+
+fn mqtt_options(options: &Options) -> MqttOptions {
+    let broker = &options.broker;
+    let mut mqtt = MqttOptions::new(options.client_id.as_str(), broker.host(), broker.port());
+    mqtt.set_keep_alive(Duration::from_secs(options.keep_alive.as_secs()));
+    mqtt.set_clean_session(options.clean_session);
+    mqtt.set_max_packet_size(options.max_packet_bytes, options.max_packet_bytes);
+    mqtt.set_inflight(options.queue.clamp(2, MAX_IN_FLIGHT) as u16);
+    if let Some((user, password)) = broker.login() {
+        mqtt.set_credentials(user, password);
+    }
+    if let Some(will) = &options.will {
+        mqtt.set_last_will(LastWill::new(&will.topic, will.payload.clone(), QoS::AtLeastOnce, will.retain));
+    }
+    mqtt
+}
+
+fn poll(runtime: Runtime, polling: Polling, eventloop: EventLoop) {
+    runtime.block_on(polling.run(eventloop));
+    // Dropping the runtime would wait for a name that is still being resolved.
+    runtime.shutdown_background();
+}
+
+struct Polling {
+    link: Arc<Link>,
+    options: Options,
+    sink: Sink,
+    watchdog: Watchdog,
+    connected_at: Option<Instant>,
+    /// What the sink was told last, unless it was told of a connection since.
+    told: Option<Event>,
+    close_by: Option<Instant>,
+    took_leave: bool,
+    _alive: Sender<Infallible>,
+}
+
+/// Why a connection, or the attempt to make one, is over.
+enum Ended {
+    /// This side wanted it.
+    ByUs,
+    Lost(String),
+    Refused(String),
+    /// The broker sent something that cannot be read, and would send it again to a kept session.
+    Poisoned(String),
+}
+
+impl Polling {
+    fn new(link: Arc<Link>, options: Options, sink: Sink, alive: Sender<Infallible>) -> Self {
+        let watchdog = Watchdog::new(options.keep_alive, Instant::now());
+        Self {
+            link,
+            options,
+            sink,
+            watchdog,
+            connected_at: None,
+            told: None,
+            close_by: None,
+            took_leave: false,
+            _alive: alive,
+        }
+    }
+
+    async fn run(mut self, mut eventloop: EventLoop) {
+        let mut pauses = Pauses::new(self.options.backoff, &self.options.client_id);
+        loop {
+            let ended = self.serve(&mut eventloop).await;
+            self.link.hang_up();
+            start_afresh(&mut eventloop);
+            eventloop.mqtt_options.set_clean_session(self.options.clean_session);
+            let lasted = self.connected_at.take().map_or(Duration::ZERO, |since| since.elapsed());
+            let (event, pause) = match ended {
+                Ended::ByUs => return,
+                Ended::Lost(reason) => (Event::Disconnected { reason }, pauses.after(lasted)),
+                Ended::Refused(reason) => (Event::Refused { reason }, pauses.longest()),
+                Ended::Poisoned(reason) => {
+                    eventloop.mqtt_options.set_clean_session(true);
+                    (Event::Disconnected { reason }, pauses.after(lasted))
+                }
+            };
+            self.tell(event, pause);
+            if self.rest(pause).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Connects, and polls until that connection is over.
+    async fn serve(&mut self, eventloop: &mut EventLoop) -> Ended {
+        self.watchdog = Watchdog::new(self.options.keep_alive, Instant::now());
+        let ended = loop {
+            let turned = match self.turn(eventloop).await {
+                Ok(event) => self.receive(event),
+                Err(ended) => Err(ended),
+            };
+            if let Err(ended) = turned {
+                break ended;
+            }
+        };
+        // rumqttc reports a lost connection before the packets that it read just before; they were received all the same.
+        while let Some(event) = eventloop.state.events.pop_front() {
+            if let Err(reason) = self.receive(event) {
+                return reason;
+            }
+        }
+        ended
+    }
+
+    /// One event of the event loop. Its future is kept across wake-ups: dropped halfway, it could lose a packet.
+    async fn turn(&mut self, eventloop: &mut EventLoop) -> Result<rumqttc::Event, Ended> {
+        let link = Arc::clone(&self.link);
+        let poll = eventloop.poll();
+        tokio::pin!(poll);
+        loop {
+            self.steer()?;
+            let deadline = self.close_by.unwrap_or_else(|| Instant::now() + self.options.keep_alive);
+            let polled = tokio::select! {
+                biased;
+                () = link.wake.notified() => continue,
+                polled = timeout_at(deadline.into(), poll.as_mut()) => polled,
+            };
+            let now = Instant::now();
+            match polled {
+                Ok(Ok(event)) => {
+                    self.watchdog.turned(now);
+                    return Ok(event);
+                }
+                Ok(Err(error)) => return Err(self.explain(error)),
+                Err(_elapsed) => {
+                    if let Some(why) = self.watchdog.verdict(now, !link.lock().is_settled()) {
+                        return Err(Ended::Lost(format!("{why}; connecting anew")));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Passes on what waited for room in the queue, and moves a closing transport towards its end.
+    fn steer(&mut self) -> Result<(), Ended> {
+        let mut state = self.link.lock();
+        self.link.hand_over(&mut state);
+        match state.ending {
+            Ending::No => return Ok(()),
+            Ending::Cut => return Err(Ended::ByUs),
+            Ending::Close if state.phase != Phase::Connected => return Err(Ended::ByUs),
+            Ending::Close => {}
+        }
+        let now = Instant::now();
+        let close_by = *self.close_by.get_or_insert(now + CLOSE_LIMIT);
+        // Only once the broker has everything: a socket closed with unread acknowledgements resets the connection, and
+        // a broker that sees the reset first throws away what it has not read.
+        if !self.took_leave && state.is_settled() && self.link.client.try_disconnect().is_ok() {
+            self.took_leave = true;
+            self.close_by = Some(close_by.min(now + FAREWELL_LIMIT));
+        }
+        if now >= close_by { Err(Ended::ByUs) } else { Ok(()) }
+    }
+
+    fn receive(&mut self, event: rumqttc::Event) -> Result<(), Ended> {
+        let rumqttc::Event::Incoming(packet) = event else { return Ok(()) };
+        match packet {
+            Incoming::ConnAck(_) => {
+                self.link.open();
+                self.announce_if_settled();
+            }
+            Incoming::Publish(publish) => self.deliver(&publish),
+            Incoming::SubAck(granted) => {
+                self.check_granted(&granted)?;
+                self.acknowledge();
+            }
+            Incoming::PubAck(_) | Incoming::UnsubAck(_) => self.acknowledge(),
+            Incoming::PingResp
+            | Incoming::Connect(_)
+            | Incoming::PubRec(_)
+            | Incoming::PubRel(_)
+            | Incoming::PubComp(_)
+            | Incoming::Subscribe(_)
+            | Incoming::Unsubscribe(_)
+            | Incoming::PingReq
+            | Incoming::Disconnect => {}
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, publish: &Publish) {
+        // A broker may send the first message before it acknowledges the subscription; then that stands already.
+        self.announce();
+        self.link.received.count(publish.topic.len() + publish.payload.len());
+        // A copy of the exact size: the payload is a window into the read buffer and would keep all of that alive.
+        (self.sink)(Event::Message { topic: publish.topic.clone(), payload: publish.payload.to_vec() });
+    }
+
+    fn acknowledge(&mut self) {
+        self.link.acknowledged();
+        self.watchdog.progressed(Instant::now());
+        self.announce_if_settled();
+    }
+
+    fn check_granted(&self, granted: &SubAck) -> Result<(), Ended> {
+        if !granted.return_codes.contains(&SubscribeReasonCode::Failure) {
+            return Ok(());
+        }
+        let Options { client_id, broker, .. } = &self.options;
+        let filters: Vec<String> = self.link.lock().filters.iter().cloned().collect();
+        let filters = filters.join(", ");
+        Err(Ended::Refused(format!("{broker} refuses subscriptions; allow `{client_id}` to read {filters}")))
+    }
+
+    fn announce_if_settled(&mut self) {
+        let settled = self.link.lock().is_settled();
+        if settled {
+            self.announce();
+        }
+    }
+
+    fn announce(&mut self) {
+        if self.connected_at.is_some() {
+            return;
+        }
+        self.connected_at = Some(Instant::now());
+        self.told = None;
+        self.link.lock().phase = Phase::Connected;
+        tracing::debug!(broker = %self.options.broker, client = self.options.client_id, "connected");
+        (self.sink)(Event::Connected);
+    }
+
+    /// Tells the sink once, however often the same attempt fails.
+    fn tell(&mut self, event: Event, pause: Duration) {
+        if self.told.as_ref() == Some(&event) {
+            return;
+        }
+        self.told = Some(event.clone());
+        let client = &self.options.client_id;
+        if let Event::Refused { reason } = &event {
+            tracing::error!(client, reason, "refused by the broker");
+        } else if let Event::Disconnected { reason } = &event {
+            tracing::warn!(client, reason, ?pause, "no connection to the broker; trying again");
+        }
+        (self.sink)(event);
+    }
+
+    /// Waits out a pause; an error means that the transport should end.
+    async fn rest(&self, pause: Duration) -> Result<(), Ended> {
+        let until = Instant::now() + pause;
+        loop {
+            if self.link.lock().ending != Ending::No {
+                return Err(Ended::ByUs);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if timeout(left, self.link.wake.notified()).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn explain(&self, error: ConnectionError) -> Ended {
+        let broker = &self.options.broker;
+        if self.took_leave {
+            return Ended::ByUs;
+        }
+        if let ConnectionError::ConnectionRefused(code) = &error {
+            return explain_refusal(*code, &self.options);
+        }
+        if let ConnectionError::MqttState(StateError::Deserialization(packet)) = &error {
+            return explain_packet(packet, &self.options);
+        }
+        Ended::Lost(if matches!(error, ConnectionError::MqttState(StateError::ConnectionAborted)) {
+            format!("{broker} closed the connection; its log may say why")
+        } else if matches!(error, ConnectionError::MqttState(StateError::AwaitPingResp)) {
+            format!("{broker} did not answer for {:?}", self.options.keep_alive)
+        } else if matches!(error, ConnectionError::NetworkTimeout | ConnectionError::FlushTimeout) {
+            format!("{broker} is not reachable in time; check the network")
+        } else {
+            format!("no connection to {broker}: {error}; check the address and that the broker runs")
+        })
+    }
+}
+
+impl Drop for Polling {
+    fn drop(&mut self) {
+        // Also after a panic of the sink: nobody may believe in a connection that nothing polls.
+        self.link.hang_up();
+    }
+}
+
+/// Forgets the lost connection entirely. rumqttc would keep packet ids, collisions and queued requests, and with a
+/// broker that has forgotten the session too, it may then wait for an acknowledgement that never comes.
+fn start_afresh(eventloop: &mut EventLoop) {
+    eventloop.clean();
+    eventloop.pending.clear();
+    eventloop.state = MqttState::new(eventloop.mqtt_options.inflight(), false);
+}
+
+fn explain_refusal(code: ConnectReturnCode, options: &Options) -> Ended {
+    let Options { broker, client_id, .. } = options;
+    match code {
+        ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized => {
+            Ended::Refused(format!("{broker} refuses the login; check user and password in the broker address"))
+        }
+        ConnectReturnCode::BadClientId => {
+            Ended::Refused(format!("{broker} refuses the client id `{client_id}`; choose another"))
+        }
+        ConnectReturnCode::RefusedProtocolVersion => {
+            Ended::Refused(format!("{broker} does not speak MQTT 3.1.1; allow that version at the broker"))
+        }
+        ConnectReturnCode::ServiceUnavailable | ConnectReturnCode::Success => {
+            Ended::Lost(format!("{broker} is not available at the moment"))
+        }
+    }
+}
+
+fn explain_packet(error: &PacketError, options: &Options) -> Ended {
+    let Options { broker, max_packet_bytes, .. } = options;
+    if let PacketError::Io(error) = error {
+        return Ended::Lost(format!("the connection to {broker} broke: {error}"));
+    }
+    if let PacketError::PayloadSizeLimitExceeded(bytes) = error {
+        let limit = format!("{bytes} bytes, more than the limit of {max_packet_bytes}");
+        return Ended::Poisoned(format!("{broker} sent a packet of {limit}; it is skipped"));
+    }
+    Ended::Poisoned(format!("{broker} sent a packet that cannot be read: {error}"))
+}

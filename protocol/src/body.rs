@@ -1,0 +1,380 @@
+//! What is inside blobs: updates of devices, the fleet's heads, and what a method adds to them.
+//!
+//! A body is a small postcard header followed by raw arrays. Decoding takes what is expected and refuses everything
+//! else; it allocates an array only once its bytes are at hand.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use grapevine_models::limits::MAX_SAMPLES;
+use grapevine_models::{
+    FloatSums, Head, HeadError, Heads, Means, Method, PrototypeError, Prototypes, Shape, Statistics, StatisticsError,
+    Sums, triangle,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::limits::MAX_HEADER_BYTES;
+use crate::messages::Task;
+use crate::refusal::Refusal;
+use crate::tensor::{Encoding, TensorError};
+
+/// A device's answer to a round, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Update {
+    /// Samples it was trained on; its weight in the mean.
+    pub samples: u32,
+    /// What the round asked for.
+    pub content: UpdateContent,
+}
+
+/// The two kinds of answers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum UpdateContent {
+    /// Trained heads and, where the method asks for them, gradient prototypes.
+    Trained {
+        /// After local training.
+        heads: Heads,
+        /// At the received heads, for the classes the device may share.
+        prototypes: Prototypes,
+    },
+    /// Pure sums.
+    Statistics(Statistics),
+}
+
+/// The fleet's heads, as the aggregator publishes them. Always f32.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeadsBody(pub Heads);
+
+/// What a method adds to the heads.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Aid {
+    /// Mean gradients per class, for `redgrape`.
+    Prototypes(Prototypes),
+    /// Class means, for `redgrape-live`.
+    Means(Means),
+    /// Class shares `[C]`, for `logit-adjusted`.
+    Prior(Vec<f32>),
+}
+
+/// Why a body is refused.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum BodyError {
+    /// No header, or bytes left over.
+    #[error("the content is not what was asked for")]
+    Content,
+    /// Another shape than the fleet's.
+    #[error("a content for {} classes of {} features arrived; the fleet has {} classes of {} features",
+        received.classes(), received.features(), expected.classes(), expected.features())]
+    Shape {
+        /// The shape received.
+        received: Shape,
+        /// The fleet's.
+        expected: Shape,
+    },
+    /// Bytes that end early or numbers that are none.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// Heads of another shape, or absurd ones.
+    #[error(transparent)]
+    Head(#[from] HeadError),
+    /// Prototypes of another shape, or impossible ones.
+    #[error(transparent)]
+    Prototypes(#[from] PrototypeError),
+    /// Impossible sums.
+    #[error(transparent)]
+    Statistics(#[from] StatisticsError),
+    /// No samples, or too many.
+    #[error("an update of {0} samples cannot be weighted")]
+    Samples(u32),
+    /// A class list that is not ascending or names unknown classes.
+    #[error("the list of classes is not ascending within the fleet's classes")]
+    ClassList,
+    /// Means or shares that cannot be.
+    #[error("class means or shares are out of range")]
+    Absurd,
+}
+
+impl BodyError {
+    /// Under which name it is counted.
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            Self::Content | Self::ClassList | Self::Tensor(TensorError::Short) => Refusal::Content,
+            Self::Tensor(TensorError::NotFinite) | Self::Head(HeadError::NotFinite) => Refusal::NotFinite,
+            Self::Shape { .. } | Self::Head(HeadError::Length { .. }) => Refusal::Shape,
+            Self::Head(HeadError::TooLarge(_)) | Self::Absurd => Refusal::Absurd,
+            Self::Prototypes(PrototypeError::Value(_)) => Refusal::Absurd,
+            Self::Prototypes(PrototypeError::Class { .. } | PrototypeError::Length(_)) => Refusal::Shape,
+            Self::Statistics(StatisticsError::Length { .. } | StatisticsError::Mismatch) => Refusal::Shape,
+            Self::Statistics(StatisticsError::TooMany) | Self::Samples(_) => Refusal::Samples,
+            Self::Statistics(StatisticsError::Value(_) | StatisticsError::Overflow) => Refusal::Absurd,
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct UpdateHeader {
+    shape: Shape,
+    samples: u32,
+    kind: UpdateKind,
+}
+
+#[derive(Serialize, Deserialize)]
+enum UpdateKind {
+    Trained { encoding: Encoding, supplementary: bool, prototypes: u16 },
+    Statistics { extent: Sums },
+}
+
+impl Update {
+    /// Writes the update.
+    pub fn encode(&self, shape: Shape, encoding: Encoding) -> Vec<u8> {
+        match &self.content {
+            UpdateContent::Trained { heads, prototypes } => {
+                let supplementary = has_supplementary(heads);
+                let kind =
+                    UpdateKind::Trained { encoding, supplementary, prototypes: prototypes.by_class.len() as u16 };
+                let mut out = begin(&UpdateHeader { shape, samples: self.samples, kind });
+                write_head(&heads.main, encoding, &mut out);
+                if supplementary {
+                    write_head(&heads.supplementary, encoding, &mut out);
+                }
+                write_gradients(prototypes, encoding, &mut out);
+                out
+            }
+            UpdateContent::Statistics(statistics) => {
+                let floats = statistics.to_floats();
+                let extent = extent_of(&floats);
+                let mut out =
+                    begin(&UpdateHeader { shape, samples: self.samples, kind: UpdateKind::Statistics { extent } });
+                floats.counts.iter().for_each(|count| out.extend_from_slice(&count.to_le_bytes()));
+                for values in [&floats.sums, &floats.moment] {
+                    values.iter().for_each(|value| out.extend_from_slice(&(*value as f32).to_le_bytes()));
+                }
+                out
+            }
+        }
+    }
+
+    /// Reads an update, refusing whatever the round did not ask for.
+    pub fn decode(bytes: &[u8], shape: Shape, task: Task, method: Method) -> Result<Self, BodyError> {
+        let (header, mut rest): (UpdateHeader, &[u8]) = open(bytes)?;
+        if header.samples == 0 || header.samples > MAX_SAMPLES {
+            return Err(BodyError::Samples(header.samples));
+        }
+        check_shape(header.shape, shape)?;
+        let content = match (header.kind, task) {
+            (UpdateKind::Trained { encoding, supplementary, prototypes }, Task::Train) => {
+                if supplementary && !method.has_supplementary_head() || prototypes > 0 && !method.sends_prototypes() {
+                    return Err(BodyError::Content);
+                }
+                let heads = read_heads(shape, encoding, supplementary, &mut rest)?;
+                let prototypes = read_gradients(shape, encoding, prototypes, &mut rest)?;
+                UpdateContent::Trained { heads, prototypes }
+            }
+            (UpdateKind::Statistics { extent }, Task::Statistics { extent: wanted }) if extent == wanted => {
+                UpdateContent::Statistics(read_statistics(shape, extent, &mut rest)?)
+            }
+            (UpdateKind::Trained { .. } | UpdateKind::Statistics { .. }, _) => return Err(BodyError::Content),
+        };
+        finish(rest)?;
+        Ok(Self { samples: header.samples, content })
+    }
+}
+
+impl HeadsBody {
+    /// Writes the heads.
+    pub fn encode(&self, shape: Shape) -> Vec<u8> {
+        let supplementary = has_supplementary(&self.0);
+        let mut out = begin(&(shape, supplementary));
+        write_head(&self.0.main, Encoding::F32, &mut out);
+        if supplementary {
+            write_head(&self.0.supplementary, Encoding::F32, &mut out);
+        }
+        out
+    }
+
+    /// Reads the heads of a fleet of this shape.
+    pub fn decode(bytes: &[u8], shape: Shape) -> Result<Self, BodyError> {
+        let ((declared, supplementary), mut rest): ((Shape, bool), &[u8]) = open(bytes)?;
+        check_shape(declared, shape)?;
+        let heads = read_heads(shape, Encoding::F32, supplementary, &mut rest)?;
+        finish(rest)?;
+        Ok(Self(heads))
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+enum AidHeader {
+    Prototypes { encoding: Encoding, classes: u16 },
+    Means { classes: u16 },
+    Prior,
+}
+
+impl Aid {
+    /// Writes the aid; prototypes in the given encoding, everything else in f32.
+    pub fn encode(&self, encoding: Encoding) -> Vec<u8> {
+        match self {
+            Self::Prototypes(prototypes) => {
+                let mut out = begin(&AidHeader::Prototypes { encoding, classes: prototypes.by_class.len() as u16 });
+                write_gradients(prototypes, encoding, &mut out);
+                out
+            }
+            Self::Means(means) => {
+                let mut out = begin(&AidHeader::Means { classes: means.by_class.len() as u16 });
+                means.by_class.keys().for_each(|class| out.extend_from_slice(&class.to_le_bytes()));
+                means.by_class.values().for_each(|mean| Encoding::F32.write(mean, mean.len(), &mut out));
+                out
+            }
+            Self::Prior(prior) => {
+                let mut out = begin(&AidHeader::Prior);
+                Encoding::F32.write(prior, prior.len(), &mut out);
+                out
+            }
+        }
+    }
+
+    /// Reads an aid of a fleet of this shape.
+    pub fn decode(bytes: &[u8], shape: Shape) -> Result<Self, BodyError> {
+        let (header, mut rest): (AidHeader, &[u8]) = open(bytes)?;
+        let aid = match header {
+            AidHeader::Prototypes { encoding, classes } => {
+                Self::Prototypes(read_gradients(shape, encoding, classes, &mut rest)?)
+            }
+            AidHeader::Means { classes } => Self::Means(read_means(shape, classes, &mut rest)?),
+            AidHeader::Prior => {
+                let prior = Encoding::F32.read(1, shape.classes(), &mut rest)?;
+                if prior.iter().any(|share| !(0.0..=1.0).contains(share)) {
+                    return Err(BodyError::Absurd);
+                }
+                Self::Prior(prior)
+            }
+        };
+        finish(rest)?;
+        Ok(aid)
+    }
+}
+
+/// Bytes of the largest update a round of this method can bring, whatever the encoding.
+pub fn largest_update(shape: Shape, task: Task, method: Method) -> usize {
+    let head = largest_head(shape);
+    let arrays = match task {
+        Task::Wait | Task::Finished => 0,
+        Task::Statistics { .. } => shape.classes() * 4 + head + triangle(shape.features()) * 4,
+        Task::Train => 2 * head + if method.sends_prototypes() { shape.classes() * (head + 2) } else { 0 },
+    };
+    MAX_HEADER_BYTES + arrays
+}
+
+/// Bytes of the largest aid of this method.
+pub fn largest_aid(shape: Shape, method: Method) -> usize {
+    let head = largest_head(shape);
+    MAX_HEADER_BYTES + if method.sends_prototypes() { shape.classes() * (head + 2) } else { 2 * head }
+}
+
+/// Bytes of the largest head. An int8 row carries a scale, so it is the longest where there is one feature.
+fn largest_head(shape: Shape) -> usize {
+    let weights = |encoding: Encoding| encoding.bytes(shape.classes(), shape.features());
+    weights(Encoding::F32).max(weights(Encoding::Int8)) + 4 * shape.classes()
+}
+
+/// A supplementary head of zeros is not sent.
+fn has_supplementary(heads: &Heads) -> bool {
+    heads.supplementary.weight.iter().chain(&heads.supplementary.bias).any(|value| *value != 0.0)
+}
+
+fn begin<H: Serialize>(header: &H) -> Vec<u8> {
+    postcard::to_extend(header, Vec::new()).expect("headers are bounded and always serialise")
+}
+
+fn open<'a, H: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(H, &'a [u8]), BodyError> {
+    postcard::take_from_bytes(bytes).map_err(|_| BodyError::Content)
+}
+
+fn check_shape(received: Shape, expected: Shape) -> Result<(), BodyError> {
+    if received == expected { Ok(()) } else { Err(BodyError::Shape { received, expected }) }
+}
+
+fn finish(rest: &[u8]) -> Result<(), BodyError> {
+    if rest.is_empty() { Ok(()) } else { Err(BodyError::Content) }
+}
+
+/// The bias stays f32: it is small and everything rests on it.
+fn write_head(head: &Head, encoding: Encoding, out: &mut Vec<u8>) {
+    let features = head.weight.len() / head.bias.len().max(1);
+    encoding.write(&head.weight, features, out);
+    Encoding::F32.write(&head.bias, head.bias.len(), out);
+}
+
+fn read_head(shape: Shape, encoding: Encoding, rest: &mut &[u8]) -> Result<Head, BodyError> {
+    let weight = encoding.read(shape.classes(), shape.features(), rest)?;
+    Ok(Head { weight, bias: Encoding::F32.read(1, shape.classes(), rest)? })
+}
+
+fn read_heads(shape: Shape, encoding: Encoding, both: bool, rest: &mut &[u8]) -> Result<Heads, BodyError> {
+    let main = read_head(shape, encoding, rest)?;
+    let supplementary = if both { read_head(shape, encoding, rest)? } else { Head::zeros(shape) };
+    let heads = Heads { main, supplementary };
+    heads.check(shape)?;
+    Ok(heads)
+}
+
+fn write_gradients(prototypes: &Prototypes, encoding: Encoding, out: &mut Vec<u8>) {
+    prototypes.by_class.keys().for_each(|class| out.extend_from_slice(&class.to_le_bytes()));
+    prototypes.by_class.values().for_each(|gradient| write_head(gradient, encoding, out));
+}
+
+fn read_gradients(shape: Shape, encoding: Encoding, classes: u16, rest: &mut &[u8]) -> Result<Prototypes, BodyError> {
+    let mut by_class = BTreeMap::new();
+    for class in read_class_list(shape, classes, rest)? {
+        by_class.insert(class, read_head(shape, encoding, rest)?);
+    }
+    let prototypes = Prototypes { by_class };
+    prototypes.check(shape)?;
+    Ok(prototypes)
+}
+
+fn read_means(shape: Shape, classes: u16, rest: &mut &[u8]) -> Result<Means, BodyError> {
+    let mut by_class = BTreeMap::new();
+    for class in read_class_list(shape, classes, rest)? {
+        let mean = Encoding::F32.read(1, shape.features(), rest)?;
+        if mean.iter().any(|value| value.abs() > grapevine_models::limits::MAX_FEATURE_VALUE) {
+            return Err(BodyError::Absurd);
+        }
+        by_class.insert(class, mean);
+    }
+    Ok(Means { by_class })
+}
+
+fn read_class_list(shape: Shape, classes: u16, rest: &mut &[u8]) -> Result<Vec<u16>, BodyError> {
+    if usize::from(classes) > shape.classes() {
+        return Err(BodyError::ClassList);
+    }
+    let (list, after) = rest.split_at_checked(2 * usize::from(classes)).ok_or(TensorError::Short)?;
+    *rest = after;
+    let list: Vec<u16> = list.as_chunks().0.iter().map(|bytes| u16::from_le_bytes(*bytes)).collect();
+    let ascending = list.is_sorted_by(|a, b| a < b);
+    let known = list.last().is_none_or(|&last| usize::from(last) < shape.classes());
+    if ascending && known { Ok(list) } else { Err(BodyError::ClassList) }
+}
+
+fn extent_of(floats: &FloatSums) -> Sums {
+    match (floats.sums.is_empty(), floats.moment.is_empty()) {
+        (true, _) => Sums::Counts,
+        (false, true) => Sums::Means,
+        (false, false) => Sums::SecondMoment,
+    }
+}
+
+fn read_statistics(shape: Shape, extent: Sums, rest: &mut &[u8]) -> Result<Statistics, BodyError> {
+    let (counts, after) = rest.split_at_checked(4 * shape.classes()).ok_or(TensorError::Short)?;
+    *rest = after;
+    let mut array = |wanted: bool, columns: usize| -> Result<Vec<f64>, BodyError> {
+        let values = Encoding::F32.read(1, if wanted { columns } else { 0 }, rest)?;
+        Ok(values.into_iter().map(f64::from).collect())
+    };
+    let floats = FloatSums {
+        counts: counts.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect(),
+        sums: array(extent >= Sums::Means, shape.weights())?,
+        moment: array(extent >= Sums::SecondMoment, triangle(shape.features()))?,
+    };
+    Ok(Statistics::from_floats(shape, extent, &floats)?)
+}

@@ -1,0 +1,189 @@
+//! Names and numbers that identify fleets, devices, runs, rounds and contents.
+
+use core::fmt;
+use core::str::FromStr;
+
+use alloc::string::String;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::limits::{MAX_DEVICE_ID, MAX_FLEET_ID};
+
+/// A name that is not one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{name}` is not a name: use 1 to {longest} of a-z, 0-9, `-`, `_` and `.`")]
+pub struct IdError {
+    /// What was given, shortened.
+    pub name: String,
+    /// Characters allowed.
+    pub longest: usize,
+}
+
+macro_rules! name_type {
+    ($(#[$doc:meta])* $name:ident, $longest:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(heapless::String<{ $longest }>);
+
+        impl $name {
+            /// The name.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(name: &str) -> Result<Self, IdError> {
+                let refuse = || IdError { name: name.chars().take($longest).collect(), longest: $longest };
+                if name.is_empty() || !name.bytes().all(is_name_byte) {
+                    return Err(refuse());
+                }
+                heapless::String::try_from(name).map(Self).map_err(|_| refuse())
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = IdError;
+
+            fn try_from(name: String) -> Result<Self, IdError> {
+                name.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.as_str().into()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+    };
+}
+
+name_type!(
+    /// A fleet: one aggregator and its devices on one broker.
+    FleetId,
+    MAX_FLEET_ID
+);
+name_type!(
+    /// A device, unique in its fleet.
+    DeviceId,
+    MAX_DEVICE_ID
+);
+
+/// Upper-case letters are left out so that a name is a name on every file system.
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_' | b'.')
+}
+
+macro_rules! number_type {
+    ($(#[$doc:meta])* $name:ident, $inner:ty) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub struct $name(pub $inner);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+number_type!(
+    /// One run of one method on one fleet, drawn at random when it starts.
+    RunId,
+    u64
+);
+number_type!(
+    /// A round of a run, from 0.
+    RoundId,
+    u32
+);
+number_type!(
+    /// One start of a device's program, drawn at random.
+    BootId,
+    u64
+);
+
+/// SHA-256 of some content.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The digest of some bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// Reads 64 hexadecimal digits.
+    pub fn from_hex(hex: &str) -> Option<Self> {
+        let bytes = hex.as_bytes();
+        if bytes.len() != 64 || !hex.is_ascii() {
+            return None;
+        }
+        let mut digest = [0_u8; 32];
+        for (byte, pair) in digest.iter_mut().zip(bytes.chunks_exact(2)) {
+            *byte = u8::from_str_radix(core::str::from_utf8(pair).ok()?, 16).ok()?;
+        }
+        Some(Self(digest))
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..6].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// The identity of a fleet's class list: names in order, so that class 3 means the same everywhere.
+pub fn class_list_digest<'a>(names: impl IntoIterator<Item = &'a str>) -> Digest {
+    let mut hasher = Sha256::new();
+    for name in names {
+        hasher.update((name.len() as u64).to_le_bytes());
+        hasher.update(name.as_bytes());
+    }
+    Digest(hasher.finalize().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn names_are_checked() {
+        assert_eq!("camera-7.north".parse::<DeviceId>().unwrap().as_str(), "camera-7.north");
+        for bad in ["", "Camera", "a/b", "a+b", "a#", "é", "a b", &"x".repeat(65)] {
+            assert!(bad.parse::<DeviceId>().is_err(), "{bad:?}");
+        }
+        assert!("x".repeat(33).parse::<FleetId>().is_err());
+    }
+
+    #[test]
+    fn digests_read_what_they_write() {
+        let digest = Digest::of(b"grapevine");
+        assert_eq!(Digest::from_hex(&digest.to_string()), Some(digest));
+        assert_eq!(Digest::from_hex("zz"), None);
+        assert_eq!(Digest::from_hex(&"é".repeat(32)), None);
+    }
+
+    #[test]
+    fn class_lists_differ_by_order_and_by_boundaries() {
+        assert_ne!(class_list_digest(["ab", "c"]), class_list_digest(["a", "bc"]));
+        assert_ne!(class_list_digest(["a", "b"]), class_list_digest(["b", "a"]));
+    }
+}

@@ -1,0 +1,36 @@
+//! What is said between devices and the aggregator: messages, topics, frames, blocks, and the checks on
+//! everything that arrives.
+//!
+//! This crate knows bytes and meanings; it never touches a socket, a clock, a file or a random source. It is `no_std`
+//! with `alloc`. Everything received goes one way: bytes, then a wire type, then a checked domain type; a checked
+//! type in hand means that shapes, sizes and numbers are what the fleet agreed on.
+//!
+//! Read [`ToAggregator`] and [`ToDevice`] first.
+#![no_std]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod bitmap;
+mod blob;
+mod body;
+mod frame;
+mod ids;
+pub mod limits;
+mod messages;
+mod refusal;
+mod tensor;
+pub mod topics;
+
+pub use bitmap::Bitmap;
+pub use blob::{Assembler, BlobRef, BlockError, block};
+pub use body::{Aid, BodyError, HeadsBody, Update, UpdateContent, largest_aid, largest_update};
+pub use frame::{FrameError, VERSION, decode_to_aggregator, decode_to_device, encode};
+pub use ids::{BootId, DeviceId, Digest, FleetId, IdError, RoundId, RunId, class_list_digest};
+pub use messages::{
+    BlockHeader, Hello, Leaving, Notice, Offer, Receipt, Refused, Task, ToAggregator, ToDevice, Want, Welcome,
+    is_selected, selection_ticket,
+};
+pub use refusal::Refusal;
+pub use tensor::{Encoding, TensorError};

@@ -1,0 +1,190 @@
+//! One enum per direction. The enums are small; blocks follow them as raw bytes in the same frame.
+
+use grapevine_models::{Params, Shape, Sums};
+use serde::{Deserialize, Serialize};
+
+use crate::bitmap::Bitmap;
+use crate::blob::BlobRef;
+use crate::ids::{BootId, DeviceId, Digest, RoundId, RunId};
+use crate::limits::MAX_HARDWARE;
+use crate::refusal::Refusal;
+use crate::tensor::Encoding;
+
+/// What a device says, on its own topic.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToAggregator {
+    /// A device, after every connect: who it is and what it holds. Answered by `Welcome` or `Refused`.
+    Hello(Hello),
+    /// A device that needs blocks of the fleet's model. Answered by blocks on the blob's topic.
+    Want(Want),
+    /// A device whose update is ready; the first block follows. Repeated until a `Receipt` comes.
+    Offer(Offer),
+    /// A device, asked by `Want`: one block of its update follows.
+    Block(BlockHeader),
+    /// A device that goes away in good order, or its broker after a lost connection (last will).
+    Leaving(Leaving),
+}
+
+/// What the aggregator says, to one device or to all.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToDevice {
+    /// To one device, whose hello fits the fleet.
+    Welcome(Welcome),
+    /// To one device, whose hello does not fit, or which spoke before its hello.
+    Refused(Refused),
+    /// To all devices, retained: what the fleet is doing now.
+    Notice(Notice),
+    /// To one device: these blocks of its offered update.
+    Want(Want),
+    /// On a blob's topic, once for all who asked: one block follows.
+    Block(BlockHeader),
+    /// To one device: its update is stored, or never will be. Only this empties an outbox.
+    Receipt(Receipt),
+}
+
+/// See [`ToAggregator::Hello`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// This start of the program.
+    pub boot: BootId,
+    /// SHA-256 of the extractor's file.
+    pub extractor: Digest,
+    /// Digest of the class list, see [`crate::class_list_digest`].
+    pub classes: Digest,
+    /// Classes and features.
+    pub shape: Shape,
+    /// Samples in the feature store.
+    pub samples: u32,
+    /// Architecture, cores, memory: for people.
+    pub hardware: heapless::String<MAX_HARDWARE>,
+}
+
+/// Blocks of a blob that somebody needs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Want {
+    /// Of which blob.
+    pub blob: BlobRef,
+    /// Which blocks.
+    pub missing: Bitmap,
+}
+
+/// See [`ToAggregator::Offer`]. The first block follows as raw bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Offer {
+    /// The run it belongs to.
+    pub run: RunId,
+    /// The round it belongs to.
+    pub round: RoundId,
+    /// The update.
+    pub blob: BlobRef,
+    /// Of the block that follows.
+    pub crc: u32,
+}
+
+/// Says which block the raw bytes of the frame are.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BlockHeader {
+    /// Of which blob.
+    pub digest: Digest,
+    /// Which block.
+    pub index: u16,
+    /// CRC-32 of the block.
+    pub crc: u32,
+}
+
+/// See [`ToAggregator::Leaving`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Leaving {
+    /// The start of the program that ends; a will of an earlier start is ignored.
+    pub boot: BootId,
+}
+
+/// See [`ToDevice::Welcome`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The start of the program that is welcome.
+    pub boot: BootId,
+    /// The current run.
+    pub run: RunId,
+}
+
+/// See [`ToDevice::Refused`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Why.
+    pub reason: Refusal,
+}
+
+/// What the fleet is doing. Retained, so it is the first thing a device hears; small, so any broker keeps it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Notice {
+    /// This start of the aggregator; a device that sees a new one says hello again.
+    pub boot: BootId,
+    /// The run.
+    pub run: RunId,
+    /// The round.
+    pub round: RoundId,
+    /// What the chosen devices do.
+    pub task: Task,
+    /// Classes and features.
+    pub shape: Shape,
+    /// Method and hyper-parameters.
+    pub params: Params,
+    /// How updates are written.
+    pub encoding: Encoding,
+    /// The fleet's newest heads; none before the first merge.
+    pub heads: Option<BlobRef>,
+    /// What the method adds to the heads: prototypes, means or a prior.
+    pub aid: Option<BlobRef>,
+    /// Every random choice of the run comes from this.
+    pub seed: u64,
+    /// A device takes part if its [`selection_ticket`] is at most this.
+    pub highest_ticket: u64,
+    /// Time until the round closes, counted from the notice's first publication.
+    pub closes_in_ms: u32,
+}
+
+/// What a round asks of the devices that were chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Task {
+    /// Nothing yet: the aggregator waits for devices.
+    Wait,
+    /// Send pure sums.
+    Statistics {
+        /// How much of them.
+        extent: Sums,
+    },
+    /// Train the heads and send them.
+    Train,
+    /// Nothing more: the run is over and the heads are final.
+    Finished,
+}
+
+/// See [`ToDevice::Receipt`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The run of the update.
+    pub run: RunId,
+    /// The round of the update.
+    pub round: RoundId,
+    /// The update.
+    pub digest: Digest,
+    /// `None`: stored and part of the round. Else why it never will be; sending it again is of no use.
+    pub refused: Option<Refusal>,
+}
+
+/// A device's place in the draw of a round: participation without a list of names in the notice.
+pub fn selection_ticket(seed: u64, round: RoundId, device: &DeviceId) -> u64 {
+    let mut text = [0_u8; 12 + crate::limits::MAX_DEVICE_ID];
+    text[..8].copy_from_slice(&seed.to_le_bytes());
+    text[8..12].copy_from_slice(&round.0.to_le_bytes());
+    let name = device.as_str().as_bytes();
+    text[12..12 + name.len()].copy_from_slice(name);
+    let digest = Digest::of(&text[..12 + name.len()]);
+    u64::from_le_bytes(digest.0[..8].try_into().expect("eight bytes"))
+}
+
+/// Whether a device takes part in the round of a notice.
+pub fn is_selected(notice: &Notice, device: &DeviceId) -> bool {
+    selection_ticket(notice.seed, notice.round, device) <= notice.highest_ticket
+}

@@ -1,0 +1,74 @@
+//! Every topic, built and parsed here and nowhere else.
+//!
+//! ```text
+//! grapevine/v1/<fleet>/notice            retained: what the fleet is doing          aggregator -> all
+//! grapevine/v1/<fleet>/up/<device>       what a device says                         device -> aggregator
+//! grapevine/v1/<fleet>/down/<device>     what one device is told                    aggregator -> device
+//! grapevine/v1/<fleet>/blob/<digest>     blocks of a model, once for all who asked  aggregator -> all
+//! ```
+
+use alloc::format;
+use alloc::string::String;
+
+use crate::ids::{DeviceId, Digest, FleetId};
+
+const ROOT: &str = "grapevine/v1";
+
+/// Where the retained notice is.
+pub fn notice(fleet: &FleetId) -> String {
+    format!("{ROOT}/{fleet}/notice")
+}
+
+/// Where a device speaks.
+pub fn up(fleet: &FleetId, device: &DeviceId) -> String {
+    format!("{ROOT}/{fleet}/up/{device}")
+}
+
+/// The filter of everything devices say.
+pub fn up_filter(fleet: &FleetId) -> String {
+    format!("{ROOT}/{fleet}/up/+")
+}
+
+/// Where a device is spoken to.
+pub fn down(fleet: &FleetId, device: &DeviceId) -> String {
+    format!("{ROOT}/{fleet}/down/{device}")
+}
+
+/// Where the blocks of a model blob are published.
+pub fn blob(fleet: &FleetId, digest: &Digest) -> String {
+    let mut topic = format!("{ROOT}/{fleet}/blob/");
+    topic.extend(format!("{digest}").chars().take(16));
+    topic
+}
+
+/// Which device spoke, or `None` for a topic that is not one of this fleet's devices.
+pub fn speaker(fleet: &FleetId, topic: &str) -> Option<DeviceId> {
+    let rest = topic.strip_prefix(ROOT)?.strip_prefix('/')?.strip_prefix(fleet.as_str())?;
+    rest.strip_prefix("/up/")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topics_are_parsed_as_they_are_built() {
+        let fleet: FleetId = "north".parse().unwrap();
+        let device: DeviceId = "camera-7".parse().unwrap();
+        assert_eq!(up(&fleet, &device), "grapevine/v1/north/up/camera-7");
+        assert_eq!(speaker(&fleet, &up(&fleet, &device)), Some(device.clone()));
+        for other in [
+            "grapevine/v1/northern/up/camera-7",
+            "grapevine/v1/north/up/",
+            "grapevine/v1/north/up/a/b",
+            "grapevine/v1/north/up/+",
+            "grapevine/v2/north/up/camera-7",
+            &down(&fleet, &device),
+            "",
+        ] {
+            assert_eq!(speaker(&fleet, other), None, "{other}");
+        }
+        let digest = Digest([0xab; 32]);
+        assert_eq!(blob(&fleet, &digest), "grapevine/v1/north/blob/abababababababab");
+    }
+}

@@ -1,0 +1,202 @@
+//! One value of every message and every body, each field other than its default, for a fleet of two classes and two
+//! features. Every weight is a multiple of 1/64 whose row reaches 127/64, so that all encodings hold it exactly.
+
+use grapevine_models::{
+    FloatSums, Head, Heads, Means, Method, Params, Prototypes, Samples, Shape, Statistics, Sums, triangle,
+};
+use grapevine_protocol::{
+    Aid, Bitmap, BlobRef, BlockHeader, BootId, Digest, Encoding, HeadsBody, Hello, Leaving, Notice, Offer, Receipt,
+    Refusal, Refused, RoundId, RunId, Task, ToAggregator, ToDevice, Update, UpdateContent, Want, Welcome,
+    class_list_digest,
+};
+
+/// The hardware of the hello.
+pub const HARDWARE: &str = "aarch64, 4 cores, 905 MiB";
+
+/// A message with the block behind it.
+pub struct Framed<M> {
+    /// What it is called in the corpus.
+    pub name: &'static str,
+    /// The message.
+    pub message: M,
+    /// The raw bytes behind it.
+    pub block: &'static [u8],
+}
+
+/// An update with the round it answers.
+pub struct Answer {
+    /// What it is called in the corpus.
+    pub name: &'static str,
+    /// The update.
+    pub update: Update,
+    /// How it is written.
+    pub encoding: Encoding,
+    /// What the round asked for.
+    pub task: Task,
+    /// The fleet's method.
+    pub method: Method,
+}
+
+/// Two classes, two features.
+pub fn shape() -> Shape {
+    Shape::new(2, 2).expect("within the limits")
+}
+
+/// Every variant of [`ToAggregator`].
+pub fn to_aggregator() -> Vec<Framed<ToAggregator>> {
+    let hello = Hello {
+        boot: BootId(0x0102_0304_0506_0708),
+        extractor: Digest::of(b"extractor"),
+        classes: class_list_digest(["cat", "dog"]),
+        shape: Shape::new(10, 64).expect("within the limits"),
+        samples: 4_321,
+        hardware: HARDWARE.try_into().expect("short enough"),
+    };
+    let offer = Offer { run: RunId(77), round: RoundId(300), blob: blob(), crc: 0xdead_beef };
+    vec![
+        Framed { name: "hello", message: ToAggregator::Hello(hello), block: b"" },
+        Framed { name: "want", message: ToAggregator::Want(want()), block: b"" },
+        Framed { name: "offer", message: ToAggregator::Offer(offer), block: b"first" },
+        Framed { name: "block", message: ToAggregator::Block(block_header()), block: b"second" },
+        Framed { name: "leaving", message: ToAggregator::Leaving(Leaving { boot: BootId(9_000) }), block: b"" },
+    ]
+}
+
+/// Every variant of [`ToDevice`], with every task of a notice and both kinds of receipts.
+pub fn to_device() -> Vec<Framed<ToDevice>> {
+    let framed = |name, message| Framed { name, message, block: b"" };
+    let receipt = |refused| {
+        ToDevice::Receipt(Receipt { run: RunId(77), round: RoundId(300), digest: Digest::of(b"update"), refused })
+    };
+    let statistics = Task::Statistics { extent: Sums::SecondMoment };
+    vec![
+        framed("welcome", ToDevice::Welcome(Welcome { boot: BootId(9_000), run: RunId(77) })),
+        framed("refused", ToDevice::Refused(Refused { reason: Refusal::Storage })),
+        framed("notice-train", ToDevice::Notice(notice(Task::Train))),
+        framed("notice-statistics", ToDevice::Notice(notice(statistics))),
+        framed("notice-finished", ToDevice::Notice(notice(Task::Finished))),
+        framed("notice-wait", ToDevice::Notice(Notice { heads: None, aid: None, ..notice(Task::Wait) })),
+        framed("want", ToDevice::Want(want())),
+        Framed { name: "block", message: ToDevice::Block(block_header()), block: b"second" },
+        framed("receipt", receipt(None)),
+        framed("receipt-refused", receipt(Some(Refusal::NotFinite))),
+    ]
+}
+
+/// Trained updates in each encoding, and statistics of each extent.
+pub fn answers() -> Vec<Answer> {
+    let trained = |name, encoding| {
+        let content = UpdateContent::Trained { heads: heads(), prototypes: prototypes() };
+        let update = Update { samples: 1_000, content };
+        Answer { name, update, encoding, task: Task::Train, method: Method::RedGrape }
+    };
+    let one_head = Heads { main: heads().main, supplementary: Head::zeros(shape()) };
+    let plain = UpdateContent::Trained { heads: one_head, prototypes: Prototypes::default() };
+    let summed = |name, extent, method| {
+        let update = Update { samples: 5, content: UpdateContent::Statistics(statistics(extent)) };
+        Answer { name, update, encoding: Encoding::F32, task: Task::Statistics { extent }, method }
+    };
+    vec![
+        trained("trained-f32", Encoding::F32),
+        trained("trained-f16", Encoding::F16),
+        trained("trained-int8", Encoding::Int8),
+        Answer {
+            name: "trained-plain",
+            update: Update { samples: 1, content: plain },
+            encoding: Encoding::F32,
+            task: Task::Train,
+            method: Method::FedAvg,
+        },
+        summed("statistics-counts", Sums::Counts, Method::LogitAdjusted),
+        summed("statistics-means", Sums::Means, Method::Ncm),
+        summed("statistics-second-moment", Sums::SecondMoment, Method::Ridge),
+    ]
+}
+
+/// The fleet's heads with and without a supplementary one.
+pub fn heads_bodies() -> Vec<(&'static str, HeadsBody)> {
+    let plain = Heads { main: heads().main, supplementary: Head::zeros(shape()) };
+    vec![("heads-both", HeadsBody(heads())), ("heads-plain", HeadsBody(plain))]
+}
+
+/// Every kind of aid, the prototypes in each encoding.
+pub fn aids() -> Vec<(&'static str, Aid, Encoding)> {
+    let means = [(0, vec![0.5, -1.25]), (1, vec![2.0, 0.125])].into();
+    vec![
+        ("prototypes-f32", Aid::Prototypes(prototypes()), Encoding::F32),
+        ("prototypes-f16", Aid::Prototypes(prototypes()), Encoding::F16),
+        ("prototypes-int8", Aid::Prototypes(prototypes()), Encoding::Int8),
+        ("means", Aid::Means(Means { by_class: means }), Encoding::F32),
+        ("prior", Aid::Prior(vec![0.75, 0.25]), Encoding::F32),
+    ]
+}
+
+fn blob() -> BlobRef {
+    BlobRef { digest: Digest::of(b"update"), bytes: 700_000 }
+}
+
+fn want() -> Want {
+    let mut missing = Bitmap::none(blob().blocks());
+    [0, 3, 10].into_iter().for_each(|index| missing.insert(index));
+    Want { blob: blob(), missing }
+}
+
+fn block_header() -> BlockHeader {
+    BlockHeader { digest: Digest::of(b"update"), index: 10, crc: 0x0123_4567 }
+}
+
+fn notice(task: Task) -> Notice {
+    Notice {
+        boot: BootId(0x5151),
+        run: RunId(0xfedc_ba98_7654_3210),
+        round: RoundId(17),
+        task,
+        shape: Shape::new(1_000, 2_048).expect("within the limits"),
+        params: Params {
+            method: Method::RedGrapeLive,
+            learning_rate: 0.125,
+            momentum: 0.5,
+            lambda: 0.75,
+            rich_samples: 8,
+            clip: 1.5,
+            batch: 32,
+            epochs: 3,
+            min_samples_to_share: 5,
+        },
+        encoding: Encoding::Int8,
+        heads: Some(BlobRef { digest: Digest::of(b"heads"), bytes: 16_392_005 }),
+        aid: Some(BlobRef { digest: Digest::of(b"aid"), bytes: 5_002 }),
+        seed: 42,
+        highest_ticket: u64::MAX / 3,
+        closes_in_ms: 60_000,
+    }
+}
+
+fn heads() -> Heads {
+    Heads { main: head([127, -32, 16, -127], [1.5, -1.5]), supplementary: head([-127, 8, 127, 64], [0.25, -0.5]) }
+}
+
+fn prototypes() -> Prototypes {
+    let by_class = [(0, head([127, 1, -127, -1], [0.5, -0.5])), (1, head([2, -127, -2, 127], [-0.75, 0.75]))].into();
+    Prototypes { by_class }
+}
+
+fn head(sixty_fourths: [i8; 4], bias: [f32; 2]) -> Head {
+    Head { weight: sixty_fourths.iter().map(|&value| f32::from(value) / 64.0).collect(), bias: bias.into() }
+}
+
+/// The sums of three samples, checked against the slow way of writing them down.
+fn statistics(extent: Sums) -> Statistics {
+    let features = [1.0, 0.5, -0.25, 2.0, 0.75, 1.0];
+    let shape = shape();
+    let statistics = Statistics::of(&Samples::new(shape, &features, &[0, 1, 0]).expect("three samples"), extent, 1);
+    let moment = vec![1.625, 0.75, 5.25];
+    let expected = FloatSums {
+        counts: vec![2, 1],
+        sums: if extent >= Sums::Means { vec![1.75, 1.5, -0.25, 2.0] } else { Vec::new() },
+        moment: if extent >= Sums::SecondMoment { moment } else { Vec::new() },
+    };
+    assert_eq!(statistics.to_floats(), expected);
+    assert_eq!(triangle(shape.features()), 3);
+    statistics
+}

@@ -1,0 +1,329 @@
+//! Everything wrong that can arrive, and the name under which it is refused.
+
+use grapevine_models::limits::{MAX_FEATURE_VALUE, MAX_GRADIENT_VALUE, MAX_PARAMETER_VALUE, MAX_SAMPLES};
+use grapevine_models::{Head, Heads, Method, Prototypes, Shape, Sums};
+use grapevine_protocol::limits::{BLOCK_BYTES, MAX_BLOB_BYTES, MAX_FRAME_BYTES};
+use grapevine_protocol::{
+    Aid, Assembler, BlobRef, BlockError, BlockHeader, BodyError, Digest, Encoding, HeadsBody, Refusal, Task, Update,
+    UpdateContent, block, decode_to_aggregator, decode_to_device, largest_aid, largest_update,
+};
+
+// Numbers of the wire.
+const F32: u8 = 0;
+const F16: u8 = 1;
+const INT8: u8 = 2;
+
+const METHOD_WITHOUT_EXTRAS: Method = Method::FedAvg;
+
+/// An update of ten samples for two classes and two features: `kind` is the end of the header.
+fn update(kind: &[u8], arrays: &[&[u8]]) -> Vec<u8> {
+    [&[2, 2, 10][..], kind, &arrays.concat()].concat()
+}
+
+fn trained(supplementary: bool, prototypes: u8, arrays: &[&[u8]]) -> Vec<u8> {
+    update(&[0, F32, u8::from(supplementary), prototypes], arrays)
+}
+
+fn numbers(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+fn whole(values: &[u32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+fn classes(values: &[u16]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// A head of two classes and two features whose first weight is given.
+fn head(first: f32) -> Vec<u8> {
+    numbers(&[first, 0.5, -0.5, 0.25, 1.0, -1.0])
+}
+
+fn shape() -> Shape {
+    Shape::new(2, 2).expect("within the limits")
+}
+
+#[test]
+fn frames() {
+    let refused = |frame: &[u8]| {
+        let to_aggregator = decode_to_aggregator(frame).map(|_| ()).map_err(|error| error.refusal());
+        let to_device = decode_to_device(frame).map(|_| ()).map_err(|error| error.refusal());
+        assert_eq!(to_aggregator, to_device);
+        to_aggregator.err()
+    };
+    // A want of sixteen blocks, as it must be with two bytes of bits.
+    let want = |bits: &[u8]| [&[1, 1][..], &[7; 32], &[1], &[16], bits].concat();
+    assert!(decode_to_aggregator(&want(&[2, 0xff, 0x0f])).is_ok());
+    for (what, frame, reason) in [
+        ("nothing", vec![], Refusal::Garbage),
+        ("another version", vec![2, 4, 1], Refusal::Version),
+        ("text", b"{\"hello\": 1}".to_vec(), Refusal::Version),
+        ("a version alone", vec![1], Refusal::Garbage),
+        ("an unknown message", vec![1, 9, 1, 1, 1], Refusal::Garbage),
+        ("longer than any frame", vec![1; MAX_FRAME_BYTES + 1], Refusal::Garbage),
+        ("bytes behind a message without a block", vec![1, 1, 3, 3, 3], Refusal::Garbage),
+        ("more bits than blocks", want(&[3, 0xff, 0xff, 0xff]), Refusal::Garbage),
+        ("fewer bits than blocks", want(&[1, 0xff]), Refusal::Garbage),
+        ("more blocks than any blob has", want_of_65_535_blocks(), Refusal::Garbage),
+    ] {
+        assert_eq!(refused(&frame), Some(reason), "{what}");
+    }
+}
+
+fn want_of_65_535_blocks() -> Vec<u8> {
+    [&[1, 1][..], &[7; 32], &[1], &[0xff, 0xff, 3], &[0x80, 1], &[0; 128]].concat()
+}
+
+#[test]
+fn a_block_is_where_the_message_wants_one() {
+    let leaving = [1, 4, 7];
+    assert!(decode_to_aggregator(&leaving).is_ok());
+    let with_block = [&leaving[..], &[0]].concat();
+    assert_eq!(decode_to_aggregator(&with_block).unwrap_err().refusal(), Refusal::Garbage);
+    let header_alone = [&[1, 3][..], &[7; 32], &[0, 0]].concat();
+    assert_eq!(decode_to_aggregator(&header_alone).unwrap_err().refusal(), Refusal::Garbage);
+    let hello_of_no_shape = [&[1, 0, 1][..], &[7; 64], &[1, 2, 5, 0]].concat();
+    assert_eq!(decode_to_aggregator(&hello_of_no_shape).unwrap_err().refusal(), Refusal::Garbage);
+}
+
+#[test]
+fn trained_updates() {
+    let good = head(1.0);
+    let over = f32::from_bits(MAX_PARAMETER_VALUE.to_bits() + 1);
+    let steep = f32::from_bits(MAX_GRADIENT_VALUE.to_bits() + 1);
+    let biases = numbers(&[0.0, 0.0]);
+    for (what, body, reason) in [
+        ("nothing", vec![], Refusal::Content),
+        ("a header that ends", vec![2, 2, 10, 0], Refusal::Content),
+        ("an unknown encoding", update(&[0, 3, 0, 0], &[&good]), Refusal::Content),
+        ("a shape that cannot be", [&[1, 2, 10, 0, 0, 0, 0][..], &good].concat(), Refusal::Content),
+        ("another shape", [&[2, 3, 10, 0, 0, 0, 0][..], &good].concat(), Refusal::Shape),
+        ("the largest shape", [&[0xe8, 7, 0x80, 16, 10, 0, 0, 0, 0][..], &good].concat(), Refusal::Shape),
+        ("no samples", [&[2, 2, 0, 0, 0, 0, 0][..], &good].concat(), Refusal::Samples),
+        ("too many samples", [&[2, 2, 0x81, 0x80, 0x80, 8, 0, 0, 0, 0][..], &good].concat(), Refusal::Samples),
+        ("half a head", trained(false, 0, &[&good[..12]]), Refusal::Content),
+        ("one byte too few", trained(false, 0, &[&good[..23]]), Refusal::Content),
+        ("one byte too many", trained(false, 0, &[&good, &[0]]), Refusal::Content),
+        ("a head that was not announced", trained(false, 0, &[&good, &good]), Refusal::Content),
+        ("a head that does not come", trained(true, 0, &[&good]), Refusal::Content),
+        ("NaN", trained(false, 0, &[&head(f32::NAN)]), Refusal::NotFinite),
+        ("infinity", trained(false, 0, &[&head(f32::NEG_INFINITY)]), Refusal::NotFinite),
+        ("NaN in the second head", trained(true, 0, &[&good, &head(f32::NAN)]), Refusal::NotFinite),
+        ("NaN in f16", update(&[0, F16, 0, 0], &[&[0, 0x7e, 0, 0, 0, 0, 0, 0], &biases]), Refusal::NotFinite),
+        ("a scale of NaN", update(&[0, INT8, 0, 0], &[&head_int8(f32::NAN)]), Refusal::NotFinite),
+        ("an infinite scale", update(&[0, INT8, 0, 0], &[&head_int8(f32::INFINITY)]), Refusal::NotFinite),
+        ("a scale that overflows", update(&[0, INT8, 0, 0], &[&head_int8(f32::MAX)]), Refusal::NotFinite),
+        ("an absurd scale", update(&[0, INT8, 0, 0], &[&head_int8(1e6)]), Refusal::Absurd),
+        ("an absurd weight", trained(false, 0, &[&head(over)]), Refusal::Absurd),
+        ("an absurd weight below zero", trained(false, 0, &[&head(-over)]), Refusal::Absurd),
+        ("an unknown class", trained(false, 1, &[&good, &classes(&[2]), &good]), Refusal::Content),
+        ("a class twice", trained(false, 2, &[&good, &classes(&[1, 1]), &good, &good]), Refusal::Content),
+        ("descending classes", trained(false, 2, &[&good, &classes(&[1, 0]), &good, &good]), Refusal::Content),
+        ("three of two classes", trained(false, 3, &[&good, &classes(&[0, 1, 2]), &good]), Refusal::Content),
+        ("a prototype that does not come", trained(false, 1, &[&good, &classes(&[1])]), Refusal::Content),
+        ("NaN in a prototype", trained(false, 1, &[&good, &classes(&[1]), &head(f32::NAN)]), Refusal::NotFinite),
+        ("an absurd gradient", trained(false, 1, &[&good, &classes(&[0]), &head(steep)]), Refusal::Absurd),
+        ("statistics instead", update(&[1, 1], &[&whole(&[5, 5])]), Refusal::Content),
+    ] {
+        let refused = Update::decode(&body, shape(), Task::Train, Method::RedGrape).map_err(|error| error.refusal());
+        assert_eq!(refused, Err(reason), "{what}");
+    }
+    for (what, fine) in [
+        ("the largest weight", trained(false, 0, &[&head(MAX_PARAMETER_VALUE)])),
+        ("the largest gradient", trained(false, 1, &[&good, &classes(&[1]), &head(-MAX_GRADIENT_VALUE)])),
+        ("the most samples", [&[2, 2, 0x80, 0x80, 0x80, 8, 0, 0, 0, 0][..], &good].concat()),
+    ] {
+        assert!(Update::decode(&fine, shape(), Task::Train, Method::RedGrape).is_ok(), "{what}");
+    }
+}
+
+fn head_int8(scale: f32) -> Vec<u8> {
+    [&scale.to_le_bytes()[..], &[127, 0], &1.0_f32.to_le_bytes(), &[1, 2], &numbers(&[0.0, 0.0])].concat()
+}
+
+#[test]
+fn what_the_method_does_not_ask_for() {
+    let supplementary = trained(true, 0, &[&head(1.0), &head(1.0)]);
+    let prototypes = trained(false, 1, &[&head(1.0), &classes(&[0]), &head(1.0)]);
+    for method in Method::ALL {
+        let refused = |body: &[u8]| Update::decode(body, shape(), Task::Train, method).err().map(|e| e.refusal());
+        let unless = |asked: bool| (!asked).then_some(Refusal::Content);
+        assert_eq!(refused(&supplementary), unless(method.has_supplementary_head()), "{method}");
+        assert_eq!(refused(&prototypes), unless(method.sends_prototypes()), "{method}");
+        assert_eq!(refused(&trained(false, 0, &[&head(1.0)])), None, "{method}");
+    }
+}
+
+#[test]
+fn what_the_task_does_not_ask_for() {
+    let extents = [Sums::Counts, Sums::Means, Sums::SecondMoment];
+    let bodies = [
+        update(&[1, 1], &[&whole(&[5, 5])]),
+        update(&[1, 2], &[&whole(&[5, 5]), &numbers(&[1.0; 4])]),
+        update(&[1, 3], &[&whole(&[5, 5]), &numbers(&[1.0; 7])]),
+        trained(false, 0, &[&head(1.0)]),
+    ];
+    let mut tasks = vec![Task::Wait, Task::Finished, Task::Statistics { extent: Sums::Nothing }];
+    tasks.extend(extents.map(|extent| Task::Statistics { extent }));
+    tasks.push(Task::Train);
+    for (asked, task) in tasks.into_iter().enumerate() {
+        for (sent, body) in bodies.iter().enumerate() {
+            let update = Update::decode(body, shape(), task, METHOD_WITHOUT_EXTRAS).map_err(|error| error.refusal());
+            // The first three tasks have no answer.
+            assert_eq!(update.is_ok(), sent + 3 == asked, "{task:?} answered by body {sent}");
+            assert!(matches!(update, Ok(_) | Err(Refusal::Content)));
+        }
+    }
+}
+
+#[test]
+fn statistics() {
+    let task = Task::Statistics { extent: Sums::SecondMoment };
+    let body = |counts: [u32; 2], sum: f32, moment: f32| {
+        let arrays = numbers(&[sum, 0.0, 0.0, 0.0, moment, 0.0, 0.0]);
+        update(&[1, 3], &[&whole(&counts), &arrays])
+    };
+    let largest = MAX_FEATURE_VALUE;
+    for (what, body, reason) in [
+        ("fine", body([2, 1], 1.5, 2.0), None),
+        ("as large as can be", body([2, 1], 2.0 * largest, 3.0 * largest * largest), None),
+        ("NaN", body([2, 1], f32::NAN, 2.0), Some(Refusal::NotFinite)),
+        ("infinity", body([2, 1], 1.5, f32::INFINITY), Some(Refusal::NotFinite)),
+        ("a sum of no samples", body([0, 3], 1.0, 2.0), Some(Refusal::Absurd)),
+        ("a sum that is too large", body([2, 1], 3.0 * largest, 2.0), Some(Refusal::Absurd)),
+        ("a moment that is too large", body([2, 1], 1.0, 4.0 * largest * largest), Some(Refusal::Absurd)),
+        ("more samples than one device holds", body([MAX_SAMPLES, 1], 1.0, 1.0), Some(Refusal::Samples)),
+        ("counts that wrap around", body([u32::MAX, 2], 1.0, 1.0), Some(Refusal::Samples)),
+        ("counts alone", update(&[1, 3], &[&whole(&[2, 1])]), Some(Refusal::Content)),
+    ] {
+        let update = Update::decode(&body, shape(), task, Method::Lda);
+        assert_eq!(update.err().map(|error| error.refusal()), reason, "{what}");
+    }
+}
+
+#[test]
+fn heads_of_the_fleet() {
+    let good = head(1.0);
+    let body = |header: [u8; 3], arrays: &[&[u8]]| [&header[..], &arrays.concat()].concat();
+    for (what, body, reason) in [
+        ("fine", body([2, 2, 0], &[&good]), None),
+        ("another shape", body([2, 3, 0], &[&good]), Some(Refusal::Shape)),
+        ("a shape that cannot be", body([2, 0, 0], &[&good]), Some(Refusal::Content)),
+        ("a flag that is none", body([2, 2, 2], &[&good]), Some(Refusal::Content)),
+        ("one head of two", body([2, 2, 1], &[&good]), Some(Refusal::Content)),
+        ("two heads for one", body([2, 2, 0], &[&good, &good]), Some(Refusal::Content)),
+        ("NaN", body([2, 2, 1], &[&good, &head(f32::NAN)]), Some(Refusal::NotFinite)),
+        ("absurd", body([2, 2, 0], &[&head(1e9)]), Some(Refusal::Absurd)),
+    ] {
+        let heads = HeadsBody::decode(&body, shape());
+        assert_eq!(heads.err().map(|error| error.refusal()), reason, "{what}");
+    }
+}
+
+#[test]
+fn aids() {
+    let body = |header: &[u8], arrays: &[&[u8]]| [header, &arrays.concat()].concat();
+    let mean = numbers(&[1.0, -1.0]);
+    let absurd = numbers(&[MAX_FEATURE_VALUE * 1.001, 0.0]);
+    for (what, body, reason) in [
+        ("no prototypes at all", body(&[0, F32, 0], &[]), None),
+        ("means", body(&[1, 2], &[&classes(&[0, 1]), &mean, &mean]), None),
+        ("a prior", body(&[2], &[&numbers(&[0.5, 0.5])]), None),
+        ("an unknown aid", body(&[3, 0], &[]), Some(Refusal::Content)),
+        ("unknown classes", body(&[1, 1], &[&classes(&[2]), &mean]), Some(Refusal::Content)),
+        ("classes twice", body(&[1, 2], &[&classes(&[0, 0]), &mean, &mean]), Some(Refusal::Content)),
+        ("more classes than there are", body(&[1, 3], &[&classes(&[0, 1, 2])]), Some(Refusal::Content)),
+        ("a mean too few", body(&[1, 2], &[&classes(&[0, 1]), &mean]), Some(Refusal::Content)),
+        ("a mean too many", body(&[1, 1], &[&classes(&[0]), &mean, &mean]), Some(Refusal::Content)),
+        ("an absurd mean", body(&[1, 1], &[&classes(&[0]), &absurd]), Some(Refusal::Absurd)),
+        ("a mean of NaN", body(&[1, 1], &[&classes(&[0]), &numbers(&[f32::NAN, 0.0])]), Some(Refusal::NotFinite)),
+        ("a share above one", body(&[2], &[&numbers(&[1.5, 0.5])]), Some(Refusal::Absurd)),
+        ("a share below zero", body(&[2], &[&numbers(&[-0.5, 0.5])]), Some(Refusal::Absurd)),
+        ("a share of NaN", body(&[2], &[&numbers(&[f32::NAN, 0.5])]), Some(Refusal::NotFinite)),
+        ("three shares", body(&[2], &[&numbers(&[0.5, 0.25, 0.25])]), Some(Refusal::Content)),
+        ("an absurd gradient", body(&[0, F32, 1], &[&classes(&[0]), &head(300.0)]), Some(Refusal::Absurd)),
+    ] {
+        let aid = Aid::decode(&body, shape());
+        assert_eq!(aid.err().map(|error| error.refusal()), reason, "{what}");
+    }
+}
+
+#[test]
+fn blocks() {
+    let content = vec![7; BLOCK_BYTES + 10];
+    let blob = BlobRef::of(&content);
+    let claim = |bytes| Assembler::new(BlobRef { bytes, ..blob }, MAX_BLOB_BYTES).err().map(BlockError::refusal);
+    assert_eq!(claim(200_000_000), Some(Refusal::TooLarge));
+    assert_eq!(claim(u32::MAX), Some(Refusal::TooLarge));
+    assert_eq!(claim(0), Some(Refusal::Block));
+    let mut assembler = Assembler::new(blob, content.len()).unwrap();
+    assert!(Assembler::new(blob, content.len() - 1).is_err());
+    let (header, bytes) = block(&blob, &content, 1).unwrap();
+    let mut damaged = bytes.to_vec();
+    damaged[0] ^= 1;
+    for (what, header, bytes, reason) in [
+        ("of another blob", BlockHeader { digest: Digest::of(b"other"), ..header }, bytes, Refusal::Block),
+        ("beyond the end", BlockHeader { index: 2, ..header }, bytes, Refusal::Block),
+        ("far beyond the end", BlockHeader { index: u16::MAX, ..header }, bytes, Refusal::Block),
+        ("at another's place", BlockHeader { index: 0, ..header }, bytes, Refusal::Block),
+        ("too short", header, &bytes[1..], Refusal::Block),
+        ("too long", header, &content[..11], Refusal::Block),
+        ("damaged", header, &damaged, Refusal::Crc),
+    ] {
+        assert_eq!(assembler.accept(&header, bytes).map_err(BlockError::refusal), Err(reason), "{what}");
+        assert_eq!(assembler.missing().count(), 2, "{what}");
+    }
+    assert_eq!(assembler.clone().into_content().map_err(BlockError::refusal), Err(Refusal::Digest));
+    let lie = BlobRef { digest: Digest::of(b"a lie"), bytes: 10 };
+    let mut assembler = Assembler::new(lie, 10).unwrap();
+    let (header, bytes) = block(&lie, &content, 0).unwrap();
+    assert_eq!(assembler.accept(&header, bytes), Ok(true));
+    assert_eq!(assembler.into_content().map_err(BlockError::refusal), Err(Refusal::Digest));
+}
+
+/// A device whose training broke must not slip through as a head of zeros.
+#[test]
+fn broken_numbers_are_refused_in_every_encoding() {
+    for encoding in [Encoding::F32, Encoding::F16, Encoding::Int8] {
+        for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for at in 0..4 {
+                let mut main = Head { weight: vec![1.0, 0.5, -0.5, 0.25], bias: vec![0.0; 2] };
+                main.weight[at] = broken;
+                let heads = Heads { main, supplementary: Head::zeros(shape()) };
+                let content = UpdateContent::Trained { heads, prototypes: Prototypes::default() };
+                let body = Update { samples: 1, content }.encode(shape(), encoding);
+                let refused = Update::decode(&body, shape(), Task::Train, Method::FedAvg).map_err(|e| e.refusal());
+                assert_eq!(refused, Err(Refusal::NotFinite), "{broken} at {at} in {encoding:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_encoding_is_longer_than_the_longest_update() {
+    for (classes, features) in [(2, 1), (100, 1), (100, 2), (40, 64)] {
+        let shape = Shape::new(classes, features).unwrap();
+        let head = Head { weight: vec![1.0; shape.weights()], bias: vec![1.0; classes] };
+        let prototypes = Prototypes { by_class: (0..classes as u16).map(|class| (class, head.clone())).collect() };
+        let heads = Heads { main: head.clone(), supplementary: head };
+        let content = UpdateContent::Trained { heads, prototypes: prototypes.clone() };
+        let update = Update { samples: MAX_SAMPLES, content };
+        for encoding in [Encoding::F32, Encoding::F16, Encoding::Int8] {
+            let bytes = update.encode(shape, encoding).len();
+            let longest = largest_update(shape, Task::Train, Method::RedGrape);
+            assert!(bytes <= longest, "{shape:?} {encoding:?}: {bytes} bytes, expected at most {longest}");
+            let aid = Aid::Prototypes(prototypes.clone()).encode(encoding).len();
+            assert!(aid <= largest_aid(shape, Method::RedGrape), "{shape:?} {encoding:?}: an aid of {aid} bytes");
+        }
+    }
+}
+
+#[test]
+fn every_refusal_tells_what_to_do() {
+    for reason in Refusal::ALL {
+        assert!(reason.advice().len() > 20, "{reason}");
+    }
+    assert_eq!(BodyError::Content.refusal().to_string(), "content");
+}

@@ -1,0 +1,32 @@
+//! Data for whole federations on one machine: where samples come from, which classes are rare, and who holds what.
+
+pub mod digits;
+pub mod dirichlet;
+pub mod long_tail;
+pub mod partition;
+pub mod synthetic;
+
+/// Counts the samples of each class; a label outside `classes` is not counted.
+pub fn class_counts(labels: impl IntoIterator<Item = u16>, classes: usize) -> Vec<u64> {
+    let mut counts = vec![0; classes];
+    for label in labels {
+        if let Some(count) = counts.get_mut(usize::from(label)) {
+            *count += 1;
+        }
+    }
+    counts
+}
+
+/// The positions of each class's samples, in ascending order: `[class][..]`. The labels are checked by the caller.
+fn indices_by_class(labels: &[u16], classes: usize) -> Vec<Vec<u32>> {
+    let mut by_class = vec![Vec::new(); classes];
+    for (index, &label) in (0u32..).zip(labels) {
+        by_class[usize::from(label)].push(index);
+    }
+    by_class
+}
+
+/// The first label outside `classes`, with its position.
+fn stray_label(labels: &[u16], classes: usize) -> Option<(usize, u16)> {
+    labels.iter().copied().enumerate().find(|&(_, label)| usize::from(label) >= classes)
+}

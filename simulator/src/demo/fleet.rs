@@ -1,0 +1,165 @@
+//! The threads of one federation: an aggregator and its devices, each with its own connection to the broker.
+
+use core::time::Duration;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use crossbeam_channel::Sender;
+use grapevine_aggregator::round::{Event as RoundEvent, RoundConfig, RoundOutcome};
+use grapevine_aggregator::serve::{Observer, RunChoice, ServeError, ServeOptions, ServeReport, serve};
+use grapevine_aggregator::store::Store as Ledger;
+use grapevine_edge_client::device::{self, DeviceOptions, DeviceReport, Gate, RunError};
+use grapevine_edge_client::session::{Event as DeviceEvent, Identity};
+use grapevine_edge_client::store::Store;
+use grapevine_host::{BrokerAddress, Shutdown};
+use grapevine_models::Heads;
+use grapevine_protocol::{BootId, Digest, FleetId, RunId};
+
+/// Stack of a device's session thread; its large buffers are on the heap.
+const DEVICE_STACK_BYTES: usize = 512 * 1024;
+/// The broker is on this machine: a lost connection is tried again soon.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// What the threads tell.
+pub(super) enum Told {
+    /// The aggregator opened the first round or did something else worth hearing.
+    Round(RoundEvent),
+    /// A round was merged, with the heads after it.
+    Merged(Box<RoundOutcome>, Option<Heads>),
+    /// A device has the heads with this digest.
+    NewHeads(Digest),
+    /// A thread ended before it was told to.
+    Ended,
+}
+
+pub(super) struct Fleet {
+    shutdown: Shutdown,
+    aggregator: JoinHandle<Result<ServeReport, ServeError>>,
+    devices: Vec<JoinHandle<Result<DeviceReport, RunError>>>,
+}
+
+pub(super) struct FleetPlan {
+    pub(super) fleet: FleetId,
+    pub(super) broker: BrokerAddress,
+    pub(super) round: RoundConfig,
+    pub(super) run: RunId,
+    pub(super) stores: Vec<Arc<Store>>,
+}
+
+impl Fleet {
+    /// Starts the aggregator and every device.
+    pub(super) fn start(plan: &FleetPlan, ledger: Ledger, told: &Sender<Told>) -> std::io::Result<Self> {
+        let shutdown = Shutdown::manual();
+        let aggregator = {
+            let options = ServeOptions {
+                fleet: plan.fleet.clone(),
+                broker: plan.broker.clone(),
+                round: plan.round.clone(),
+                boot: BootId(plan.run.0),
+                run: RunChoice::New(plan.run),
+                until_finished: false,
+                keep_alive: KEEP_ALIVE,
+                longest_pause: LONGEST_PAUSE,
+            };
+            let (shutdown, told) = (shutdown.clone(), told.clone());
+            thread::Builder::new().name("aggregator".into()).spawn(move || {
+                let result = serve(&options, ledger, &shutdown, &mut Teller(told.clone()));
+                let _ = told.send(Told::Ended);
+                result
+            })?
+        };
+        let gate = Gate::new(thread::available_parallelism().map_or(1, usize::from));
+        let mut fleet = Self { shutdown, aggregator, devices: Vec::new() };
+        for (number, store) in plan.stores.iter().enumerate() {
+            fleet.start_device(plan, number, store.clone(), gate.clone(), told.clone())?;
+        }
+        Ok(fleet)
+    }
+
+    /// Stops everybody and gives what they did.
+    pub(super) fn stop(self) -> Result<(ServeReport, Vec<DeviceReport>), Ended> {
+        self.shutdown.request();
+        let aggregator = self.aggregator.join().map_err(|_| Ended::Panicked)?.map_err(Ended::Aggregator);
+        let devices: Result<Vec<DeviceReport>, Ended> = self
+            .devices
+            .into_iter()
+            .map(|device| device.join().map_err(|_| Ended::Panicked)?.map_err(Ended::Device))
+            .collect();
+        Ok((aggregator?, devices?))
+    }
+
+    fn start_device(
+        &mut self,
+        plan: &FleetPlan,
+        number: usize,
+        store: Arc<Store>,
+        gate: Gate,
+        told: Sender<Told>,
+    ) -> std::io::Result<()> {
+        let options = DeviceOptions {
+            fleet: plan.fleet.clone(),
+            broker: plan.broker.clone(),
+            identity: Identity {
+                device: format!("device-{number:04}").parse().expect("a name of letters and digits"),
+                boot: BootId(plan.run.0 ^ number as u64),
+                extractor: plan.round.extractor,
+                classes: plan.round.classes,
+                shape: plan.round.shape,
+                hardware: format!("simulated on {}", std::env::consts::ARCH),
+            },
+            keep_alive: KEEP_ALIVE,
+            longest_pause: LONGEST_PAUSE,
+            gate: Some(gate),
+        };
+        let shutdown = self.shutdown.clone();
+        let thread = thread::Builder::new().name(format!("device-{number}")).stack_size(DEVICE_STACK_BYTES);
+        self.devices.push(thread.spawn(move || {
+            let result = device::run(&options, &store, &shutdown, &mut |event| {
+                if let DeviceEvent::NewHeads(digest) = event {
+                    // The listener is gone only when the federation is over.
+                    let _ = told.send(Told::NewHeads(*digest));
+                }
+            });
+            let _ = told.send(Told::Ended);
+            result
+        })?);
+        Ok(())
+    }
+}
+
+/// Why a thread of the federation ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Ended {
+    /// The aggregator failed.
+    #[error("the aggregator stopped: {0}")]
+    Aggregator(ServeError),
+    /// A device failed.
+    #[error("a device stopped: {0}")]
+    Device(RunError),
+    /// A fault of this program.
+    #[error("a thread of the federation panicked; please report what is printed above")]
+    Panicked,
+}
+
+struct Teller(Sender<Told>);
+
+impl Observer for Teller {
+    fn event(&mut self, event: &RoundEvent) {
+        match event {
+            RoundEvent::RoundOpened { .. } | RoundEvent::Finished | RoundEvent::RoundAbandoned(_) => {
+                let _ = self.0.send(Told::Round(event.clone()));
+            }
+            RoundEvent::DeviceCame(_)
+            | RoundEvent::DeviceLeft(_)
+            | RoundEvent::UpdateAccepted { .. }
+            | RoundEvent::Refused { .. }
+            | RoundEvent::RoundExtended(_) => {}
+        }
+    }
+
+    fn merged(&mut self, outcome: &RoundOutcome, heads: Option<&Heads>) -> Option<serde_json::Value> {
+        let _ = self.0.send(Told::Merged(Box::new(outcome.clone()), heads.cloned()));
+        None
+    }
+}

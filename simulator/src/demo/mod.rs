@@ -1,0 +1,199 @@
+//! `fleet demo`: an embedded broker, an aggregator and real devices in one process, over real MQTT, once per method.
+
+mod dataset;
+mod federation;
+mod fleet;
+
+use core::time::Duration;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use grapevine_aggregator::broker::{BrokerError, EmbeddedBroker};
+use grapevine_host::{BrokerAddress, Shutdown, memory};
+use grapevine_models::{Method, Params, ParamsError, ValidParams};
+
+use crate::data::partition::Partition;
+use crate::data::synthetic::SyntheticSpec;
+use crate::report::results::{Report, Run};
+
+pub use dataset::DataError;
+pub use federation::FederationError;
+pub use fleet::Ended;
+
+/// Rounds of the demo on the digits, chosen on a validation split (DESIGN.md, "the demo's numbers").
+pub const DIGITS_ROUNDS: u32 = 20;
+/// Weight of the balanced step on the digits, chosen on a validation split.
+pub const DIGITS_LAMBDA: f32 = 1.0;
+
+/// What is to be run.
+#[derive(Clone, Debug)]
+pub struct DemoOptions {
+    /// Where samples come from.
+    pub source: Source,
+    /// Devices of the fleet.
+    pub devices: usize,
+    /// Devices per round; `None` for all.
+    pub participants: Option<usize>,
+    /// Rounds of every method that trains.
+    pub rounds: u32,
+    /// Methods, one federation each.
+    pub methods: Vec<Method>,
+    /// Samples of the most frequent class per sample of the rarest.
+    pub imbalance_ratio: f64,
+    /// Concentration of the partition.
+    pub alpha: f64,
+    /// How samples are dealt to devices.
+    pub partition: Partition,
+    /// Decides everything random.
+    pub seed: u64,
+    /// An external broker, or `None` for the embedded one.
+    pub broker: Option<BrokerAddress>,
+    /// Replaces the method's own weight of the balanced step.
+    pub lambda: Option<f32>,
+    /// The command line, for the report.
+    pub command: String,
+}
+
+/// Where the demo's samples come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The shipped handwritten digits, as images through the shipped extractor.
+    Digits,
+    /// Random class clusters in feature space.
+    Synthetic {
+        /// Features and classes.
+        spec: SyntheticSpec,
+        /// Mean number of samples per device.
+        samples_per_device: usize,
+    },
+}
+
+/// What a demo tells while it runs.
+#[derive(Clone, Debug)]
+pub enum Progress {
+    /// The devices' images are being extracted and stored.
+    Preparing {
+        /// Devices done.
+        done: usize,
+        /// Devices in all.
+        devices: usize,
+    },
+    /// A federation begins.
+    Begins {
+        /// Its method.
+        method: Method,
+        /// Rounds it will have.
+        rounds: u32,
+    },
+    /// A round was merged.
+    Round {
+        /// The method.
+        method: Method,
+        /// Merged rounds so far.
+        done: u32,
+        /// Rounds in all.
+        rounds: u32,
+        /// Updates in the round and devices that were chosen.
+        updates: (usize, usize),
+        /// Balanced accuracy on the held-out samples, if heads were made.
+        balanced_accuracy: Option<f64>,
+        /// Since the federation began.
+        elapsed: Duration,
+    },
+}
+
+/// Why a demo ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// The broker did not start.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// The data could not be made.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A hyper-parameter out of range.
+    #[error(transparent)]
+    Params(#[from] ParamsError),
+    /// A federation failed.
+    #[error(transparent)]
+    Federation(#[from] FederationError),
+    /// No folder for the devices' stores.
+    #[error("cannot make a temporary folder for the devices: {0}; free some space or set TMPDIR")]
+    Folder(std::io::Error),
+    /// Ctrl-C.
+    #[error("stopped")]
+    Stopped,
+}
+
+/// Runs one federation per method on the same devices, samples and held-out set.
+pub fn run(
+    options: &DemoOptions,
+    shutdown: &Shutdown,
+    progress: &mut dyn FnMut(&Progress),
+) -> Result<Report, DemoError> {
+    let folder = tempfile::Builder::new().prefix("grapevine-demo-").tempdir().map_err(DemoError::Folder)?;
+    let prepared = dataset::prepare(options, folder.path(), shutdown, progress)?;
+    let embedded = match &options.broker {
+        Some(_) => None,
+        None => Some(EmbeddedBroker::start(0, core::net::Ipv4Addr::LOCALHOST.into())?),
+    };
+    let broker = match (&options.broker, &embedded) {
+        (Some(external), _) => external.clone(),
+        (None, Some(embedded)) => BrokerAddress::new("127.0.0.1", embedded.port()),
+        (None, None) => unreachable!("one of the two was made above"),
+    };
+    let mut runs = Vec::new();
+    for (index, &method) in options.methods.iter().enumerate() {
+        if shutdown.is_requested() {
+            return Err(DemoError::Stopped);
+        }
+        let params = params(options, method, prepared.shape.classes())?;
+        let place = Place { folder: folder.path().join(format!("aggregator-{index}")), broker: broker.clone() };
+        runs.push(federation::run(options, &prepared, params, &place, shutdown, progress)?);
+    }
+    Ok(report(options, &prepared, runs))
+}
+
+/// Where one federation lives.
+pub(crate) struct Place {
+    /// The aggregator's state.
+    folder: PathBuf,
+    broker: BrokerAddress,
+}
+
+fn params(options: &DemoOptions, method: Method, classes: usize) -> Result<ValidParams, ParamsError> {
+    let mut params = Params::defaults(method, classes);
+    if options.source == Source::Digits && method.balances() {
+        params.lambda = DIGITS_LAMBDA;
+    }
+    if let Some(lambda) = options.lambda {
+        params.lambda = lambda;
+    }
+    params.check()
+}
+
+fn report(options: &DemoOptions, prepared: &dataset::Prepared, runs: Vec<Run>) -> Report {
+    let classes = prepared.shape.classes();
+    let counts = &prepared.device_class_counts;
+    Report {
+        runs,
+        devices: options.devices,
+        rounds: options.rounds as usize,
+        classes,
+        features: prepared.shape.features(),
+        peak_memory_bytes: memory::peak_bytes(),
+        data: prepared.name.clone(),
+        imbalance_ratio: options.imbalance_ratio,
+        alpha: options.alpha,
+        class_counts: (0..classes).map(|class| counts.iter().map(|device| device[class]).sum()).collect(),
+        device_class_counts: counts.clone(),
+        class_names: prepared.class_names.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        command: options.command.clone(),
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the demo reports wall-clock times")]
+fn now() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,269 @@
+//! The report as one HTML file that needs nothing else: no script, no font, no image, no network.
+
+use core::fmt::Write;
+
+use grapevine_models::evaluate::Groups;
+
+use super::chart::{Series, legend};
+use super::heat_map::{MOST_DEVICES, device_classes};
+use super::line_charts::{accuracy_by_class, accuracy_by_round};
+use super::markup::{escape, shortened};
+use super::results::{Report, Row, verdicts};
+use super::{table, units};
+
+const STYLE: &str = include_str!("page.css");
+const DIGEST_FIGURES: usize = 16;
+
+/// Renders the page.
+pub fn render(report: &Report) -> String {
+    let mut page = String::with_capacity(64 * 1024);
+    let title = escape(&format!("Grapevine: {}", report.data));
+    let _ = write!(
+        page,
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n\
+         <style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n<header>\n<h1>{title}</h1>\n{}\n{}</header>\n",
+        lead(report),
+        facts(report)
+    );
+    let verdicts: String = verdicts(report).iter().map(|verdict| format!("<p>{}</p>\n", escape(verdict))).collect();
+    if !verdicts.is_empty() {
+        let _ = writeln!(page, "<div class=\"verdict\">\n{verdicts}</div>");
+    }
+    page += &results_table(report);
+    let conditions = report.conditions();
+    for condition in &conditions {
+        if conditions.len() > 1 {
+            let (partition, participation) = condition;
+            let heading = escape(&format!("Partition {partition}, participation {participation}"));
+            let _ = writeln!(page, "<h2 class=\"condition\">{heading}</h2>");
+        }
+        page += &condition_charts(report, condition);
+    }
+    let _ = write!(page, "<div class=\"pair\">\n{}{}</div>\n", device_card(report), notes(report));
+    page += &runs_table(report);
+    page += &footer(report);
+    page += "</main>\n</body>\n</html>\n";
+    page
+}
+
+fn lead(report: &Report) -> String {
+    let plural = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
+    let text = format!(
+        "{} over {}: long-tailed training data that never leave their device, a balanced test set.",
+        plural(report.devices, "device"),
+        plural(report.rounds, "round")
+    );
+    format!("<p class=\"lead\">{}</p>", escape(&text))
+}
+
+fn facts(report: &Report) -> String {
+    let joined = |mut values: Vec<String>| {
+        values.dedup();
+        values.join(", ")
+    };
+    let conditions = report.conditions();
+    let mut seeds: Vec<u64> = report.runs.iter().map(|run| run.seed).collect();
+    seeds.sort_unstable();
+    let facts = [
+        ("data", report.data.clone()),
+        ("samples", units::count(report.class_counts.iter().sum())),
+        ("classes", report.classes.to_string()),
+        ("features", report.features.to_string()),
+        ("imbalance ratio", report.imbalance_ratio.to_string()),
+        ("partition", joined(conditions.iter().map(|(partition, _)| partition.clone()).collect())),
+        ("alpha", report.alpha.to_string()),
+        ("participation", joined(conditions.iter().map(|(_, participation)| participation.clone()).collect())),
+        ("seeds", joined(seeds.iter().map(u64::to_string).collect())),
+        ("peak memory", report.peak_memory_bytes.map_or_else(|| "-".to_owned(), units::bytes)),
+    ];
+    let mut html = String::from("<dl class=\"facts\">\n");
+    for (name, value) in facts {
+        let _ = writeln!(html, "<div><dt>{name}</dt><dd>{}</dd></div>", escape(&value));
+    }
+    html + "</dl>\n"
+}
+
+fn results_table(report: &Report) -> String {
+    let rows = report.rows();
+    let conditions = report.conditions();
+    let condition = |row: &Row| {
+        let run = &row.mean;
+        conditions.iter().position(|(partition, other)| (partition, other) == (&run.partition, &run.participation))
+    };
+    let best = |row: &Row| {
+        let rivals = rows.iter().filter(|rival| condition(rival) == condition(row));
+        rivals.map(|rival| rival.mean.balanced_accuracy).fold(f64::NEG_INFINITY, f64::max)
+    };
+    let headings = table::headings(report);
+    let texts = headings.len() - table::NUMBERS.len();
+    let align = |column: usize| if column < texts { " class=\"text\"" } else { "" };
+    let mut html =
+        String::from("<section class=\"card\">\n<h2>Results</h2>\n<div class=\"scroll\"><table>\n<thead><tr>");
+    for (column, heading) in headings.iter().enumerate() {
+        let _ = write!(html, "<th scope=\"col\"{}>{}</th>", align(column), escape(heading));
+    }
+    html += "</tr></thead>\n<tbody>\n";
+    for (position, row) in rows.iter().enumerate() {
+        let first = position > 0 && condition(row) != condition(&rows[position - 1]);
+        html += match (first, row.mean.balanced_accuracy >= best(row)) {
+            (false, false) => "<tr>",
+            (false, true) => "<tr class=\"best\">",
+            (true, false) => "<tr class=\"first\">",
+            (true, true) => "<tr class=\"first best\">",
+        };
+        for (column, cell) in table::cells(row, report).iter().enumerate() {
+            let cell = escape(cell);
+            let _ = match column {
+                0 => write!(html, "<th scope=\"row\">{cell}</th>"),
+                _ if column == texts => write!(html, "{}{cell}</td>", share_cell(row.mean.balanced_accuracy)),
+                _ => write!(html, "<td{}>{cell}</td>", align(column)),
+            };
+        }
+        html += "</tr>\n";
+    }
+    html + "</tbody>\n</table></div>\n</section>\n"
+}
+
+/// Opens a cell with a thin bar as long as the share.
+fn share_cell(share: f64) -> String {
+    format!("<td class=\"share\" style=\"background-size:calc({:.3}*(100% - 1.1rem)) 2px\">", share.clamp(0.0, 1.0))
+}
+
+fn condition_charts(report: &Report, (partition, participation): &(String, String)) -> String {
+    let rows = report.rows();
+    let mut methods: Vec<&str> = Vec::new();
+    for row in &rows {
+        if !methods.contains(&row.mean.method.as_str()) {
+            methods.push(&row.mean.method);
+        }
+    }
+    let within = |row: &&Row| row.mean.partition == *partition && row.mean.participation == *participation;
+    let series = |values: fn(&Row) -> &[f64]| -> Vec<Series> {
+        let one = |row: &Row| Series {
+            name: row.mean.method.clone(),
+            look: methods.iter().position(|method| *method == row.mean.method).unwrap_or(0),
+            values: values(row).iter().map(|share| 100.0 * share).collect(),
+        };
+        rows.iter().filter(within).map(one).collect()
+    };
+    let by_round = series(|row| &row.mean.balanced_accuracy_by_round);
+    let by_class = series(|row| &row.mean.accuracy_by_class);
+    format!(
+        "{}\n<div class=\"pair\">\n<section class=\"card\">\n<h2>Balanced accuracy, round by round</h2>\n{}\n</section>\n\
+         <section class=\"card\">\n<h2>Accuracy of each class, after the last round</h2>\n{}\n</section>\n</div>\n",
+        legend(&by_round),
+        accuracy_by_round(&by_round),
+        accuracy_by_class(report, &by_class)
+    )
+}
+
+fn device_card(report: &Report) -> String {
+    let devices = report.device_class_counts.len();
+    let note = if devices > MOST_DEVICES { format!(", the first {MOST_DEVICES} of {devices}") } else { String::new() };
+    format!("<section class=\"card\">\n<h2>What each device holds{note}</h2>\n{}\n</section>\n", device_classes(report))
+}
+
+fn notes(report: &Report) -> String {
+    let groups = Groups::of(report.classes);
+    let sizes = format!(
+        "Head, mid and tail are the {}, {} and {} classes from the most frequent to the rarest.",
+        groups.head.len(),
+        groups.mid.len(),
+        groups.tail.len()
+    );
+    let notes = [
+        "Balanced accuracy is the mean of the accuracies of all classes: rare classes count as much as common ones.",
+        sizes.as_str(),
+        "Bytes are what one device that takes part sends and receives in a round, on average; CPU is its processor time.",
+        "A dotted level is a method that needs one round.",
+        "A ± is the standard deviation over seeds; lines and accuracies are then means.",
+        "Every method saw the same devices, samples and test set.",
+    ];
+    let items: String = notes.iter().map(|note| format!("<li>{}</li>\n", escape(note))).collect();
+    format!("<section class=\"card\">\n<h2>How to read this</h2>\n<ul class=\"notes\">\n{items}</ul>\n</section>\n")
+}
+
+fn runs_table(report: &Report) -> String {
+    let mut html = String::from(
+        "<section class=\"card\"><details><summary>Every run, with the digest of its final head</summary>\n\
+         <div class=\"scroll\"><table>\n<thead><tr><th scope=\"col\">method</th><th scope=\"col\">seed</th>\
+         <th scope=\"col\" class=\"text\">partition</th><th scope=\"col\" class=\"text\">participation</th>\
+         <th scope=\"col\">balanced %</th><th scope=\"col\" class=\"text\">head digest</th></tr></thead>\n<tbody>\n",
+    );
+    for run in &report.runs {
+        let _ = writeln!(
+            html,
+            "<tr><th scope=\"row\">{}</th><td>{}</td><td class=\"text\">{}</td><td class=\"text\">{}</td><td>{}</td>\
+             <td class=\"text\"><code title=\"{}\">{}</code></td></tr>",
+            escape(&run.method),
+            run.seed,
+            escape(&run.partition),
+            escape(&run.participation),
+            units::percent(run.balanced_accuracy),
+            escape(&run.head_digest),
+            escape(&shortened(&run.head_digest, DIGEST_FIGURES))
+        );
+    }
+    html + "</tbody>\n</table></div></details></section>\n"
+}
+
+fn footer(report: &Report) -> String {
+    format!(
+        "<footer><p>Grapevine {}. To make this page again: <code>{}</code></p></footer>\n",
+        escape(&report.version),
+        escape(&report.command)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::results::tests::example;
+    use super::*;
+
+    #[test]
+    fn the_page_needs_nothing_from_outside() {
+        let page = render(&example());
+        for forbidden in ["http", "<script", "<link", "<img", "url(", "@import", "src="] {
+            assert!(!page.contains(forbidden), "{forbidden}");
+        }
+    }
+
+    #[test]
+    fn every_text_is_escaped() {
+        let mut report = example();
+        let hostile = "<i x=\"'&>".to_owned();
+        for run in &mut report.runs {
+            run.method.clone_from(&hostile);
+            run.head_digest.clone_from(&hostile);
+            run.partition.clone_from(&hostile);
+            run.participation = format!("{hostile}{}", run.seed);
+        }
+        report.runs[0].participation.clone_from(&hostile);
+        report.class_names = vec![hostile.clone(); 10];
+        (report.data, report.version, report.command) = (hostile.clone(), hostile.clone(), hostile);
+        let page = render(&report);
+        assert!(!page.contains("<i") && !page.contains("x=\"'"));
+        assert!(page.contains("&lt;i x=&quot;&#39;&amp;&gt;"));
+    }
+
+    #[test]
+    fn elements_are_closed() {
+        let page = render(&example());
+        for element in ["svg", "section", "table", "tr", "td", "th", "g", "text", "title", "div", "ul", "li", "main"] {
+            let opened = page.matches(&format!("<{element}>")).count() + page.matches(&format!("<{element} ")).count();
+            assert_eq!(opened, page.matches(&format!("</{element}>")).count(), "{element}");
+        }
+    }
+
+    #[test]
+    fn each_condition_has_its_charts_and_an_empty_report_is_a_page() {
+        let mut report = example();
+        assert_eq!(render(&report).matches("Balanced accuracy, round by round").count(), 1);
+        report.runs[2].participation = "2 of 3".to_owned();
+        let page = render(&report);
+        assert_eq!(page.matches("Balanced accuracy, round by round").count(), 2);
+        assert!(page.contains("Partition global-prior, participation 2 of 3"));
+        assert!(render(&Report::default()).ends_with("</html>\n"));
+    }
+}

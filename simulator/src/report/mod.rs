@@ -1,0 +1,10 @@
+//! What came out of a run: the numbers, and three ways to read them (JSON, a terminal table, a page).
+
+mod chart;
+mod heat_map;
+pub mod html;
+mod line_charts;
+mod markup;
+pub mod results;
+pub mod table;
+pub mod units;

@@ -1,0 +1,128 @@
+//! The report as an aligned table for a terminal.
+
+use super::results::{Report, Row, Run, verdicts};
+use super::units;
+
+/// Renders the table, one row per method and condition, and below it which row has the best balanced accuracy.
+///
+/// Accuracies are percentages of the balanced test set; `±` is the standard deviation over seeds.
+pub fn render(report: &Report) -> String {
+    let rows = report.rows();
+    let mut lines = vec![headings(report)];
+    lines.extend(rows.iter().map(|row| cells(row, report)));
+    let columns = lines[0].len();
+    let widths: Vec<usize> =
+        (0..columns).map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0)).collect();
+    let left_aligned = columns - NUMBERS.len();
+    let mut text = String::new();
+    for (position, line) in lines.iter().enumerate() {
+        text += &aligned(line, &widths, left_aligned);
+        if position == 0 {
+            text += &rule(&widths);
+        }
+    }
+    text.push('\n');
+    for verdict in verdicts(report) {
+        text += &verdict;
+        text.push('\n');
+    }
+    text
+}
+
+/// Headings of the columns of numbers.
+pub(super) const NUMBERS: [&str; 9] = [
+    "balanced %",
+    "head %",
+    "mid %",
+    "tail %",
+    "up/device/round",
+    "down",
+    "time/round",
+    "device CPU",
+    "aggregator CPU",
+];
+
+/// The headings of a report: partition and participation get a column only where they differ.
+pub(super) fn headings(report: &Report) -> Vec<String> {
+    let (partition, participation) = differing(report);
+    let conditions = [(partition, "partition"), (participation, "participation")];
+    let mut headings = vec!["method"];
+    headings.extend(conditions.into_iter().filter(|(differs, _)| *differs).map(|(_, heading)| heading));
+    headings.extend(NUMBERS);
+    headings.into_iter().map(str::to_owned).collect()
+}
+
+/// The cells of one row, as many as there are headings.
+pub(super) fn cells(row: &Row, report: &Report) -> Vec<String> {
+    let run = &row.mean;
+    let time = |seconds: Option<f64>| seconds.map_or_else(|| "-".to_owned(), units::seconds);
+    let (partition, participation) = differing(report);
+    let conditions = [(partition, &run.partition), (participation, &run.participation)];
+    let mut cells = vec![run.method.clone()];
+    cells.extend(conditions.into_iter().filter(|(differs, _)| *differs).map(|(_, name)| name.clone()));
+    let balanced = units::percent(run.balanced_accuracy);
+    cells.push(if row.seeds > 1 { format!("{balanced} ± {}", units::percent(row.deviation)) } else { balanced });
+    cells.extend([run.head_accuracy, run.mid_accuracy, run.tail_accuracy].map(units::percent));
+    cells.extend([run.bytes_up_per_device_round, run.bytes_down_per_device_round].map(units::bytes));
+    cells.push(units::seconds(run.seconds_per_round));
+    cells.extend([run.device_cpu_seconds_per_round, run.aggregator_cpu_seconds_per_round].map(time));
+    cells
+}
+
+fn differing(report: &Report) -> (bool, bool) {
+    let differs = |name: fn(&Run) -> &String| report.runs.windows(2).any(|pair| name(&pair[0]) != name(&pair[1]));
+    (differs(|run| &run.partition), differs(|run| &run.participation))
+}
+
+fn aligned(line: &[String], widths: &[usize], left_aligned: usize) -> String {
+    let pad = |(column, (cell, &width)): (usize, (&String, &usize))| {
+        if column < left_aligned { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+    };
+    let text = line.iter().zip(widths).enumerate().map(pad).collect::<Vec<_>>().join("  ");
+    text.trim_end().to_owned() + "\n"
+}
+
+fn rule(widths: &[usize]) -> String {
+    widths.iter().map(|&width| "-".repeat(width)).collect::<Vec<_>>().join("  ") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::results::tests::example;
+    use super::*;
+
+    #[test]
+    fn the_table_is_aligned() {
+        let expected = "\
+method    balanced %  head %  mid %  tail %  up/device/round     down  time/round  device CPU  aggregator CPU
+--------  ----------  ------  -----  ------  ---------------  -------  ----------  ----------  --------------
+fedavg          58.5    95.0   65.0    13.3          5.20 kB  2.60 kB     62.5 ms     3.10 ms          800 µs
+redgrape        76.7    92.3   77.5    60.0          31.2 kB  15.6 kB     62.5 ms     3.10 ms         2.10 ms
+lda             80.5    89.3   81.8    70.0          11.0 kB  5.50 kB     62.5 ms     3.10 ms               -
+
+Best balanced accuracy: lda, 80.5 %; redgrape has 76.7 %, 3.8 points less.
+";
+        assert_eq!(render(&example()), expected);
+    }
+
+    #[test]
+    fn conditions_and_seeds_show_where_they_differ() {
+        let mut report = example();
+        let mut again = report.runs[0].clone();
+        again.seed = 2;
+        again.balanced_accuracy += 0.01;
+        report.runs.push(again);
+        report.runs[1].participation = "2 of 3".to_owned();
+        let text = render(&report);
+        assert!(text.contains("59.0 ± 0.7"), "{text}");
+        assert!(text.contains("redgrape  2 of 3 "), "{text}");
+        assert_eq!(text.lines().filter(|line| line.starts_with("Best balanced accuracy (global-prior, ")).count(), 2);
+        let widths: Vec<usize> = text.lines().take(4).map(|line| line.chars().count()).collect();
+        assert!(widths.iter().all(|&width| width == widths[0]), "{text}");
+    }
+
+    #[test]
+    fn an_empty_report_is_a_heading() {
+        assert!(render(&Report::default()).starts_with("method"));
+    }
+}

@@ -1,0 +1,117 @@
+//! The house rules that can be read off the files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const LONGEST_FILE: usize = 500;
+/// A library is named in these files and nowhere else.
+const HOMES: [(&str, &[&str]); 6] = [
+    ("tract_onnx", &["edge-client/src/extractor"]),
+    ("rumqttc", &["protocol/host/src/transport"]),
+    ("rumqttd", &["aggregator/src/broker"]),
+    ("rusqlite", &["aggregator/src/store"]),
+    ("redb", &["edge-client/src/store"]),
+    ("tokio", &["protocol/host/src/transport", "aggregator/src/broker"]),
+];
+/// What decides: no thread, file, socket or clock.
+const PURE: [&str; 5] =
+    ["models/src", "protocol/src", "edge-client/src/session", "edge-client/src/work.rs", "aggregator/src/round"];
+const IMPURE: [&str; 8] =
+    ["std::fs", "std::net", "std::thread", "std::process", "Instant::", "SystemTime", "grapevine_host", "crossbeam"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the root").to_owned()
+}
+
+/// Every file below the root with one of these endings, as a path relative to it and its text.
+fn files(endings: &[&str]) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![root()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() && name != "target" && !name.starts_with('.') {
+                folders.push(path);
+            } else if endings.iter().any(|ending| name.ends_with(ending)) {
+                let relative = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+                found.push((relative, fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    assert!(!found.is_empty());
+    found
+}
+
+/// The part of a source file before its tests.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = text.lines().enumerate().map(|(number, line)| (number + 1, line));
+    lines.take_while(|(_, line)| *line != "#[cfg(test)]").filter(|(_, line)| !line.trim_start().starts_with("//"))
+}
+
+#[test]
+fn files_are_short() {
+    for (path, text) in files(&[".rs", ".py", ".sh"]) {
+        let lines = text.lines().count();
+        assert!(lines <= LONGEST_FILE, "{path} has {lines} lines; split it at {LONGEST_FILE}");
+    }
+}
+
+#[test]
+fn every_library_has_one_home() {
+    for (path, text) in files(&[".rs"]).iter().filter(|(path, _)| path.contains("/src/")) {
+        for (library, homes) in HOMES {
+            let is_home = homes.iter().any(|home| path.starts_with(home));
+            let word = |line: &str| line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == library);
+            if let Some((number, _)) = code(text).find(|(_, line)| !is_home && word(line)) {
+                panic!("{path}:{number} names {library}, which belongs into {homes:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_decides_is_pure() {
+    let is_test = |path: &str| path.ends_with("tests.rs");
+    for (path, text) in files(&[".rs"]).iter().filter(|(path, _)| !is_test(path)) {
+        if PURE.iter().any(|pure| path.starts_with(pure)) {
+            for word in IMPURE {
+                let found = code(text).find(|(_, line)| line.contains(word));
+                assert!(found.is_none(), "{path}:{} uses {word}", found.unwrap().0);
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_undone() {
+    let marks =
+        ["todo!(", "unimplemented!(", "#[ignore", concat!("FIX", "ME"), concat!("TO", "DO"), concat!("XX", "X")];
+    for (path, text) in
+        files(&[".rs", ".py", ".sh", ".toml", ".md"]).iter().filter(|(path, _)| !path.ends_with("tidy.rs"))
+    {
+        for mark in marks {
+            assert!(!text.contains(mark), "{path} contains {mark}");
+        }
+    }
+}
+
+#[test]
+fn links_in_documents_lead_somewhere() {
+    for (path, text) in files(&[".md"]) {
+        let folder = root().join(&path).parent().unwrap().to_owned();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = link.split('#').next().unwrap_or_default();
+            let is_local = !file.is_empty() && !file.contains("://") && !file.contains(' ');
+            assert!(!is_local || folder.join(file).exists(), "{path}: the link to {file} leads nowhere");
+        }
+    }
+}
+
+#[test]
+fn tests_do_not_sleep() {
+    for (path, text) in files(&[".rs"]).iter().filter(|(path, _)| path.contains("tests") && !path.ends_with("tidy.rs"))
+    {
+        assert!(!text.contains("thread::sleep") && !text.contains("time::sleep"), "{path} sleeps");
+    }
+}
