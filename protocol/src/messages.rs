@@ -111,6 +111,8 @@ pub struct Welcome {
 /// See [`ToDevice::Refused`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Refused {
+    /// The start of the program that is refused; none where the aggregator does not know it.
+    pub boot: Option<BootId>,
     /// Why.
     pub reason: Refusal,
 }

@@ -352,7 +352,9 @@ fn to_device() -> impl Strategy<Value = ToDevice> {
         (any::<u64>(), any::<u64>())
             .prop_map(|(boot, run)| ToDevice::Welcome(Welcome { boot: BootId(boot), run: RunId(run) }))
             .boxed(),
-        refusal().prop_map(|reason| ToDevice::Refused(Refused { reason })).boxed(),
+        (proptest::option::of(any::<u64>().prop_map(BootId)), refusal())
+            .prop_map(|(boot, reason)| ToDevice::Refused(Refused { boot, reason }))
+            .boxed(),
         notice().prop_map(ToDevice::Notice).boxed(),
         want().prop_map(ToDevice::Want).boxed(),
         block_header().prop_map(ToDevice::Block).boxed(),

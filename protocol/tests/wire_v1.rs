@@ -43,7 +43,7 @@ fn what_devices_say() {
 fn what_the_aggregator_says() {
     let frozen = [
         ("welcome", "0100a8464d"),
-        ("refused", "010115"),
+        ("refused", "010101820215"),
         (
             "notice-train",
             concat!(
@@ -249,7 +249,7 @@ fn refusal_numbers() {
     assert_eq!(Refusal::ALL.len(), names.len());
     for ((number, reason), name) in (0..).zip(Refusal::ALL).zip(names) {
         assert_eq!(reason.name(), name);
-        assert_eq!(encode(&ToDevice::Refused(Refused { reason }), b""), [1, 1, number]);
+        assert_eq!(encode(&ToDevice::Refused(Refused { boot: None, reason }), b""), [1, 1, 0, number]);
     }
 }
 

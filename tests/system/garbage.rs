@@ -59,7 +59,6 @@ fn run(with_vandal: bool) -> (Digest, BTreeMap<Refusal, u32>) {
     let address = BrokerAddress::new("127.0.0.1", broker.port());
     let folder = tempfile::tempdir().unwrap();
     let vandal = with_vandal.then(|| Vandal::connect(&address));
-    // One device more than there is: the round stays open until the vandal is done and the last device comes.
     let params = Params { epochs: 2, batch: 8, ..Params::defaults(Method::RedGrape, 4) };
     let federation = Federation::start(folder.path(), &address, DEVICES, params, ROUNDS);
     if let Some(vandal) = &vandal {

@@ -106,7 +106,7 @@ impl RoundSummary {
             self.phase.to_string(),
             format!("{} of {}", self.updates, self.expected),
             self.samples.to_string(),
-            self.seconds.map_or("-".into(), |seconds| format!("{seconds:.1}")),
+            self.seconds.map_or("-".into(), |seconds| format!("{seconds:.2}")),
         ]
     }
 }

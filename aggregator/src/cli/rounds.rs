@@ -89,7 +89,7 @@ mod tests {
         };
         assert!(render(&[]).starts_with("no round"));
         let plain = render(&[round(None)]);
-        assert_eq!(plain.lines().nth(1).unwrap(), "    4  train  merged   3 of 4      120      0.2");
+        assert_eq!(plain.lines().nth(1).unwrap(), "    4  train  merged   3 of 4      120     0.25");
         assert!(!plain.contains("measured"));
         let metrics = serde_json::json!({"balanced_accuracy": 0.91234, "classes": 10, "by_class": [1, 2]});
         let text = render(&[round(Some(metrics)), round(None)]);

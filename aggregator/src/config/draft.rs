@@ -132,7 +132,7 @@ name = "{method}"
 min_samples_to_share = {min_samples_to_share}
 # How weights are sent: "f32" exact, "f16" half the bytes, "int8" a quarter.
 encoding = "f32"
-# The published values; the settings above and these cannot change within a run.
+# The published values. These, the method and min_samples_to_share stay as they are within a run.
 # learning_rate = {learning_rate:?}
 # momentum = {momentum:?}
 # lambda = {lambda:?}

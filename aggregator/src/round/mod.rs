@@ -269,7 +269,7 @@ impl Coordinator {
             return self.handle_hello(now, device, hello);
         }
         if !self.registry.heard(device, now, block.len()) {
-            return self.refuse_device(device, Refusal::UnknownDevice);
+            return self.refuse_device(device, None, Refusal::UnknownDevice);
         }
         match message {
             ToAggregator::Hello(_) => {}
@@ -284,7 +284,7 @@ impl Coordinator {
     pub fn handle_garbage(&mut self, device: Option<&DeviceId>, reason: Refusal) {
         self.count(device, reason);
         if let (Some(device), Refusal::Version) = (device, reason) {
-            self.send(device, ToDevice::Refused(Refused { reason }));
+            self.send(device, ToDevice::Refused(Refused { boot: None, reason }));
         }
     }
 
@@ -341,7 +341,7 @@ impl Coordinator {
             None
         };
         if let Some(reason) = reason {
-            return self.refuse_device(device, reason);
+            return self.refuse_device(device, Some(hello.boot), reason);
         }
         self.send(device, ToDevice::Welcome(Welcome { boot: hello.boot, run: self.run }));
         self.actions.push_back(Action::RememberDevice(device.clone()));
@@ -401,9 +401,9 @@ impl Coordinator {
         }
     }
 
-    fn refuse_device(&mut self, device: &DeviceId, reason: Refusal) {
+    fn refuse_device(&mut self, device: &DeviceId, boot: Option<BootId>, reason: Refusal) {
         self.count(Some(device), reason);
-        self.send(device, ToDevice::Refused(Refused { reason }));
+        self.send(device, ToDevice::Refused(Refused { boot, reason }));
     }
 
     /// Refuses an update for good, so that the device does not send it again.

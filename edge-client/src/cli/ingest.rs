@@ -158,7 +158,7 @@ fn bar(images: usize) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let template = "extracting {bar:30} {pos}/{len} images, {per_sec}, {eta} left";
+    let template = "extracting {bar:30} {pos}/{len} images, {eta} left";
     let style = ProgressStyle::with_template(template).expect("the template is well-formed");
     ProgressBar::new(images as u64).with_style(style)
 }

@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use grapevine_models::Shape;
 use grapevine_protocol::{
-    BlobRef, BootId, DeviceId, Digest, Hello, Leaving, Notice, Receipt, Refusal, RoundId, RunId, Task, ToAggregator,
-    ToDevice, Welcome, is_selected, largest_aid,
+    BlobRef, BootId, DeviceId, Digest, Hello, Leaving, Notice, Receipt, Refusal, Refused, RoundId, RunId, Task,
+    ToAggregator, ToDevice, Welcome, is_selected, largest_aid,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -253,7 +253,7 @@ impl Session {
     pub fn handle_message(&mut self, now: Duration, message: ToDevice, block: &[u8]) {
         match message {
             ToDevice::Welcome(welcome) => self.handle_welcome(now, &welcome),
-            ToDevice::Refused(refused) => self.handle_refused(now, refused.reason),
+            ToDevice::Refused(refused) => self.handle_refused(now, &refused),
             ToDevice::Notice(notice) => self.handle_notice(now, notice),
             ToDevice::Want(want) => self.handle_want(now, &want),
             ToDevice::Block(header) => self.handle_block(now, &header, block),
@@ -305,14 +305,18 @@ impl Session {
         self.proceed(now);
     }
 
-    fn handle_refused(&mut self, now: Duration, reason: Refusal) {
-        self.report(Event::Refused(reason));
-        // The aggregator lost its books or never had this device in them.
-        if reason == Refusal::UnknownDevice && self.link == Link::Welcome {
-            return self.greet(now, FIRST_PAUSE);
+    fn handle_refused(&mut self, now: Duration, refused: &Refused) {
+        if refused.boot == Some(self.identity.boot) {
+            self.report(Event::Refused(refused.reason));
+            let again_at = now + self.jittered(LONGEST_PAUSE);
+            self.link = Link::Greeting { again_at, pause: LONGEST_PAUSE };
+        } else if refused.boot.is_none() && refused.reason == Refusal::UnknownDevice && self.link == Link::Welcome {
+            // The aggregator lost its books or never had this device in them.
+            self.report(Event::Refused(refused.reason));
+            self.greet(now, FIRST_PAUSE);
+        } else if refused.boot.is_none() && refused.reason == Refusal::Version {
+            self.report(Event::Refused(refused.reason));
         }
-        let again_at = now + self.jittered(LONGEST_PAUSE);
-        self.link = Link::Greeting { again_at, pause: LONGEST_PAUSE };
     }
 
     fn handle_notice(&mut self, now: Duration, notice: Notice) {

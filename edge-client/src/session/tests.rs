@@ -1,5 +1,5 @@
 use grapevine_models::{Method, Params};
-use grapevine_protocol::{Encoding, Refused, block};
+use grapevine_protocol::{Encoding, block};
 
 use super::*;
 
@@ -182,9 +182,13 @@ fn a_notice_during_work_waits_for_its_end() {
 #[test]
 fn an_unknown_device_says_hello_again_and_a_refused_one_waits() {
     let mut session = welcome();
-    session.handle_message(SECOND, ToDevice::Refused(Refused { reason: Refusal::UnknownDevice }), &[]);
+    session.handle_message(SECOND, ToDevice::Refused(Refused { boot: None, reason: Refusal::UnknownDevice }), &[]);
     assert!(actions(&mut session).iter().any(|a| matches!(a, Action::Send(ToAggregator::Hello(_), _))));
-    session.handle_message(SECOND, ToDevice::Refused(Refused { reason: Refusal::Classes }), &[]);
+    let of_another_start = Refused { boot: Some(BootId(8)), reason: Refusal::Classes };
+    session.handle_message(SECOND, ToDevice::Refused(of_another_start), &[]);
+    assert!(actions(&mut session).is_empty());
+    let refused = Refused { boot: Some(BootId(7)), reason: Refusal::Classes };
+    session.handle_message(SECOND, ToDevice::Refused(refused), &[]);
     let taken = actions(&mut session);
     assert!(matches!(taken[..], [Action::Report(Event::Refused(Refusal::Classes))]), "{taken:?}");
     assert!(session.poll_timeout().unwrap() > SECOND + LONGEST_PAUSE / 3);

@@ -27,7 +27,7 @@ pub fn init_with(verbosity: i8, extra: &str) {
     // Alone first: what is wrong with it should be said without our own directives around it.
     let refused = asked.as_deref().and_then(|text| EnvFilter::try_new(text).err());
     let wanted = asked.filter(|_| refused.is_none()).unwrap_or_else(|| directives(verbosity));
-    let filter = EnvFilter::new(format!("{extra},{wanted}"));
+    let filter = EnvFilter::new(if extra.is_empty() { wanted } else { format!("{extra},{wanted}") });
     let colour = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     // An error means that the program around us has set up logging already, which is its right.
     let _already =
@@ -60,6 +60,8 @@ mod tests {
         for verbosity in i8::MIN..=i8::MAX {
             let text = directives(verbosity);
             assert!(EnvFilter::try_new(&text).is_ok(), "{text}");
+            let with_extra = EnvFilter::try_new(format!("rumqttd=off,{text}")).unwrap().to_string();
+            assert!(with_extra.contains("rumqttd=off"), "{with_extra}");
         }
         assert!(directives(0).starts_with("warn,grapevine=info"));
     }

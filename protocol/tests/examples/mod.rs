@@ -71,7 +71,7 @@ pub fn to_device() -> Vec<Framed<ToDevice>> {
     let statistics = Task::Statistics { extent: Sums::SecondMoment };
     vec![
         framed("welcome", ToDevice::Welcome(Welcome { boot: BootId(9_000), run: RunId(77) })),
-        framed("refused", ToDevice::Refused(Refused { reason: Refusal::Storage })),
+        framed("refused", ToDevice::Refused(Refused { boot: Some(BootId(0x0102)), reason: Refusal::Storage })),
         framed("notice-train", ToDevice::Notice(notice(Task::Train))),
         framed("notice-statistics", ToDevice::Notice(notice(statistics))),
         framed("notice-finished", ToDevice::Notice(notice(Task::Finished))),
