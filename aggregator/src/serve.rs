@@ -12,6 +12,7 @@ use grapevine_host::transport::{Event as Link, Options, PublishError, StartError
 use grapevine_host::{BrokerAddress, Shutdown, cpu};
 use grapevine_models::Heads;
 use grapevine_protocol::limits::MAX_FRAME_BYTES;
+use grapevine_protocol::topics::BlobKind;
 use grapevine_protocol::{
     BlockHeader, BootId, DeviceId, FleetId, Notice, Refusal, RoundId, RunId, ToDevice, decode_to_aggregator, encode,
     topics,
@@ -253,7 +254,7 @@ impl Shell<'_> {
             Action::Send(device, message) => {
                 self.publish(&topics::down(&self.options.fleet, &device), &message, &[], false)
             }
-            Action::PublishBlock(header, block) => self.publish_block(header, &block),
+            Action::PublishBlock(kind, header, block) => self.publish_block(kind, header, &block),
             Action::PublishNotice(notice) => self.publish_notice(notice),
             Action::RememberDevice(device) => drop(self.touched.insert(device)),
             Action::OpenRound { notice, expected } => {
@@ -327,8 +328,8 @@ impl Shell<'_> {
         ledger::remember_refusals(&mut self.store, core::mem::take(&mut self.counted))
     }
 
-    fn publish_block(&self, header: BlockHeader, block: &[u8]) {
-        let topic = topics::blob(&self.options.fleet, &header.digest);
+    fn publish_block(&self, kind: BlobKind, header: BlockHeader, block: &[u8]) {
+        let topic = topics::blob(&self.options.fleet, kind);
         self.publish(&topic, &ToDevice::Block(header), block, false);
     }
 

@@ -276,13 +276,13 @@ impl Shell<'_> {
         while let Some(action) = self.session.poll_action() {
             match action {
                 Action::Send(message, block) => self.send(&message, &block),
-                Action::Follow(digest) => {
-                    let topic = topics::blob(&self.options.fleet, &digest);
+                Action::Follow(kind) => {
+                    let topic = topics::blob(&self.options.fleet, kind);
                     if let Err(error) = self.transport.subscribe(&topic) {
                         tracing::error!("{error}");
                     }
                 }
-                Action::Unfollow(digest) => self.transport.unsubscribe(&topics::blob(&self.options.fleet, &digest)),
+                Action::Unfollow(kind) => self.transport.unsubscribe(&topics::blob(&self.options.fleet, kind)),
                 Action::Work(job) => {
                     // The session gives one job at a time and the channel holds one.
                     if self.jobs.try_send(job).is_err() {

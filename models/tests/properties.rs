@@ -1,4 +1,5 @@
 //! Properties of the mathematics, checked on random fleets.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail loudly and say what it saw")]
 
 use grapevine_models::{
     Balance, Head, HeadSum, Heads, LocalTraining, Means, Method, Params, Plan, PrototypeSum, Prototypes, Samples,

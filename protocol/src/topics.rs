@@ -4,13 +4,13 @@
 //! grapevine/v1/<fleet>/notice            retained: what the fleet is doing          aggregator -> all
 //! grapevine/v1/<fleet>/up/<device>       what a device says                         device -> aggregator
 //! grapevine/v1/<fleet>/down/<device>     what one device is told                    aggregator -> device
-//! grapevine/v1/<fleet>/blob/<digest>     blocks of a model, once for all who asked  aggregator -> all
+//! grapevine/v1/<fleet>/blob/<kind>       blocks of a model, once for all who asked  aggregator -> all
 //! ```
 
 use alloc::format;
 use alloc::string::String;
 
-use crate::ids::{DeviceId, Digest, FleetId};
+use crate::ids::{DeviceId, FleetId};
 
 const ROOT: &str = "grapevine/v1";
 
@@ -34,11 +34,23 @@ pub fn down(fleet: &FleetId, device: &DeviceId) -> String {
     format!("{ROOT}/{fleet}/down/{device}")
 }
 
+/// The two blobs of a fleet's model. Their topics stay the same from round to round: some brokers keep memory for every
+/// topic they ever saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BlobKind {
+    /// The heads.
+    Heads,
+    /// Prototypes, means or prior.
+    Aid,
+}
+
 /// Where the blocks of a model blob are published.
-pub fn blob(fleet: &FleetId, digest: &Digest) -> String {
-    let mut topic = format!("{ROOT}/{fleet}/blob/");
-    topic.extend(format!("{digest}").chars().take(16));
-    topic
+pub fn blob(fleet: &FleetId, kind: BlobKind) -> String {
+    let kind = match kind {
+        BlobKind::Heads => "heads",
+        BlobKind::Aid => "aid",
+    };
+    format!("{ROOT}/{fleet}/blob/{kind}")
 }
 
 /// Which device spoke, or `None` for a topic that is not one of this fleet's devices.
@@ -68,7 +80,7 @@ mod tests {
         ] {
             assert_eq!(speaker(&fleet, other), None, "{other}");
         }
-        let digest = Digest([0xab; 32]);
-        assert_eq!(blob(&fleet, &digest), "grapevine/v1/north/blob/abababababababab");
+        assert_eq!(blob(&fleet, BlobKind::Heads), "grapevine/v1/north/blob/heads");
+        assert_eq!(blob(&fleet, BlobKind::Aid), "grapevine/v1/north/blob/aid");
     }
 }

@@ -352,7 +352,7 @@ fn to_device() -> impl Strategy<Value = ToDevice> {
         (any::<u64>(), any::<u64>())
             .prop_map(|(boot, run)| ToDevice::Welcome(Welcome { boot: BootId(boot), run: RunId(run) }))
             .boxed(),
-        (proptest::option::of(any::<u64>().prop_map(BootId)), refusal())
+        (option::of(any::<u64>().prop_map(BootId)), refusal())
             .prop_map(|(boot, reason)| ToDevice::Refused(Refused { boot, reason }))
             .boxed(),
         notice().prop_map(ToDevice::Notice).boxed(),

@@ -2,7 +2,7 @@
 
 use grapevine_models::Method;
 use grapevine_protocol::{
-    Aid, DeviceId, Digest, FleetId, HeadsBody, Refusal, Refused, RoundId, ToDevice, Update, class_list_digest,
+    Aid, DeviceId, FleetId, HeadsBody, Refusal, Refused, RoundId, ToDevice, Update, class_list_digest,
     decode_to_aggregator, decode_to_device, encode, selection_ticket, topics,
 };
 
@@ -188,7 +188,7 @@ fn topic_names() {
     assert_eq!(topics::up(&fleet, &device), "grapevine/v1/orchard-2/up/camera_7.north");
     assert_eq!(topics::up_filter(&fleet), "grapevine/v1/orchard-2/up/+");
     assert_eq!(topics::down(&fleet, &device), "grapevine/v1/orchard-2/down/camera_7.north");
-    assert_eq!(topics::blob(&fleet, &Digest::of(b"heads")), "grapevine/v1/orchard-2/blob/5c0bc2423c1af18c");
+    assert_eq!(topics::blob(&fleet, topics::BlobKind::Heads), "grapevine/v1/orchard-2/blob/heads");
     assert_eq!(topics::speaker(&fleet, "grapevine/v1/orchard-2/up/camera_7.north"), Some(device));
 }
 

@@ -1,4 +1,5 @@
 //! The demo and its promises, on the embedded broker and on mosquitto.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail loudly and say what it saw")]
 
 use grapevine_host::{BrokerAddress, Shutdown};
 use grapevine_models::Method;

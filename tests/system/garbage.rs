@@ -1,4 +1,5 @@
 //! Garbage on every topic: refused with a counted, named reason; the round goes on; the heads are those of a quiet run.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail loudly and say what it saw")]
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -121,7 +122,7 @@ impl Vandal {
         let known = topics::up(fleet, &"device-0".parse().unwrap());
         let stranger = topics::up(fleet, &"stranger".parse().unwrap());
         let down = topics::down(fleet, &"device-1".parse().unwrap());
-        let blob = topics::blob(fleet, &Digest([5; 32]));
+        let blob = topics::blob(fleet, topics::BlobKind::Heads);
         let bad_name = format!("grapevine/v1/{fleet}/up/NOT-A-NAME");
         for topic in [&known, &stranger, &down, &blob, &topics::notice(fleet), &bad_name] {
             for length in [0, 1, 2, 40, 1_000, 60_000] {

@@ -1,4 +1,5 @@
 //! The house rules that can be read off the files.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail loudly and say what it saw")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

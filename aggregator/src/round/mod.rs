@@ -21,6 +21,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 
 use grapevine_models::{Shape, Sums, ValidParams};
+use grapevine_protocol::topics::BlobKind;
 use grapevine_protocol::{
     BlockHeader, BootId, DeviceId, Digest, Encoding, Hello, Leaving, Notice, Receipt, Refusal, Refused, RoundId, RunId,
     Task, ToAggregator, ToDevice, Welcome,
@@ -96,7 +97,7 @@ pub enum Action {
     /// Tell one device.
     Send(DeviceId, ToDevice),
     /// Publish a block of a model blob for all who follow it.
-    PublishBlock(BlockHeader, Vec<u8>),
+    PublishBlock(BlobKind, BlockHeader, Vec<u8>),
     /// Publish the notice, retained.
     PublishNotice(Notice),
     /// Keep what is known about a device.
@@ -273,7 +274,7 @@ impl Coordinator {
         }
         match message {
             ToAggregator::Hello(_) => {}
-            ToAggregator::Want(want) => self.handle_want(now, &want),
+            ToAggregator::Want(want) => self.handle_want(now, device, &want),
             ToAggregator::Offer(offer) => self.handle_offer(now, device, &offer, block),
             ToAggregator::Block(header) => self.handle_block(now, device, &header, block),
             ToAggregator::Leaving(leaving) => self.handle_leaving(device, &leaving),

@@ -3,7 +3,8 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use grapevine_protocol::{Assembler, BlobRef, BlockHeader, ToAggregator, Want};
+use grapevine_protocol::topics::BlobKind;
+use grapevine_protocol::{Assembler, Bitmap, BlobRef, BlockHeader, ToAggregator, Want};
 
 use super::{Action, Event, FIRST_PAUSE, Session, next_pause};
 
@@ -12,9 +13,10 @@ const WINDOW: usize = 32;
 
 /// One blob on its way to this device.
 pub(super) struct Download {
+    kind: BlobKind,
     assembler: Assembler,
     /// Blocks of the current window that have not come yet.
-    outstanding: usize,
+    outstanding: Bitmap,
     again_at: Duration,
     pause: Duration,
 }
@@ -27,14 +29,15 @@ impl Download {
 
 impl Session {
     /// Follows the blob's topic and asks for the first blocks. `limit` is the most bytes such a blob can have.
-    pub(super) fn begin_download(&mut self, now: Duration, blob: BlobRef, limit: usize) {
+    pub(super) fn begin_download(&mut self, now: Duration, kind: BlobKind, blob: BlobRef, limit: usize) {
         let Ok(assembler) = Assembler::new(blob, limit) else {
             // A notice that names an impossible blob cannot be followed; the round goes on without this device.
             self.answered = self.notice.as_ref().map(|notice| (notice.run, notice.round));
             return self.report(Event::Damaged);
         };
-        self.actions.push_back(Action::Follow(blob.digest));
-        self.download = Some(Download { assembler, outstanding: 0, again_at: now, pause: FIRST_PAUSE });
+        self.actions.push_back(Action::Follow(kind));
+        let outstanding = Bitmap::none(blob.blocks());
+        self.download = Some(Download { kind, assembler, outstanding, again_at: now, pause: FIRST_PAUSE });
         self.ask(now);
     }
 
@@ -46,7 +49,7 @@ impl Session {
         download.again_at = again_at;
         download.pause = next_pause(download.pause);
         let missing = download.assembler.missing().first(WINDOW);
-        download.outstanding = missing.count();
+        download.outstanding = missing.clone();
         let want = Want { blob: download.assembler.blob(), missing };
         self.send(ToAggregator::Want(want));
     }
@@ -54,9 +57,13 @@ impl Session {
     /// Blocks also come because somebody else asked for them; they are as welcome.
     pub(super) fn handle_block(&mut self, now: Duration, header: &BlockHeader, block: &[u8]) {
         let Some(download) = &mut self.download else { return };
+        if header.digest != download.assembler.blob().digest {
+            // Late blocks of the round before, for somebody slower.
+            return;
+        }
         match download.assembler.accept(header, block) {
             Ok(true) => {
-                download.outstanding = download.outstanding.saturating_sub(1);
+                download.outstanding.remove(usize::from(header.index));
                 download.pause = FIRST_PAUSE;
                 download.again_at = now + FIRST_PAUSE;
             }
@@ -65,26 +72,28 @@ impl Session {
         }
         if download.assembler.is_complete() {
             self.end_download(now);
-        } else if download.outstanding == 0 {
+        } else if download.outstanding.is_empty() {
             self.ask(now);
         }
     }
 
     pub(super) fn stop_download(&mut self) {
         if let Some(download) = self.download.take() {
-            self.actions.push_back(Action::Unfollow(download.assembler.blob().digest));
+            self.actions.push_back(Action::Unfollow(download.kind));
         }
     }
 
     fn end_download(&mut self, now: Duration) {
         let Some(download) = self.download.take() else { return };
         let blob = download.assembler.blob();
-        self.actions.push_back(Action::Unfollow(blob.digest));
+        self.actions.push_back(Action::Unfollow(download.kind));
         match download.assembler.into_content() {
             Ok(content) => {
                 let content: Arc<[u8]> = content.into();
-                let is_heads = self.notice.as_ref().is_some_and(|notice| notice.heads == Some(blob));
-                let slot = if is_heads { &mut self.heads } else { &mut self.aid };
+                let slot = match download.kind {
+                    BlobKind::Heads => &mut self.heads,
+                    BlobKind::Aid => &mut self.aid,
+                };
                 *slot = Some((blob, content));
             }
             // Every block had its crc and the whole is still wrong: start over.

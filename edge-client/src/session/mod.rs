@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use grapevine_models::Shape;
+use grapevine_protocol::topics::BlobKind;
 use grapevine_protocol::{
     BlobRef, BootId, DeviceId, Digest, Hello, Leaving, Notice, Receipt, Refusal, Refused, RoundId, RunId, Task,
     ToAggregator, ToDevice, Welcome, is_selected, largest_aid,
@@ -28,6 +29,9 @@ use outbox::Outbox;
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 /// Longest pause before something unanswered is said again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// A larger aid is not kept for the next round.
+const MOST_KEPT_BYTES: usize = 2 * 1024 * 1024;
 
 /// Who the device is and what it holds.
 #[derive(Clone, Debug)]
@@ -52,9 +56,9 @@ pub enum Action {
     /// Publish a message, with a block behind it or an empty one, on the device's topic.
     Send(ToAggregator, Vec<u8>),
     /// Subscribe to the blocks of a model blob.
-    Follow(Digest),
+    Follow(BlobKind),
     /// Unsubscribe from the blocks of a model blob.
-    Unfollow(Digest),
+    Unfollow(BlobKind),
     /// Do a round's work, put the update into the outbox on disk, then call [`Session::handle_update`].
     Work(Job),
     /// Keep the fleet's heads as the newest ones.
@@ -375,7 +379,7 @@ impl Session {
         }
         if let Some(blob) = notice.heads.filter(|blob| self.heads.as_ref().is_none_or(|(have, _)| have != blob)) {
             let limit = largest_aid(notice.shape, grapevine_models::Method::FedAvg);
-            return self.begin_download(now, blob, limit);
+            return self.begin_download(now, BlobKind::Heads, blob, limit);
         }
         self.save_heads(&notice);
         if notice.task == Task::Finished && !self.finished {
@@ -386,7 +390,8 @@ impl Session {
             return;
         }
         if let Some(blob) = notice.aid.filter(|blob| self.aid.as_ref().is_none_or(|(have, _)| have != blob)) {
-            return self.begin_download(now, blob, largest_aid(notice.shape, notice.params.method));
+            let limit = largest_aid(notice.shape, notice.params.method);
+            return self.begin_download(now, BlobKind::Aid, blob, limit);
         }
         if self.working.is_some() {
             return;
@@ -395,6 +400,8 @@ impl Session {
         self.report(Event::RoundBegan(notice.round));
         let heads = notice.heads.and(self.heads.as_ref()).map(|(_, content)| content.clone());
         let aid = notice.aid.and(self.aid.as_ref()).map(|(_, content)| content.clone());
+        // Prototypes are large and new every round; means and priors are small and stay.
+        self.aid.take_if(|(blob, _)| blob.bytes as usize > MOST_KEPT_BYTES);
         self.actions.push_back(Action::Work(Job { notice, heads, aid }));
     }
 
