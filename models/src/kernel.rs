@@ -40,6 +40,34 @@ pub(crate) fn accumulate_gradient(
     general_mat_mul(1.0, &errors.t(), &samples, beta, &mut view_mut(weight_gradient, classes, features));
 }
 
+/// The same sum for a handful of rows, where packing for a matrix product costs more than the product.
+pub(crate) fn accumulate_few(
+    errors: &[f32],
+    samples: &[f32],
+    features: usize,
+    weight_gradient: &mut [f32],
+    bias_gradient: &mut [f32],
+) {
+    let classes = bias_gradient.len();
+    for (class, (gradient, bias)) in weight_gradient.chunks_exact_mut(features).zip(bias_gradient).enumerate() {
+        for (errors, sample) in errors.chunks_exact(classes).zip(samples.chunks_exact(features)) {
+            let error = errors[class];
+            *bias += error;
+            gradient.iter_mut().zip(sample).for_each(|(entry, feature)| *entry += error * feature);
+        }
+    }
+}
+
+/// `result [rows][columns] += left [rows][inner] * right [inner][columns]`.
+pub(crate) fn accumulate_product(left: &[f32], right: &[f32], inner: usize, result: &mut [f32]) {
+    if inner == 0 {
+        return;
+    }
+    let (rows, columns) = (left.len() / inner, right.len() / inner);
+    let (left, right) = (view(left, rows, inner), view(right, inner, columns));
+    general_mat_mul(1.0, &left, &right, 1.0, &mut view_mut(result, rows, columns));
+}
+
 fn view(values: &[f32], rows: usize, columns: usize) -> ArrayView2<'_, f32> {
     ArrayView2::from_shape((rows, columns), values).expect("the caller's buffer is rows * columns long")
 }

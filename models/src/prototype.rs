@@ -13,6 +13,8 @@ use crate::train::Samples;
 
 /// Rows gathered at a time.
 const ROWS: usize = 64;
+/// Below so many samples of a class a plain sum of outer products is quicker than a matrix product.
+const FEW: usize = 12;
 
 /// One gradient of a head per class, for the classes that have one. The gradient of class `c` is
 /// `mean over y_i = c of (softmax(W h_i + b) - e_c) ⊗ [h_i ; 1]` (Yang et al., equation 9).
@@ -111,7 +113,7 @@ impl ClassGradient {
         let (classes, features) = (self.shape.classes(), self.shape.features());
         let mut gradient = Head::zeros(self.shape);
         let share = 1.0 / members.len() as f32;
-        for (chunk, members) in members.chunks(ROWS).enumerate() {
+        for members in members.chunks(ROWS) {
             let rows = &mut self.rows[..members.len() * features];
             samples.gather(members, rows);
             let errors = &mut self.errors[..members.len() * classes];
@@ -119,8 +121,11 @@ impl ClassGradient {
             for row in errors.chunks_exact_mut(classes) {
                 softmax_error(row, usize::from(class), share);
             }
-            let beta = if chunk == 0 { 0.0 } else { 1.0 };
-            kernel::accumulate_gradient(errors, rows, features, beta, &mut gradient.weight, &mut gradient.bias);
+            if members.len() < FEW {
+                kernel::accumulate_few(errors, rows, features, &mut gradient.weight, &mut gradient.bias);
+            } else {
+                kernel::accumulate_gradient(errors, rows, features, 1.0, &mut gradient.weight, &mut gradient.bias);
+            }
         }
         gradient
     }
