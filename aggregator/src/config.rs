@@ -4,12 +4,11 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use grapevine_host::broker_address::DEFAULT_PORT;
-use grapevine_host::{BrokerAddress, config};
-use grapevine_models::limits::MAX_CLASSES;
+use grapevine_host::config::beside;
+use grapevine_host::{BrokerAddress, class_list, config};
 use grapevine_models::manifest::Manifest;
 use grapevine_models::{Method, Params, Shape, Sums, ValidParams};
 use grapevine_protocol::limits::{MAX_BLOB_BYTES, MAX_DEVICES};
@@ -24,8 +23,7 @@ mod error;
 mod tests;
 
 pub use draft::{BrokerDraft, Draft};
-use error::MAX_CLASS_NAME;
-pub use error::{ClassListError, ConfigError};
+pub use error::ConfigError;
 
 /// Where the state lies when nothing else is said: beside the configuration.
 pub const DEFAULT_STATE: &str = "state";
@@ -246,7 +244,7 @@ pub struct ValidConfig {
     pub fleet: FleetId,
     /// The extractor's manifest.
     pub extractor: PathBuf,
-    /// Two to [`MAX_CLASSES`] distinct names.
+    /// Two or more distinct names, see [`class_list::check`].
     pub classes: Vec<String>,
     /// The folder for the ledger and the model.
     pub state: PathBuf,
@@ -269,28 +267,11 @@ pub fn load(path: &Path, environment: impl IntoIterator<Item = (String, String)>
     config::load::<Config>(path, environment, ADVICE)?.check(path)
 }
 
-/// Two to [`MAX_CLASSES`] distinct names that can be folders on the devices.
-pub fn check_classes(classes: &[String]) -> Result<(), ClassListError> {
-    if !(2..=MAX_CLASSES).contains(&classes.len()) {
-        return Err(ClassListError::Count { count: classes.len() });
-    }
-    let mut seen = BTreeSet::new();
-    for name in classes {
-        if !can_be_folder(name) {
-            return Err(ClassListError::Name { name: name.escape_debug().take(MAX_CLASS_NAME).collect() });
-        }
-        if !seen.insert(name) {
-            return Err(ClassListError::Twice { name: name.clone() });
-        }
-    }
-    Ok(())
-}
-
 impl Config {
     /// Checks what the types do not, and makes the paths relative to the current folder. `path` is where the
     /// configuration lies.
     pub fn check(self, path: &Path) -> Result<ValidConfig, ConfigError> {
-        check_classes(&self.classes).map_err(|fault| ConfigError::Classes { path: path.to_owned(), fault })?;
+        class_list::check(&self.classes).map_err(|fault| ConfigError::Classes { path: path.to_owned(), fault })?;
         self.check_ranges(path)?;
         let params = self.method.params(self.classes.len());
         let params = params.check().map_err(|fault| ConfigError::Params { path: path.to_owned(), fault })?;
@@ -407,16 +388,4 @@ fn largest_message(shape: Shape, method: Method) -> usize {
         bytes = bytes.max(largest_update(shape, Task::Train, method));
     }
     bytes
-}
-
-fn can_be_folder(name: &str) -> bool {
-    let plain = |character: char| !matches!(character, '/' | '\\') && !character.is_control();
-    (1..=MAX_CLASS_NAME).contains(&name.chars().count())
-        && name.chars().all(plain)
-        && !name.starts_with('.')
-        && name.trim().len() == name.len()
-}
-
-fn beside(file: &Path, path: &Path) -> PathBuf {
-    file.parent().map_or_else(|| path.to_owned(), |folder| folder.join(path))
 }

@@ -26,8 +26,12 @@ pub use ledger::{LedgerError, RunChoice};
 
 /// Packets that may wait for the broker: every block of the largest blob and receipts for a large fleet.
 const OUTGOING: usize = 2_048;
+/// Larger packets than any message are read and refused by name up to this; only beyond it the connection is given up.
+const MOST_FOREIGN_BYTES: usize = 16 * 1024 * 1024;
 /// Messages that may wait for the machine; beyond that the broker's connection waits.
 const INCOMING: usize = 512;
+/// Pause before a notice for which there was no room is tried again.
+const NOTICE_AGAIN: Duration = Duration::from_millis(20);
 
 /// What an aggregator needs to serve.
 #[derive(Clone, Debug)]
@@ -137,6 +141,7 @@ pub fn serve(
     transport.keep_alive = options.keep_alive;
     transport.subscriptions = vec![topics::up_filter(&options.fleet)];
     transport.max_packet_bytes = MAX_FRAME_BYTES + 1024;
+    transport.max_incoming_bytes = MOST_FOREIGN_BYTES;
     transport.queue = OUTGOING;
     transport.backoff.max = options.longest_pause;
     transport.backoff.first = transport.backoff.first.min(options.longest_pause);
@@ -150,6 +155,7 @@ pub fn serve(
         observer,
         started,
         touched: BTreeSet::new(),
+        unsent: None,
         counted: Vec::new(),
         refused: 0,
         opened_at: Duration::ZERO,
@@ -167,6 +173,8 @@ struct Shell<'a> {
     started: Instant,
     /// Devices whose rows are to be written.
     touched: BTreeSet<DeviceId>,
+    /// A notice for which the transport had no room.
+    unsent: Option<Notice>,
     /// Refusals not yet in the ledger.
     counted: Vec<Refusal>,
     /// Refusals since the last merge.
@@ -189,7 +197,8 @@ impl Shell<'_> {
                 break;
             }
             let timers = [self.coordinator.poll_timeout(), self.pace.leave_at()];
-            let next = timers.into_iter().flatten().fold(self.pace.status_at(), Ord::min);
+            let again = self.unsent.is_some().then_some(now + NOTICE_AGAIN);
+            let next = timers.into_iter().chain([again]).flatten().fold(self.pace.status_at(), Ord::min);
             let wait = next.saturating_sub(now);
             crossbeam_channel::select! {
                 recv(link) -> event => match event {
@@ -203,6 +212,9 @@ impl Shell<'_> {
             link.try_iter().take(INCOMING).for_each(|event| self.handle_link(event));
             let now = self.now();
             self.coordinator.handle_timeout(now);
+            if let Some(notice) = self.unsent.take() {
+                self.publish_notice(notice);
+            }
         }
         self.write_books()?;
         self.observer.status(&ServeStatus { phase: ServePhase::Stopped, connected: false, ..self.status() });
@@ -333,8 +345,12 @@ impl Shell<'_> {
         self.publish(&topic, &ToDevice::Block(header), block, false);
     }
 
-    fn publish_notice(&self, notice: Notice) {
-        self.publish(&topics::notice(&self.options.fleet), &ToDevice::Notice(notice), &[], true);
+    /// A notice nobody can ask for again: one that finds no room is kept until there is some. After a lost connection
+    /// the machine gives a new one.
+    fn publish_notice(&mut self, notice: Notice) {
+        let frame = encode(&ToDevice::Notice(notice.clone()), &[]);
+        let result = self.transport.publish(&topics::notice(&self.options.fleet), frame, true);
+        self.unsent = matches!(result, Err(PublishError::Full)).then_some(notice);
     }
 
     /// What cannot go out now is asked for again by whoever misses it.

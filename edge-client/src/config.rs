@@ -3,11 +3,13 @@
 //! Paths in the file are relative to the file, so that a device starts from any folder.
 
 use core::time::Duration;
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use grapevine_host::class_list::{self, ClassListError};
+use grapevine_host::config::beside;
+use grapevine_host::draft::{quoted, quoted_list};
 use grapevine_host::{BrokerAddress, config};
-use grapevine_models::limits::{MAX_CLASSES, MAX_SAMPLES};
+use grapevine_models::limits::MAX_SAMPLES;
 use grapevine_protocol::{DeviceId, FleetId};
 use serde::Deserialize;
 
@@ -18,8 +20,6 @@ pub const DEFAULT_STATE: &str = "state";
 /// How to get a configuration, for the message about a missing one.
 pub const ADVICE: &str = "run `edge-client init` to write one, or name it with `--config`";
 
-/// Most characters of a class name.
-const MAX_CLASS_NAME: usize = 100;
 /// Largest store, in megabytes.
 const MAX_STORE_MEGABYTES: u64 = 1 << 20;
 /// What a keep-alive may be: MQTT counts it in 16 bits of seconds, and a short one drains batteries for nothing.
@@ -102,7 +102,7 @@ pub struct ValidConfig {
     pub broker: BrokerAddress,
     /// The extractor's manifest.
     pub extractor: PathBuf,
-    /// Two to [`MAX_CLASSES`] distinct names.
+    /// Two or more distinct names, see [`class_list::check`].
     pub classes: Vec<String>,
     /// The folder this device keeps its state in.
     pub state: PathBuf,
@@ -142,56 +142,16 @@ pub enum ConfigError {
     },
 }
 
-/// Why names are not a class list.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ClassListError {
-    /// Too few or too many.
-    #[error("`classes` lists {count} names; a fleet has 2 to {max} classes", max = MAX_CLASSES)]
-    Count {
-        /// How many there are.
-        count: usize,
-    },
-    /// The same name twice.
-    #[error("`classes` lists `{name}` twice; give every class a name of its own")]
-    Twice {
-        /// The name.
-        name: String,
-    },
-    /// A name that cannot be a folder of images.
-    #[error("`{name}` cannot be a class: images lie in a folder of that name, so use 1 to {max} characters without `/` or `\\`, not beginning with a dot", max = MAX_CLASS_NAME)]
-    Name {
-        /// The name.
-        name: String,
-    },
-}
-
 /// Reads the file at `path` with `environment` over it (see [`grapevine_host::config`]), and checks it.
 pub fn load(path: &Path, environment: impl IntoIterator<Item = (String, String)>) -> Result<ValidConfig, ConfigError> {
     config::load::<Config>(path, environment, ADVICE)?.check(path)
-}
-
-/// Two to [`MAX_CLASSES`] distinct names that can be folders.
-pub fn check_classes(classes: &[String]) -> Result<(), ClassListError> {
-    if !(2..=MAX_CLASSES).contains(&classes.len()) {
-        return Err(ClassListError::Count { count: classes.len() });
-    }
-    let mut seen = BTreeSet::new();
-    for name in classes {
-        if !is_class_name(name) {
-            return Err(ClassListError::Name { name: name.chars().take(MAX_CLASS_NAME).collect() });
-        }
-        if !seen.insert(name) {
-            return Err(ClassListError::Twice { name: name.clone() });
-        }
-    }
-    Ok(())
 }
 
 impl Config {
     /// Checks what the types do not, and makes the paths relative to the current folder. `path` is where the
     /// configuration lies.
     pub fn check(self, path: &Path) -> Result<ValidConfig, ConfigError> {
-        check_classes(&self.classes).map_err(|source| ConfigError::Classes { path: path.to_owned(), source })?;
+        class_list::check(&self.classes).map_err(|source| ConfigError::Classes { path: path.to_owned(), source })?;
         let range = |key, value: String, fits: bool, allowed: String| {
             if fits { Ok(()) } else { Err(ConfigError::Range { path: path.to_owned(), key, value, allowed }) }
         };
@@ -241,13 +201,7 @@ pub struct Draft {
 impl Draft {
     /// The commented TOML file.
     pub fn text(&self) -> String {
-        let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
         let path = |path: &Path| quoted(&path.to_string_lossy());
-        let classes: Vec<String> = self.classes.iter().map(|class| quoted(class)).collect();
-        let classes = match classes.len() {
-            ..=12 => format!("[{}]", classes.join(", ")),
-            13.. => format!("[\n  {},\n]", classes.join(",\n  ")),
-        };
         let StoreSection { max_samples, max_megabytes } = StoreSection::default();
         format!(
             r#"# A device of a Grapevine fleet. `edge-client --help` lists the commands that read this file.
@@ -279,28 +233,13 @@ max_megabytes = {max_megabytes}
 keep_alive = "60s"
 longest_pause = "60s"
 "#,
+            classes = quoted_list(&self.classes),
             fleet = quoted(self.fleet.as_str()),
             device = quoted(self.device.as_str()),
             broker = quoted(&self.broker),
             extractor = path(&self.extractor),
             state = path(&self.state),
         )
-    }
-}
-
-fn is_class_name(name: &str) -> bool {
-    let length = name.chars().count();
-    let plain = |character: char| !matches!(character, '/' | '\\') && !character.is_control();
-    (1..=MAX_CLASS_NAME).contains(&length)
-        && name.chars().all(plain)
-        && !name.starts_with('.')
-        && name.trim().len() == name.len()
-}
-
-fn beside(file: &Path, path: &Path) -> PathBuf {
-    match file.parent() {
-        Some(folder) => folder.join(path),
-        None => path.to_owned(),
     }
 }
 
@@ -358,17 +297,6 @@ mod tests {
             let text = draft().text().replace(from, to);
             let error = check(&text).unwrap_err().to_string();
             assert!(error.contains(expected) && error.contains("etc/device.toml"), "{error}");
-        }
-    }
-
-    #[test]
-    fn class_lists_are_distinct_names_of_folders() {
-        let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        assert_eq!(check_classes(&list(&["a", "b"])), Ok(()));
-        assert_eq!(check_classes(&list(&["a"])), Err(ClassListError::Count { count: 1 }));
-        assert_eq!(check_classes(&list(&["a", "b", "a"])), Err(ClassListError::Twice { name: "a".into() }));
-        for bad in ["", " a", "a/b", "a\\b", ".hidden", "..", "a\nb", &"x".repeat(101)] {
-            assert!(matches!(check_classes(&list(&["a", bad])), Err(ClassListError::Name { .. })), "{bad:?}");
         }
     }
 }

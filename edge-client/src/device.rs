@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use grapevine_host::transport::{Event as Link, Options, PublishError, StartError, Traffic, Transport, Will};
 use grapevine_host::{BrokerAddress, Shutdown, cpu};
 use grapevine_protocol::limits::MAX_FRAME_BYTES;
@@ -19,6 +19,10 @@ use crate::work::work;
 
 /// Packets that may wait for the broker: a window of blocks and some.
 const QUEUE: usize = 128;
+/// Larger packets than any message are read and ignored up to this; only beyond it the connection is given up.
+const MOST_FOREIGN_BYTES: usize = 4 * 1024 * 1024;
+/// Messages that may wait for the session: 4 MiB of blocks. Beyond that the broker's connection waits.
+const INCOMING: usize = 64;
 /// Stack of the working thread; all large buffers are on the heap.
 const WORK_STACK_BYTES: usize = 512 * 1024;
 /// A session without any timer looks up this often.
@@ -89,6 +93,9 @@ pub enum RunError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A fault of this program.
+    #[error("the working thread panicked; please report what is printed above")]
+    Panicked,
     /// A thread could not be started.
     #[error("cannot start a thread: {0}; the system is out of memory or of threads")]
     Thread(std::io::Error),
@@ -101,7 +108,7 @@ pub fn run(
     shutdown: &Shutdown,
     observe: &mut dyn FnMut(&Event),
 ) -> Result<DeviceReport, RunError> {
-    let (link_sender, link) = unbounded();
+    let (link_sender, link) = bounded(INCOMING);
     let transport = connect(options, link_sender)?;
     let (jobs, job_receiver) = bounded::<Job>(1);
     let (done_sender, done) = bounded(1);
@@ -139,6 +146,7 @@ fn connect(options: &DeviceOptions, events: Sender<Link>) -> Result<Transport, S
     });
     transport.subscriptions = vec![topics::down(fleet, device), topics::notice(fleet)];
     transport.max_packet_bytes = MAX_FRAME_BYTES + 1024;
+    transport.max_incoming_bytes = MOST_FOREIGN_BYTES;
     transport.queue = QUEUE;
     transport.backoff.max = options.longest_pause;
     transport.backoff.first = transport.backoff.first.min(options.longest_pause);
@@ -223,7 +231,10 @@ impl Shell<'_> {
                     Ok(event) => self.handle_link(event, observe),
                     Err(_) => break,
                 },
-                recv(done) -> update => self.handle_done(update.ok().flatten()),
+                recv(done) -> update => match update {
+                    Ok(update) => self.handle_done(update),
+                    Err(_) => return Err(RunError::Panicked),
+                },
                 recv(shutdown.receiver()) -> _ => break,
                 default(wait) => {}
             }

@@ -1,4 +1,4 @@
-//! One device's local round at the size of the budgets (DESIGN.md): d 512, C 100, 200 samples, 5 epochs, batch 64.
+//! One device's local round at a size where it matters: d 512, C 100, 200 samples, 5 epochs, batch 64.
 //! Prints GFLOP/s beside what a large matrix product reaches alone on one core. The operations counted are those of the
 //! textbook form; the dual form needs fewer, so the figure may lie above the ceiling.
 #![allow(

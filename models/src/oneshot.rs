@@ -4,6 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::head::Head;
+use crate::limits::MAX_PARAMETER_VALUE;
 use crate::statistics::Statistics;
 
 /// Shrinkage of the covariance towards a multiple of the identity, by default.
@@ -83,7 +84,19 @@ fn from_rows(statistics: &Statistics, means: &[Option<Vec<f64>>], row_of: impl F
         weight.iter_mut().zip(row).for_each(|(w, value)| *w = value as f32);
         *bias = constant as f32;
     }
+    within_limits(&mut head);
     head
+}
+
+/// Scales a head of too large numbers, as very small spreads give, down to what every device accepts. The largest logit
+/// stays the largest.
+fn within_limits(head: &mut Head) {
+    const LARGEST: f32 = MAX_PARAMETER_VALUE / 2.0;
+    let largest = head.weight.iter().chain(&head.bias).fold(0.0_f32, |a, b| a.max(b.abs()));
+    if largest > LARGEST {
+        let scale = LARGEST / largest;
+        head.weight.iter_mut().chain(&mut head.bias).for_each(|value| *value *= scale);
+    }
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {

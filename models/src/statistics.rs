@@ -176,7 +176,9 @@ impl Statistics {
     pub fn means(&self) -> Means {
         let means = self.means_f64();
         let held = (0_u16..).zip(means).filter_map(|(class, mean)| mean.map(|mean| (class, mean)));
-        Means { by_class: held.map(|(class, mean)| (class, mean.iter().map(|&v| v as f32).collect())).collect() }
+        // Rounding on the way may carry a sum just over what its samples allow.
+        let within = |value: &f64| (*value as f32).clamp(-MAX_FEATURE_VALUE, MAX_FEATURE_VALUE);
+        Means { by_class: held.map(|(class, mean)| (class, mean.iter().map(within).collect())).collect() }
     }
 
     /// Per class its mean `[d]`, or `None` where nobody holds it.

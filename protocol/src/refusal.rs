@@ -115,7 +115,9 @@ impl Refusal {
             Self::Extractor => "set `extractor` to the fleet's manifest and run `edge-client ingest --reset`",
             Self::Classes => "set `classes` to the fleet's class list, in the same order",
             Self::Shape => "the extractor or the class list is not the fleet's",
-            Self::TooManyDevices => "the aggregator's books are full; remove devices or add an aggregator",
+            Self::TooManyDevices => {
+                "the aggregator's books are full; begin with a new state folder or add an aggregator"
+            }
             Self::UnknownDevice | Self::WrongRun | Self::WrongRound | Self::Late | Self::NotSelected => {
                 "nothing: the device takes part again in the next round"
             }

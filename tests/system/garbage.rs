@@ -105,6 +105,7 @@ impl Vandal {
         let (sender, events) = unbounded();
         let mut options = Options::new(broker.clone(), "vandal");
         options.queue = 4_096;
+        options.max_packet_bytes = 300_000;
         let transport = Transport::start(options, move |event| drop(sender.send(event))).unwrap();
         let connected = events.recv_timeout(PATIENCE).expect("the broker answers");
         assert!(matches!(connected, Link::Connected), "{connected:?}");
@@ -116,6 +117,11 @@ impl Vandal {
         let _ = self.transport.publish(topic, payload, false);
     }
 
+    /// What stays at the broker and meets everybody who comes later.
+    fn leave_behind(&self, topic: &str, payload: Vec<u8>) {
+        let _ = self.transport.publish(topic, payload, true);
+    }
+
     fn vandalise(&self, federation: &Federation) {
         let fleet = &federation.fleet;
         let mut rng = ChaCha8Rng::seed_from_u64(1);
@@ -125,7 +131,7 @@ impl Vandal {
         let blob = topics::blob(fleet, topics::BlobKind::Heads);
         let bad_name = format!("grapevine/v1/{fleet}/up/NOT-A-NAME");
         for topic in [&known, &stranger, &down, &blob, &topics::notice(fleet), &bad_name] {
-            for length in [0, 1, 2, 40, 1_000, 60_000] {
+            for length in [0, 1, 2, 40, 1_000, 60_000, 200_000] {
                 let mut noise = vec![0; length];
                 rng.fill_bytes(&mut noise);
                 self.send(topic, noise.clone());
@@ -135,6 +141,9 @@ impl Vandal {
                 }
             }
         }
+        let mut noise = vec![1; 200_000];
+        rng.fill_bytes(&mut noise[1..]);
+        [&known, &down, &blob].into_iter().for_each(|topic| self.leave_behind(topic, noise.clone()));
         for message in bad_messages(federation.round.shape, &mut rng) {
             self.send(&known, message.clone());
             self.send(&stranger, message);

@@ -1,4 +1,6 @@
-//! What the system tests share: a real broker to start and kill, and a small federation of real devices.
+//! What the system tests share: a real broker to start and kill, a small federation of real devices, and the shipped
+//! programs as processes.
 
 pub mod federation;
 pub mod mosquitto;
+pub mod programs;

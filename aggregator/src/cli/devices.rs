@@ -41,7 +41,7 @@ pub(super) fn devices(common: &Common, arguments: &Arguments) -> anyhow::Result<
     let store = Store::open_read_only(&state)?;
     let is_served = Store::is_in_use(&state);
     let devices: Vec<Device> = store.devices()?.into_iter().map(|row| Device::new(row, is_served)).collect();
-    Answer::of(&devices, arguments.json, |devices| render(devices, now_ms()))
+    Ok(Answer::of(&devices, arguments.json, |devices| render(devices, now_ms()))?)
 }
 
 /// Whether the aggregator last saw the device there. Nobody is there for an aggregator that does not run.

@@ -92,12 +92,12 @@ pub(super) fn export(common: &Common, arguments: &Arguments) -> anyhow::Result<A
         round,
         head_json: arguments.head_json.clone(),
     };
-    Answer::of(&exported, arguments.json, |exported| {
+    Ok(Answer::of(&exported, arguments.json, |exported| {
         let Exported { bytes, sha256, round, .. } = exported;
         let output = shown(&exported.output);
         let head = exported.head_json.as_deref().map(|path| format!("wrote {}\n", shown(path))).unwrap_or_default();
         format!("wrote {output}: head of round {round}, {bytes} bytes, sha256 {sha256}\n{head}")
-    })
+    })?)
 }
 
 /// The head was trained for one extractor and one class list; with others it would give nonsense.

@@ -1,13 +1,13 @@
 //! `aggregator init`: a new configuration, written only when everything in it is right.
 
-use std::fs;
-use std::path::{self, Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use grapevine_aggregator::config::{BrokerDraft, Config, DEFAULT_STATE, Draft, check_classes};
+use grapevine_aggregator::config::{BrokerDraft, Config, DEFAULT_STATE, Draft};
 use grapevine_host::broker_address::DEFAULT_PORT;
-use grapevine_host::{BrokerAddress, config, files, manifest};
+use grapevine_host::draft::{keep_secret, seen_from};
+use grapevine_host::{BrokerAddress, class_list, config, files, manifest};
 use grapevine_models::Method;
 use grapevine_protocol::FleetId;
 
@@ -64,10 +64,10 @@ pub(super) fn init(common: &Common, arguments: &Arguments) -> anyhow::Result<Ans
         bail!("{} exists; give --force to replace it, or another path with --config", target.display());
     }
     let classes = match &arguments.classes_file {
-        Some(file) => read_classes(file)?,
+        Some(file) => class_list::read(file)?,
         None => arguments.classes.clone(),
     };
-    check_classes(&classes)?;
+    class_list::check(&classes)?;
     let broker = match arguments.embedded {
         true => BrokerDraft::Embedded(arguments.port),
         false => BrokerDraft::Url(arguments.broker.clone()),
@@ -110,35 +110,4 @@ fn has_password(broker: &BrokerDraft) -> bool {
         BrokerDraft::Url(url) => url.parse::<BrokerAddress>().is_ok_and(|address| address.login().is_some()),
         BrokerDraft::Embedded(_) => false,
     }
-}
-
-/// One name a line; empty lines are passed over.
-fn read_classes(file: &Path) -> anyhow::Result<Vec<String>> {
-    let text = fs::read_to_string(file)
-        .with_context(|| format!("cannot read {}; give a text file with one class name a line", file.display()))?;
-    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
-}
-
-/// A path of the command line as the configuration must write it: paths in it are relative to its own folder.
-fn seen_from(config: &Path, path: &Path) -> anyhow::Result<PathBuf> {
-    if path.to_str().is_none() {
-        bail!("{} is not UTF-8 and cannot stand in a configuration; rename it", path.display());
-    }
-    if config.parent().is_none_or(|folder| folder.as_os_str().is_empty()) {
-        return Ok(path.to_owned());
-    }
-    path::absolute(path).with_context(|| format!("cannot find out where {} is", path.display()))
-}
-
-/// A password is for its owner alone.
-#[cfg(unix)]
-fn keep_secret(config: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(config, fs::Permissions::from_mode(0o600))
-        .with_context(|| format!("cannot protect {}, which holds a password", config.display()))
-}
-
-#[cfg(not(unix))]
-fn keep_secret(_config: &Path) -> anyhow::Result<()> {
-    Ok(())
 }

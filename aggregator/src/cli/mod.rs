@@ -1,11 +1,10 @@
-//! The command line: one file per command, each of which gives an [`Answer`]. Only this file writes to the terminal.
+//! The command line: one file per command, each of which gives an [`Answer`], which this file delivers.
 //!
 //! Results go to standard output, everything else to standard error; a failure is one line.
 
 mod completions;
 mod devices;
 mod export;
-mod failure;
 mod init;
 mod ledger;
 mod live;
@@ -13,9 +12,9 @@ mod rounds;
 mod serve;
 mod show;
 mod status;
+mod usage;
 
 use core::panic::AssertUnwindSafe;
-use std::io::{self, ErrorKind, Write};
 use std::panic::catch_unwind;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,10 +22,8 @@ use std::process::ExitCode;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use grapevine_aggregator::broker::LOG_FILTER;
 use grapevine_aggregator::config::{self, ValidConfig};
-use serde::Serialize;
-
-/// What a shell expects of a process that Ctrl-C ended: 128 + SIGINT.
-const INTERRUPTED: u8 = 130;
+use grapevine_host::answer::INTERRUPTED;
+use grapevine_host::{Answer, log, panics};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -89,50 +86,22 @@ enum Command {
     Completions(completions::Arguments),
 }
 
-/// What a command has to say at its end.
-#[derive(Debug, Default)]
-struct Answer {
-    /// For standard output.
-    text: String,
-    /// For standard error, a sentence.
-    complaint: Option<String>,
-    code: u8,
-}
-
-impl Answer {
-    /// A success.
-    fn text(text: impl Into<String>) -> Self {
-        Self { text: text.into(), ..Self::default() }
-    }
-
-    /// A success, as JSON if that was asked for.
-    fn of<T: Serialize>(value: &T, json: bool, render: impl FnOnce(&T) -> String) -> anyhow::Result<Self> {
-        let text = if json { serde_json::to_string_pretty(value)? + "\n" } else { render(value) };
-        Ok(Self::text(text))
-    }
-
-    /// A failure.
-    fn failure(complaint: String, code: u8) -> Self {
-        Self { complaint: Some(complaint), code, ..Self::default() }
-    }
-}
-
 /// The whole program.
 pub(crate) fn main() -> ExitCode {
     let answer = match Arguments::try_parse() {
         Ok(arguments) => {
             let Common { verbose, quiet, .. } = arguments.common;
             // Counts of a flag on one command line; more than 100 of them mean no more than 100.
-            grapevine_host::log::init_with(verbose.min(100) as i8 - quiet.min(100) as i8, LOG_FILTER);
-            failure::note_panics();
+            log::init_with(verbose.min(100) as i8 - quiet.min(100) as i8, LOG_FILTER);
+            panics::note();
             // The hook has noted the panic; what it leaves behind is dropped with the process.
             catch_unwind(AssertUnwindSafe(|| obey(&arguments)))
-                .unwrap_or_else(|_| Ok(failure::of_a_panic()))
-                .unwrap_or_else(|error| Answer::failure(failure::sentence(error.as_ref()), 1))
+                .unwrap_or_else(|_| Ok(Answer::complaint(panics::fault("aggregator"), 1)))
+                .unwrap_or_else(|error| Answer::failure(error.as_ref()))
         }
-        Err(error) => failure::of_usage(&error),
+        Err(error) => usage::answer(&error),
     };
-    ExitCode::from(deliver(&answer))
+    ExitCode::from(answer.deliver())
 }
 
 fn obey(arguments: &Arguments) -> anyhow::Result<Answer> {
@@ -146,27 +115,6 @@ fn obey(arguments: &Arguments) -> anyhow::Result<Answer> {
         Command::Export(arguments) => export::export(common, arguments),
         Command::Completions(arguments) => Ok(completions::completions(arguments)),
     }
-}
-
-/// Writes an answer and gives the exit code.
-fn deliver(answer: &Answer) -> u8 {
-    let mut code = answer.code;
-    let mut complaints: Vec<String> = answer.complaint.clone().into_iter().collect();
-    let mut output = io::stdout().lock();
-    match output.write_all(answer.text.as_bytes()).and_then(|()| output.flush()) {
-        Ok(()) => {}
-        // The reader had enough, as in `| head`.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
-        Err(error) => {
-            complaints.push(format!("cannot write the result: {error}; check where the output goes"));
-            code = code.max(1);
-        }
-    }
-    for complaint in complaints {
-        // Nobody is left to tell when standard error is closed.
-        let _ = writeln!(io::stderr(), "error: {complaint}");
-    }
-    code
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub(super) fn rounds(common: &Common, arguments: &Arguments) -> anyhow::Result<A
     let ledger = Ledger::open(&common.configuration()?.state)?;
     let rounds: Vec<RoundSummary> =
         ledger.rounds.iter().map(|round| ledger.summary(round)).collect::<Result<_, _>>()?;
-    Answer::of(&rounds, arguments.json, |rounds| render(rounds))
+    Ok(Answer::of(&rounds, arguments.json, |rounds| render(rounds))?)
 }
 
 fn render(rounds: &[RoundSummary]) -> String {

@@ -77,7 +77,7 @@ struct Devices {
 pub(super) fn status(common: &Common, arguments: &Arguments) -> anyhow::Result<Answer> {
     let state = common.configuration()?.state;
     let status = Status::read(&state)?;
-    Answer::of(&status, arguments.json, |status| render(status, now_ms()))
+    Ok(Answer::of(&status, arguments.json, |status| render(status, now_ms()))?)
 }
 
 impl Status {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use grapevine_host::draft::{quoted, quoted_list};
 use grapevine_models::{Method, Params};
 use grapevine_protocol::FleetId;
 
@@ -39,11 +40,6 @@ impl Draft {
     /// The commented TOML file.
     pub fn text(&self) -> String {
         let path = |path: &Path| quoted(&path.to_string_lossy());
-        let classes: Vec<String> = self.classes.iter().map(|class| quoted(class)).collect();
-        let classes = match classes.len() {
-            ..=12 => format!("[{}]", classes.join(", ")),
-            13.. => format!("[\n  {},\n]", classes.join(",\n  ")),
-        };
         format!(
             r#"# The aggregator of a Grapevine fleet. `aggregator --help` lists the commands that read this file.
 # Environment variables go over it: GRAPEVINE_FLEET, GRAPEVINE_ROUND__DEADLINE, ...
@@ -72,6 +68,7 @@ longest_pause = "60s"
 # Updates on their way in at any time; further devices wait for their turn.
 upload_megabytes = {upload_megabytes}
 "#,
+            classes = quoted_list(&self.classes),
             fleet = quoted(self.fleet.as_str()),
             extractor = path(&self.extractor),
             state = path(&self.state),
@@ -153,8 +150,4 @@ encoding = "f32"
             epochs = defaults.epochs,
         )
     }
-}
-
-fn quoted(text: &str) -> String {
-    toml::Value::String(text.to_owned()).to_string()
 }

@@ -2,13 +2,10 @@
 
 use std::path::PathBuf;
 
+use grapevine_host::class_list::ClassListError;
 use grapevine_host::config;
-use grapevine_models::limits::MAX_CLASSES;
 use grapevine_models::{Method, ParamsError, Shape, ShapeError};
 use grapevine_protocol::limits::MAX_BLOB_BYTES;
-
-/// Most characters of a class name.
-pub(super) const MAX_CLASS_NAME: usize = 100;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -76,28 +73,5 @@ pub enum ConfigError {
         bytes: usize,
         /// What to do.
         advice: &'static str,
-    },
-}
-
-/// Why names are not a class list.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ClassListError {
-    /// Too few or too many.
-    #[error("`classes` lists {count} names; a fleet has 2 to {max} classes", max = MAX_CLASSES)]
-    Count {
-        /// How many there are.
-        count: usize,
-    },
-    /// The same name twice.
-    #[error("`classes` lists `{name}` twice; give every class a name of its own")]
-    Twice {
-        /// The name.
-        name: String,
-    },
-    /// A name that cannot be a folder of images.
-    #[error("`{name}` cannot be a class: devices keep images in folders of that name, so use 1 to {max} characters without `/` or `\\`, not beginning with a dot", max = MAX_CLASS_NAME)]
-    Name {
-        /// The name.
-        name: String,
     },
 }

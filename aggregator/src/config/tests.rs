@@ -93,17 +93,6 @@ fn faults_name_the_setting_and_what_it_may_be() {
 }
 
 #[test]
-fn class_lists_are_distinct_names_of_folders() {
-    let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-    assert_eq!(check_classes(&list(&["a", "b"])), Ok(()));
-    assert_eq!(check_classes(&list(&["a"])), Err(ClassListError::Count { count: 1 }));
-    assert_eq!(check_classes(&list(&["a", "b", "a"])), Err(ClassListError::Twice { name: "a".into() }));
-    for bad in ["", " a", "a/b", "a\\b", ".hidden", "..", "a\nb", &"x".repeat(101)] {
-        assert!(matches!(check_classes(&list(&["a", bad])), Err(ClassListError::Name { .. })), "{bad:?}");
-    }
-}
-
-#[test]
 fn a_method_whose_messages_do_not_fit_is_refused_with_another() {
     let classes: Vec<String> = (0..1_000).map(|class| format!("class {class}")).collect();
     let with = |method| check(&Draft { classes: classes.clone(), method, ..draft() }.text()).unwrap();

@@ -229,7 +229,7 @@ impl Coordinator {
             self.actions.push_back(Action::AbandonRound(self.run, round));
             self.report(Event::RoundAbandoned(round));
             self.uploads.clear();
-            self.gather(now);
+            self.gather_and_tell(now);
         }
     }
 

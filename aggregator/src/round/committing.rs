@@ -46,10 +46,6 @@ impl Coordinator {
         self.progress.next_round += 1;
         self.progress.model = outcome.model;
         self.serving.offer(&self.progress.model);
-        self.gather(now);
-        if matches!(self.phase, Phase::Gathering) {
-            let notice = self.notice();
-            self.actions.push_back(Action::PublishNotice(notice));
-        }
+        self.gather_and_tell(now);
     }
 }

@@ -35,6 +35,15 @@ impl Coordinator {
         self.phase = Phase::Collecting(Box::new(Collecting::new(notice, expected, deadline, self.config.extensions)));
     }
 
+    /// After a round: opens the next one, or tells that there is none for now, so that nobody works on the last one.
+    pub(super) fn gather_and_tell(&mut self, now: Duration) {
+        self.gather(now);
+        if matches!(self.phase, Phase::Gathering) {
+            let notice = self.notice();
+            self.actions.push_back(Action::PublishNotice(notice));
+        }
+    }
+
     fn finish(&mut self) {
         let was_finished = matches!(self.phase, Phase::Finished);
         self.phase = Phase::Finished;

@@ -180,6 +180,7 @@ pub enum Event {
 pub struct Coordinator {
     config: RoundConfig,
     boot: BootId,
+    was_connected: bool,
     run: RunId,
     registry: Registry,
     progress: Progress,
@@ -220,6 +221,7 @@ impl Coordinator {
             uploads: Uploads::new(config.upload_bytes),
             config,
             boot,
+            was_connected: false,
             run,
             registry: Registry::new(books),
             progress,
@@ -258,8 +260,16 @@ impl Coordinator {
         self.check_deadline(now);
     }
 
-    /// The broker is there: what is retained there may be old.
+    /// The broker is there: what is retained there may be old, and while it was not there devices may have gone
+    /// without a word. A new boot in the notice makes every device say hello again.
     pub fn handle_connected(&mut self) {
+        if core::mem::replace(&mut self.was_connected, true) {
+            self.boot = BootId(self.boot.0.wrapping_add(1));
+            self.registry.all_away();
+            if let Phase::Collecting(collecting) = &mut self.phase {
+                collecting.notice.boot = self.boot;
+            }
+        }
         let notice = self.notice();
         self.actions.push_back(Action::PublishNotice(notice));
     }

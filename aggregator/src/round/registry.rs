@@ -25,6 +25,8 @@ pub struct DeviceRecord {
     pub updates_refused: u32,
     /// Bytes of blocks received from it.
     pub bytes_up: u64,
+    /// Bytes of blocks published while it fetched them.
+    pub bytes_down: u64,
 }
 
 pub(super) struct Registry {
@@ -69,6 +71,11 @@ impl Registry {
         }
     }
 
+    /// Nobody is known to be there any more.
+    pub(super) fn all_away(&mut self) {
+        self.devices.values_mut().for_each(|record| record.present = false);
+    }
+
     pub(super) fn record(&self, device: &DeviceId) -> Option<&DeviceRecord> {
         self.devices.get(device)
     }
@@ -81,6 +88,12 @@ impl Registry {
     pub(super) fn count_refused(&mut self, device: &DeviceId) {
         if let Some(record) = self.devices.get_mut(device) {
             record.updates_refused += 1;
+        }
+    }
+
+    pub(super) fn count_down(&mut self, device: &DeviceId, bytes: usize) {
+        if let Some(record) = self.devices.get_mut(device) {
+            record.bytes_down += bytes as u64;
         }
     }
 

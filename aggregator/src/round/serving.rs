@@ -148,6 +148,7 @@ impl Coordinator {
             room -= due.count();
             for index in due.iter() {
                 if let Some((header, bytes)) = block(&served.content.blob, &served.content.bytes, index) {
+                    served.fetchers.keys().for_each(|device| self.registry.count_down(device, bytes.len()));
                     self.actions.push_back(Action::PublishBlock(*kind, header, bytes.to_vec()));
                 }
             }

@@ -176,8 +176,12 @@ fn a_round_closes_at_its_deadline_with_a_quorum_and_is_extended_then_abandoned_w
     harness.offer(0, 1, &update(0));
     harness.wait(DEADLINE);
     assert!(harness.events.contains(&Event::RoundExtended(RoundId(1))));
+    harness.say(2, ToAggregator::Leaving(Leaving { boot: BootId(2) }), &[]);
     harness.wait(DEADLINE);
     assert!(harness.events.contains(&Event::RoundAbandoned(RoundId(1))));
+    let told = harness.notice.as_ref().map(|notice| (notice.task, notice.round));
+    assert_eq!(told, Some((Task::Wait, RoundId(2))), "nobody works on an abandoned round");
+    harness.greet(2..3);
     assert_eq!(harness.outcomes.len(), 1);
     assert_eq!(harness.coordinator.open_round(), Some((RoundId(2), 0, 3)));
 }
@@ -316,6 +320,23 @@ fn blocks_are_published_once_for_all_who_ask_within_a_moment() {
         .filter(|action| matches!(action, Action::PublishBlock(..)))
         .count();
     assert_eq!(blocks, 1);
+    let record = harness.coordinator.device(&device(2)).unwrap();
+    assert_eq!((record.bytes_up, record.bytes_down), (update(2).len() as u64, u64::from(blob.bytes)));
+}
+
+#[test]
+fn after_a_lost_connection_everybody_says_hello_again() {
+    let mut harness = Harness::new(config(Method::FedAvg));
+    harness.coordinator.handle_connected();
+    harness.greet(0..3);
+    harness.offer(0, 0, &update(0));
+    harness.coordinator.handle_connected();
+    harness.act();
+    assert_eq!(harness.coordinator.present(), 0);
+    assert_eq!(harness.notice.as_ref().unwrap().boot, BootId(2));
+    harness.greet(0..3);
+    (1..3).for_each(|number| harness.offer(number, 0, &update(number)));
+    assert_eq!(harness.outcomes.len(), 1);
 }
 
 #[test]

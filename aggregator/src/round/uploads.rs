@@ -97,7 +97,7 @@ impl Coordinator {
         }
     }
 
-    /// A block of an update. Blocks of uploads that were given up are nobody's fault and not counted.
+    /// A block of an update. One that nobody asked for, or asked for too long ago, is counted and dropped.
     pub(super) fn handle_block(&mut self, now: Duration, device: &DeviceId, header: &BlockHeader, bytes: &[u8]) {
         let Some(upload) = self.uploads.active.get_mut(device) else {
             return self.count(Some(device), Refusal::Block);

@@ -221,7 +221,7 @@ fn row(device: &DeviceId, record: &DeviceRecord, wall_clock: u64, now: Duration)
         rounds_done: record.rounds_done,
         updates_refused: record.updates_refused,
         bytes_up: record.bytes_up,
-        bytes_down: 0,
+        bytes_down: record.bytes_down,
     }
 }
 
@@ -236,6 +236,7 @@ fn record(row: DeviceRow) -> Option<(DeviceId, DeviceRecord)> {
         rounds_done: row.rounds_done,
         updates_refused: row.updates_refused,
         bytes_up: row.bytes_up,
+        bytes_down: row.bytes_down,
     };
     row.device.parse().ok().map(|device| (device, record))
 }

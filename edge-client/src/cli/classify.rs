@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 use grapevine_edge_client::classify::Classifier;
+use grapevine_host::sentence::sentence;
 use serde::Serialize;
 
-use super::failure::sentence;
 use super::setup::Setup;
 use super::{Answer, Common};
 

@@ -9,10 +9,10 @@ use clap::Args;
 use grapevine_edge_client::image_input::ImageInput;
 use grapevine_edge_client::ingest::{Progress, Report, count_images};
 use grapevine_host::Shutdown;
+use grapevine_host::sentence::one_line;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::failure::one_line;
 use super::setup::Setup;
 use super::{Answer, Common, INTERRUPTED};
 

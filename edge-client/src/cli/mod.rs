@@ -1,4 +1,4 @@
-//! The command line: one file per command, each of which gives an [`Answer`]. Only this file writes to the terminal.
+//! The command line: one file per command, each of which gives an [`Answer`], which this file delivers.
 //!
 //! Results go to standard output, everything else to standard error; a failure is one line.
 
@@ -14,16 +14,13 @@ mod status;
 mod train;
 
 use core::panic::AssertUnwindSafe;
-use std::io::{self, ErrorKind, Write};
 use std::panic::catch_unwind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
-use serde::Serialize;
-
-/// What a shell expects of a process that Ctrl-C ended: 128 + SIGINT.
-const INTERRUPTED: u8 = 130;
+use grapevine_host::answer::INTERRUPTED;
+use grapevine_host::{Answer, log, panics};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -78,45 +75,22 @@ enum Command {
     Completions(completions::Arguments),
 }
 
-/// What a command has to say at its end.
-#[derive(Debug, Default)]
-struct Answer {
-    /// For standard output.
-    text: String,
-    /// For standard error, a sentence each.
-    complaints: Vec<String>,
-    code: u8,
-}
-
-impl Answer {
-    /// A success.
-    fn text(text: impl Into<String>) -> Self {
-        Self { text: text.into(), ..Self::default() }
-    }
-
-    /// A success, as JSON if that was asked for.
-    fn of<T: Serialize>(value: &T, json: bool, render: impl FnOnce(&T) -> String) -> anyhow::Result<Self> {
-        let text = if json { serde_json::to_string_pretty(value)? + "\n" } else { render(value) };
-        Ok(Self::text(text))
-    }
-}
-
 /// The whole program.
 pub(crate) fn main() -> ExitCode {
     let answer = match Arguments::try_parse() {
         Ok(arguments) => {
             let Common { verbose, quiet, .. } = arguments.common;
             // Counts of a flag on one command line; more than 100 of them mean no more than 100.
-            grapevine_host::log::init(verbose.min(100) as i8 - quiet.min(100) as i8);
-            failure::hush_panics();
+            log::init(verbose.min(100) as i8 - quiet.min(100) as i8);
+            panics::note();
             // The hook has noted the panic; what it leaves behind is dropped with the process.
             catch_unwind(AssertUnwindSafe(|| obey(&arguments)))
-                .unwrap_or_else(|_| Ok(failure::fault()))
+                .unwrap_or_else(|_| Ok(Answer::complaint(panics::fault("edge-client"), 1)))
                 .unwrap_or_else(|error| failure::answer(&error))
         }
         Err(error) => failure::usage(&error),
     };
-    ExitCode::from(deliver(&answer))
+    ExitCode::from(answer.deliver())
 }
 
 fn obey(arguments: &Arguments) -> anyhow::Result<Answer> {
@@ -130,27 +104,6 @@ fn obey(arguments: &Arguments) -> anyhow::Result<Answer> {
         Command::Status(arguments) => status::status(common, arguments),
         Command::Completions(arguments) => Ok(completions::completions(arguments)),
     }
-}
-
-/// Writes an answer and gives the exit code.
-fn deliver(answer: &Answer) -> u8 {
-    let mut code = answer.code;
-    let mut complaints = answer.complaints.clone();
-    let mut output = io::stdout().lock();
-    match output.write_all(answer.text.as_bytes()).and_then(|()| output.flush()) {
-        Ok(()) => {}
-        // The reader had enough, as in `| head`.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
-        Err(error) => {
-            complaints.push(format!("cannot write the result: {error}; check where the output goes"));
-            code = code.max(1);
-        }
-    }
-    for complaint in complaints {
-        // Nobody is left to tell when standard error is closed.
-        let _ = writeln!(io::stderr(), "error: {complaint}");
-    }
-    code
 }
 
 #[cfg(test)]

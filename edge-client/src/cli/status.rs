@@ -8,10 +8,10 @@ use clap::Args;
 use grapevine_edge_client::config::ValidConfig;
 use grapevine_edge_client::store::{Store, StoreError};
 use grapevine_host::memory;
+use grapevine_host::sentence::sentence;
 use grapevine_protocol::Digest;
 use serde::Serialize;
 
-use super::failure::sentence;
 use super::liveness::{self, Liveness, Phase, SILENCE_SECONDS};
 use super::setup::{LOCAL_RUN, Setup, store_path};
 use super::{Answer, Common};

@@ -113,7 +113,7 @@ pub(super) fn train(common: &Common, arguments: &Arguments) -> anyhow::Result<An
         by_class: by_class.map(|(class, (samples, &accuracy))| OfClass { class, samples, accuracy }).collect(),
         saved: save,
     };
-    Answer::of(&trained, arguments.json, render)
+    Ok(Answer::of(&trained, arguments.json, render)?)
 }
 
 /// The rounds of a fleet that has one device: what the aggregator would send comes from the device's own updates.

@@ -194,7 +194,11 @@ impl Session {
             Link::Offline => return None,
             Link::Welcome => None,
         };
-        [greeting, self.download.as_ref().map(Download::again_at), self.outbox.again_at()].into_iter().flatten().min()
+        if greeting.is_some() {
+            // Nothing else goes out before the welcome.
+            return greeting;
+        }
+        [self.download.as_ref().map(Download::again_at), self.outbox.again_at()].into_iter().flatten().min()
     }
 
     /// The broker is there and all subscriptions stand.
@@ -327,16 +331,22 @@ impl Session {
         if notice.shape != self.identity.shape || notice.params.check().is_err() {
             return self.report(Event::ForeignNotice);
         }
-        if self.outbox.round().is_some_and(|pending| pending != (notice.run, notice.round)) {
+        if self.is_stale(&notice) {
+            return;
+        }
+        if self.outbox.round().is_some_and(|(run, round)| run != notice.run || round < notice.round) {
             self.drop_outdated();
         }
         if self.notice.as_ref() != Some(&notice) {
             let former = self.notice.replace(notice);
             self.finished &= former.as_ref().is_some_and(|former| self.is_current(former.run, former.round));
             self.stop_download();
-            // An aggregator that started again has no devices in its books until they say hello.
+            // An aggregator that started again has no devices in its books, and one that came after this device never
+            // heard its hello.
             let boot = self.notice.as_ref().map(|notice| notice.boot);
-            if self.link == Link::Welcome && former.is_some_and(|former| Some(former.boot) != boot) {
+            let is_new_start = former.as_ref().map(|former| former.boot) != boot;
+            let is_unanswered = matches!(self.link, Link::Greeting { .. });
+            if is_new_start && (is_unanswered || (self.link == Link::Welcome && former.is_some())) {
                 return self.greet(now, FIRST_PAUSE);
             }
         }
@@ -344,7 +354,8 @@ impl Session {
     }
 
     fn handle_receipt(&mut self, now: Duration, receipt: &Receipt) {
-        if self.outbox.digest() != Some(receipt.digest) {
+        let is_pending = self.outbox.round() == Some((receipt.run, receipt.round));
+        if !is_pending || self.outbox.digest() != Some(receipt.digest) {
             return;
         }
         self.outbox.empty();
@@ -354,6 +365,16 @@ impl Session {
             Some(reason) => Event::Refused(reason),
         });
         self.proceed(now);
+    }
+
+    /// A notice of a round before one this device already knows of: a broker that lost its newest retained messages. A
+    /// new start of the aggregator is believed, whatever its round.
+    fn is_stale(&self, notice: &Notice) -> bool {
+        let known =
+            self.notice.as_ref().filter(|known| known.boot == notice.boot).map(|known| (known.run, known.round));
+        let pending = self.outbox.round().filter(|_| self.notice.is_none());
+        let is_before = |(run, round): (RunId, RoundId)| run == notice.run && notice.round < round;
+        known.is_some_and(is_before) || pending.is_some_and(is_before)
     }
 
     fn drop_outdated(&mut self) {

@@ -6,6 +6,9 @@ use grapevine_protocol::{BlobRef, Digest, Offer, RoundId, RunId, ToAggregator, W
 
 use super::{FIRST_PAUSE, FinishedUpdate, Link, Session, next_pause};
 
+/// Blocks sent for one request; the aggregator asks for fewer.
+const MOST_BLOCKS: usize = 64;
+
 /// At most one update is pending; a device works on one round at a time.
 pub(super) struct Outbox {
     pending: Option<Pending>,
@@ -77,6 +80,7 @@ impl Session {
         pending.again_at = now + 2 * FIRST_PAUSE;
         let blocks: Vec<_> = want
             .missing
+            .first(MOST_BLOCKS)
             .iter()
             .filter_map(|index| block(&pending.blob, &pending.update.content, index))
             .map(|(header, bytes)| (header, bytes.to_vec()))

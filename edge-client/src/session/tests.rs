@@ -101,6 +101,8 @@ fn an_offer_is_repeated_until_its_receipt_and_over_a_reconnect() {
     session.handle_disconnected();
     assert_eq!(session.poll_timeout(), None);
     session.handle_connected(again);
+    // Before the welcome only the hello is due, however long the offer waits.
+    assert!(session.poll_timeout().unwrap() > again);
     session.handle_message(again, ToDevice::Welcome(Welcome { boot: BootId(7), run: RunId(1) }), &[]);
     assert!(actions(&mut session).iter().any(|a| matches!(a, Action::Send(ToAggregator::Offer(_), _))));
     // A receipt of something else empties nothing.
@@ -164,6 +166,20 @@ fn what_a_former_start_left_is_offered_and_an_old_round_is_dropped() {
     let taken = actions(&mut session);
     assert!(taken.iter().any(|a| matches!(a, Action::EmptyOutbox(_))), "{taken:?}");
     assert!(taken.iter().any(|a| matches!(a, Action::Work(_))), "{taken:?}");
+}
+
+#[test]
+fn an_older_notice_and_a_receipt_of_another_round_take_nothing_away() {
+    let mut session = Session::new(identity(), 10, Some(update(4)));
+    session.handle_connected(SECOND);
+    session.handle_message(SECOND, ToDevice::Notice(notice(3, None)), &[]);
+    session.handle_message(SECOND, ToDevice::Notice(notice(4, None)), &[]);
+    session.handle_message(SECOND, ToDevice::Notice(notice(3, None)), &[]);
+    let same_content =
+        Receipt { run: RunId(1), round: RoundId(3), digest: Digest::of(&update(4).content), refused: None };
+    session.handle_message(SECOND, ToDevice::Receipt(same_content), &[]);
+    let taken = actions(&mut session);
+    assert!(!taken.iter().any(|a| matches!(a, Action::EmptyOutbox(_))), "{taken:?}");
 }
 
 #[test]

@@ -112,7 +112,8 @@ impl<'a> Dual<'a> {
         kernel::logits(&rows, &rows, &vec![0.0; count], features, &mut products);
         let zeros = || vec![0.0; count * classes];
         let gradient = || Gradient { coefficients: zeros(), bias: vec![0.0; classes] };
-        let most = usize::from(params.batch).max(set.as_ref().map_or(0, |set| set.members.len()));
+        let most =
+            usize::from(params.batch).min(samples.labels().len()).max(set.as_ref().map_or(0, |set| set.members.len()));
         Self {
             samples,
             params,

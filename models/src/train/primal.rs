@@ -39,7 +39,7 @@ impl<'a> Primal<'a> {
         params: ValidParams,
     ) -> Self {
         let shape = samples.shape();
-        let batch = usize::from(params.batch);
+        let batch = usize::from(params.batch).min(samples.labels().len());
         let balanced = set.map(|set| {
             let own = set.members.len() - set.means.len() / shape.features();
             let mut rows = vec![0.0; own * shape.features()];

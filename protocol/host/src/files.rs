@@ -34,11 +34,20 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
     replace(path, bytes).map_err(|source| WriteError::Io { path: path.to_owned(), source })
 }
 
+/// Fails as [`write_atomic`] would for the same path, and writes nothing: for a result that takes long to make.
+pub fn check_writable(path: &Path) -> Result<(), WriteError> {
+    if path.file_name().is_none() {
+        return Err(WriteError::Name { path: path.to_owned() });
+    }
+    let refused = |source| WriteError::Io { path: path.to_owned(), source };
+    if path.is_dir() {
+        return Err(refused(io::ErrorKind::IsADirectory.into()));
+    }
+    tempfile::tempfile_in(folder_of(path)).map(drop).map_err(refused)
+}
+
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        Some(_) | None => Path::new("."),
-    };
+    let folder = folder_of(path);
     let create = |path: &Path| OpenOptions::new().write(true).create_new(true).open(path);
     let mut file = tempfile::Builder::new().prefix(".new-").make_in(folder, create)?;
     match fs::metadata(path) {
@@ -50,6 +59,13 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
     sync_folder(folder)
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
+    }
 }
 
 #[cfg(unix)]
@@ -97,7 +113,12 @@ mod tests {
         let error = write_atomic(&taken, b"x").unwrap_err();
         assert!(error.to_string().contains("folder"), "{error}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-        assert!(write_atomic(&folder.path().join("none/file"), b"x").is_err());
+        let nowhere = folder.path().join("none/file");
+        let error = write_atomic(&nowhere, b"x").unwrap_err();
+        assert_eq!(check_writable(&nowhere).unwrap_err().to_string(), error.to_string());
+        assert!(check_writable(&taken).is_err());
+        check_writable(&folder.path().join("file")).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         assert!(matches!(write_atomic(Path::new("/"), b"x"), Err(WriteError::Name { .. })));
     }
 }

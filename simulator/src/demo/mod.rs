@@ -3,6 +3,7 @@
 mod dataset;
 mod federation;
 mod fleet;
+mod reach;
 
 use core::time::Duration;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use crate::report::results::{Report, Run};
 pub use dataset::DataError;
 pub use federation::FederationError;
 pub use fleet::Ended;
+pub use reach::NoBroker;
 
 /// Rounds of the demo on the digits, chosen on a validation split (DESIGN.md, "the demo's numbers").
 pub const DIGITS_ROUNDS: u32 = 20;
@@ -108,6 +110,9 @@ pub enum DemoError {
     /// The broker did not start.
     #[error(transparent)]
     Broker(#[from] BrokerError),
+    /// The external broker cannot be used.
+    #[error(transparent)]
+    NoBroker(#[from] NoBroker),
     /// The data could not be made.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -131,6 +136,9 @@ pub fn run(
     shutdown: &Shutdown,
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Report, DemoError> {
+    if let Some(broker) = &options.broker {
+        reach::reach(broker, shutdown)?;
+    }
     let folder = tempfile::Builder::new().prefix("grapevine-demo-").tempdir().map_err(DemoError::Folder)?;
     let prepared = dataset::prepare(options, folder.path(), shutdown, progress)?;
     let embedded = match &options.broker {

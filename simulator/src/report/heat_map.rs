@@ -3,7 +3,7 @@
 use core::fmt::Write;
 
 use super::chart::{Frame, WIDTH, axis_label, label_step, open, text, vertical_label};
-use super::line_charts::{class_labels, labels_are_slanted};
+use super::line_charts::{class_labels, label_height};
 use super::markup::escape;
 use super::results::Report;
 use super::units;
@@ -25,7 +25,7 @@ pub(super) fn device_classes(report: &Report) -> String {
     let order = report.classes_by_frequency();
     let row_height = (360.0 / rows.len().max(1) as f64).clamp(6.0, 26.0);
     let bottom = TOP + row_height * rows.len() as f64;
-    let labels = if labels_are_slanted(report) { 70.0 } else { 24.0 };
+    let labels = label_height(report);
     let height = bottom + labels + 62.0;
     let frame = Frame {
         across: (LEFT, RIGHT),

@@ -2,17 +2,35 @@
 
 use core::fmt::Write;
 
-use grapevine_models::evaluate::Groups;
-
 use super::chart::{Series, legend};
 use super::heat_map::{MOST_DEVICES, device_classes};
 use super::line_charts::{accuracy_by_class, accuracy_by_round};
 use super::markup::{escape, shortened};
 use super::results::{Report, Row, verdicts};
-use super::{table, units};
+use super::{notes, table, units};
 
 const STYLE: &str = include_str!("page.css");
 const DIGEST_FIGURES: usize = 16;
+/// How the names of made-up data begin.
+const SYNTHETIC: &str = "synthetic:";
+const MADE_UP: &str = " The samples are made-up clusters of features: accuracies say nothing about real images.";
+/// Headings of the columns of numbers, below those of [`GROUPS`].
+const NUMBERS: [&str; 10] = [
+    "balanced",
+    "head",
+    "mid",
+    "tail",
+    "rounds",
+    "device sends",
+    "device receives",
+    "time",
+    "device CPU",
+    "aggregator CPU",
+];
+/// Headings over several columns of numbers, with how many.
+const GROUPS: [(&str, usize); 3] = [("accuracy, %", 4), ("", 1), ("mean of one round", 5)];
+/// Where the rounds stand among the numbers.
+const ROUNDS: usize = 4;
 
 /// Renders the page.
 pub fn render(report: &Report) -> String {
@@ -40,7 +58,7 @@ pub fn render(report: &Report) -> String {
         }
         page += &condition_charts(report, condition);
     }
-    let _ = write!(page, "<div class=\"pair\">\n{}{}</div>\n", device_card(report), notes(report));
+    let _ = write!(page, "<div class=\"pair\">\n{}{}</div>\n", device_card(report), notes::card(report));
     page += &runs_table(report);
     page += &footer(report);
     page += "</main>\n</body>\n</html>\n";
@@ -50,31 +68,40 @@ pub fn render(report: &Report) -> String {
 fn lead(report: &Report) -> String {
     let plural = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
     let text = format!(
-        "{} over {}: long-tailed training data that never leave their device, a balanced test set.",
+        "A fleet of {} trains one classifier in at most {}. Training samples are long-tailed and never leave their \
+         device; the test set has equally many samples of every class.{}",
         plural(report.devices, "device"),
-        plural(report.rounds, "round")
+        plural(report.rounds, "round"),
+        if report.data.starts_with(SYNTHETIC) { MADE_UP } else { "" }
     );
     format!("<p class=\"lead\">{}</p>", escape(&text))
 }
 
 fn facts(report: &Report) -> String {
-    let joined = |mut values: Vec<String>| {
-        values.dedup();
-        values.join(", ")
+    let joined = |values: Vec<String>| {
+        let mut different: Vec<String> = Vec::new();
+        for value in values {
+            if !different.contains(&value) {
+                different.push(value);
+            }
+        }
+        different.join(", ")
     };
     let conditions = report.conditions();
     let mut seeds: Vec<u64> = report.runs.iter().map(|run| run.seed).collect();
     seeds.sort_unstable();
+    seeds.dedup();
+    let partitions = joined(conditions.iter().map(|(partition, _)| partition.clone()).collect());
     let facts = [
         ("data", report.data.clone()),
-        ("samples", units::count(report.class_counts.iter().sum())),
+        ("training samples", units::count(report.class_counts.iter().sum())),
         ("classes", report.classes.to_string()),
-        ("features", report.features.to_string()),
-        ("imbalance ratio", report.imbalance_ratio.to_string()),
-        ("partition", joined(conditions.iter().map(|(partition, _)| partition.clone()).collect())),
-        ("alpha", report.alpha.to_string()),
-        ("participation", joined(conditions.iter().map(|(_, participation)| participation.clone()).collect())),
-        ("seeds", joined(seeds.iter().map(u64::to_string).collect())),
+        ("features per sample", report.features.to_string()),
+        ("imbalance ratio", imbalance(report)),
+        ("partition", format!("{partitions}, alpha {}", report.alpha)),
+        ("devices per round", joined(conditions.iter().map(|(_, participation)| participation.clone()).collect())),
+        ("rounds of training", report.rounds.to_string()),
+        (if seeds.len() == 1 { "seed" } else { "seeds" }, joined(seeds.iter().map(u64::to_string).collect())),
         ("peak memory", report.peak_memory_bytes.map_or_else(|| "-".to_owned(), units::bytes)),
     ];
     let mut html = String::from("<dl class=\"facts\">\n");
@@ -82,6 +109,17 @@ fn facts(report: &Report) -> String {
         let _ = writeln!(html, "<div><dt>{name}</dt><dd>{}</dd></div>", escape(&value));
     }
     html + "</dl>\n"
+}
+
+/// The ratio asked for, and what whole samples made of it.
+fn imbalance(report: &Report) -> String {
+    let asked = report.imbalance_ratio;
+    match (report.class_counts.iter().max(), report.class_counts.iter().min()) {
+        (Some(&most), Some(&fewest)) => {
+            format!("{asked} ({} to {} samples)", units::count(most), units::count(fewest))
+        }
+        (None, _) | (_, None) => asked.to_string(),
+    }
 }
 
 fn results_table(report: &Report) -> String {
@@ -95,11 +133,16 @@ fn results_table(report: &Report) -> String {
         let rivals = rows.iter().filter(|rival| condition(rival) == condition(row));
         rivals.map(|rival| rival.mean.balanced_accuracy).fold(f64::NEG_INFINITY, f64::max)
     };
-    let headings = table::headings(report);
+    let mut headings = table::headings(report);
     let texts = headings.len() - table::NUMBERS.len();
+    headings.truncate(texts);
+    headings.extend(NUMBERS.map(str::to_owned));
     let align = |column: usize| if column < texts { " class=\"text\"" } else { "" };
-    let mut html =
-        String::from("<section class=\"card\">\n<h2>Results</h2>\n<div class=\"scroll\"><table>\n<thead><tr>");
+    let mut html = String::from(
+        "<section class=\"card\">\n<h2>Results on the test set, after the last round</h2>\n\
+         <div class=\"scroll\"><table>\n<thead>",
+    );
+    html += &group_headings(texts);
     for (column, heading) in headings.iter().enumerate() {
         let _ = write!(html, "<th scope=\"col\"{}>{}</th>", align(column), escape(heading));
     }
@@ -112,7 +155,9 @@ fn results_table(report: &Report) -> String {
             (true, false) => "<tr class=\"first\">",
             (true, true) => "<tr class=\"first best\">",
         };
-        for (column, cell) in table::cells(row, report).iter().enumerate() {
+        let mut cells = table::cells(row, report);
+        cells.insert(texts + ROUNDS, notes::rounds(&row.mean));
+        for (column, cell) in cells.iter().enumerate() {
             let cell = escape(cell);
             let _ = match column {
                 0 => write!(html, "<th scope=\"row\">{cell}</th>"),
@@ -122,7 +167,20 @@ fn results_table(report: &Report) -> String {
         }
         html += "</tr>\n";
     }
-    html + "</tbody>\n</table></div>\n</section>\n"
+    html + "</tbody>\n</table></div>\n" + &notes::methods(report) + "</section>\n"
+}
+
+/// The upper row of headings, above `texts` columns of text and the numbers.
+fn group_headings(texts: usize) -> String {
+    let mut html = String::from("<tr class=\"group\">");
+    html += &"<td></td>".repeat(texts);
+    for (heading, columns) in GROUPS {
+        let _ = match heading {
+            "" => write!(html, "<td></td>"),
+            heading => write!(html, "<th scope=\"colgroup\" colspan=\"{columns}\">{heading}</th>"),
+        };
+    }
+    html + "</tr>\n<tr>"
 }
 
 /// Opens a cell with a thin bar as long as the share.
@@ -153,7 +211,7 @@ fn condition_charts(report: &Report, (partition, participation): &(String, Strin
         "{}\n<div class=\"pair\">\n<section class=\"card\">\n<h2>Balanced accuracy, round by round</h2>\n{}\n</section>\n\
          <section class=\"card\">\n<h2>Accuracy of each class, after the last round</h2>\n{}\n</section>\n</div>\n",
         legend(&by_round),
-        accuracy_by_round(&by_round),
+        accuracy_by_round(report, &by_round),
         accuracy_by_class(report, &by_class)
     )
 }
@@ -162,26 +220,6 @@ fn device_card(report: &Report) -> String {
     let devices = report.device_class_counts.len();
     let note = if devices > MOST_DEVICES { format!(", the first {MOST_DEVICES} of {devices}") } else { String::new() };
     format!("<section class=\"card\">\n<h2>What each device holds{note}</h2>\n{}\n</section>\n", device_classes(report))
-}
-
-fn notes(report: &Report) -> String {
-    let groups = Groups::of(report.classes);
-    let sizes = format!(
-        "Head, mid and tail are the {}, {} and {} classes from the most frequent to the rarest.",
-        groups.head.len(),
-        groups.mid.len(),
-        groups.tail.len()
-    );
-    let notes = [
-        "Balanced accuracy is the mean of the accuracies of all classes: rare classes count as much as common ones.",
-        sizes.as_str(),
-        "Bytes are what one device that takes part sends and receives in a round, on average; CPU is its processor time.",
-        "A dotted level is a method that needs one round.",
-        "A ± is the standard deviation over seeds; lines and accuracies are then means.",
-        "Every method saw the same devices, samples and test set.",
-    ];
-    let items: String = notes.iter().map(|note| format!("<li>{}</li>\n", escape(note))).collect();
-    format!("<section class=\"card\">\n<h2>How to read this</h2>\n<ul class=\"notes\">\n{items}</ul>\n</section>\n")
 }
 
 fn runs_table(report: &Report) -> String {
@@ -250,7 +288,9 @@ mod tests {
     #[test]
     fn elements_are_closed() {
         let page = render(&example());
-        for element in ["svg", "section", "table", "tr", "td", "th", "g", "text", "title", "div", "ul", "li", "main"] {
+        for element in
+            ["svg", "section", "table", "tr", "td", "th", "g", "text", "title", "div", "ul", "li", "dl", "main"]
+        {
             let opened = page.matches(&format!("<{element}>")).count() + page.matches(&format!("<{element} ")).count();
             assert_eq!(opened, page.matches(&format!("</{element}>")).count(), "{element}");
         }

@@ -16,10 +16,15 @@ const MOST_MARKED_CLASSES: usize = 24;
 /// Pixels that the label of a class needs.
 const LABEL_PIXELS: f64 = 22.0;
 const LONGEST_NAME: usize = 12;
+/// Mean width of a character in pixels.
+const CHARACTER: f64 = 7.0;
+/// Where the bars of the samples stand, and where they end at most.
+const BARS: (f64, f64) = (372.0, 300.0);
 
 /// Balanced accuracy over the rounds. A series of one value, from a method that needs one round, is a dotted level.
-pub(super) fn accuracy_by_round(series: &[Series]) -> String {
-    let height = 400.0;
+/// As high as the chart of the classes, beside which it stands.
+pub(super) fn accuracy_by_round(report: &Report, series: &[Series]) -> String {
+    let height = height(report);
     let mut svg = open(height, "Balanced accuracy after each round");
     let rounds = series.iter().map(|one| one.values.len()).max().unwrap_or(0).max(1);
     let all = || series.iter().flat_map(|one| one.values.iter().copied());
@@ -59,24 +64,18 @@ pub(super) fn accuracy_by_round(series: &[Series]) -> String {
 }
 
 /// Accuracy of each class, the classes ordered from the most frequent to the rarest, above a bar per class with its
-/// number of training samples on a logarithmic scale.
+/// number of training samples.
 pub(super) fn accuracy_by_class(report: &Report, series: &[Series]) -> String {
     let order = report.classes_by_frequency();
-    let slanted = labels_are_slanted(report);
-    let bars = (372.0, 300.0);
-    let height = bars.0 + if slanted { 88.0 } else { 44.0 };
+    let height = height(report);
     let mut svg = open(height, "Accuracy of each class, from the most frequent to the rarest");
     let frame =
         Frame { across: (LEFT, RIGHT), up: (284.0, 28.0), x: (-0.5, order.len() as f64 - 0.5), y: (0.0, 100.0) };
     group_bands(&mut svg, &frame, order.len());
     frame.percent_axis(&mut svg, &[0.0, 25.0, 50.0, 75.0, 100.0], "accuracy, %");
-    count_bars(&mut svg, report, &order, &frame, bars);
-    class_labels(&mut svg, report, &order, &frame, bars.0);
-    axis_label(
-        &mut svg,
-        ((LEFT + RIGHT) / 2.0, height - 6.0),
-        "class, most frequent first (bars: training samples, logarithmic)",
-    );
+    count_bars(&mut svg, report, &order, &frame, BARS);
+    class_labels(&mut svg, report, &order, &frame, BARS.0);
+    axis_label(&mut svg, ((LEFT + RIGHT) / 2.0, height - 6.0), "class, most frequent first (bars: training samples)");
     for one in series {
         let name = |position: usize| report.class_name(order[position]);
         let value = |position: usize| one.values.get(order[position]).copied().unwrap_or(0.0);
@@ -107,11 +106,26 @@ pub(super) fn class_labels(svg: &mut String, report: &Report, order: &[usize], f
     }
 }
 
+/// Pixels below an axis that the names of the classes need.
+pub(super) fn label_height(report: &Report) -> f64 {
+    // The sine of the 40 degrees that slanted names fall by.
+    if labels_are_slanted(report) { 20.0 + 0.643 * CHARACTER * longest_name(report) } else { 24.0 }
+}
+
 /// Whether the names of the classes are too long to stand side by side.
-pub(super) fn labels_are_slanted(report: &Report) -> bool {
-    let longest = (0..report.classes).map(|class| report.class_name(class).chars().count()).max().unwrap_or(0);
+fn labels_are_slanted(report: &Report) -> bool {
     let room = (RIGHT - LEFT) / report.classes.max(1) as f64;
-    longest.min(LONGEST_NAME) as f64 * 7.0 > room.max(LABEL_PIXELS)
+    longest_name(report) * CHARACTER > room.max(LABEL_PIXELS)
+}
+
+/// Characters of the longest name as shown.
+fn longest_name(report: &Report) -> f64 {
+    let longest = (0..report.classes).map(|class| report.class_name(class).chars().count()).max().unwrap_or(0);
+    longest.min(LONGEST_NAME) as f64
+}
+
+fn height(report: &Report) -> f64 {
+    BARS.0 + label_height(report) + 20.0
 }
 
 fn group_bands(svg: &mut String, frame: &Frame, classes: usize) {
@@ -135,12 +149,15 @@ fn group_bands(svg: &mut String, frame: &Frame, classes: usize) {
 }
 
 fn count_bars(svg: &mut String, report: &Report, order: &[usize], frame: &Frame, (bottom, top): (f64, f64)) {
-    let most = report.class_counts.iter().copied().max().unwrap_or(1).max(2);
+    let most = report.class_counts.iter().copied().max().unwrap_or(1).max(1);
     let room = (frame.across.1 - frame.across.0) / order.len().max(1) as f64;
     let width = (0.72 * room).min(room - 0.3);
+    // As many numbers as the longest has room for, from the first on: numbers on the short ones alone would mislead.
+    let every = label_step(units::count(most).chars().count(), (room / CHARACTER) as usize);
     for (position, &class) in order.iter().enumerate() {
         let count = report.class_counts.get(class).copied().unwrap_or(0);
-        let height = (bottom - top - 14.0) * (1.0 + count as f64).ln() / (1.0 + most as f64).ln();
+        // A class with few samples must not look like one with none.
+        let height = ((bottom - top - 14.0) * count as f64 / most as f64).max(if count > 0 { 1.5 } else { 0.0 });
         let (x, y) = (frame.x(position as f64), bottom - height);
         let left = x - width / 2.0;
         let title = escape(&format!("class {}: {} samples", report.class_name(class), units::count(count)));
@@ -148,9 +165,8 @@ fn count_bars(svg: &mut String, report: &Report, order: &[usize], frame: &Frame,
             svg,
             r#"<rect class="bar" x="{left:.1}" y="{y:.1}" width="{width:.1}" height="{height:.1}"><title>{title}</title></rect>"#
         );
-        let shown = units::count(count);
-        if shown.chars().count() as f64 * 7.0 < room {
-            text(svg, (x, y - 4.0), "middle", &shown);
+        if position % every == 0 {
+            text(svg, (x, y - 4.0), "middle", &units::count(count));
         }
     }
     let _ = write!(svg, r#"<path class="tick" d="M{:.1} {bottom:.1}H{:.1}"/>"#, frame.across.0, frame.across.1);
@@ -179,11 +195,11 @@ mod tests {
 
     #[test]
     fn a_single_value_is_a_level_and_none_is_nothing() {
-        let svg = accuracy_by_round(&[series(&[40.0, 50.0]), series(&[45.0]), series(&[])]);
+        let svg = accuracy_by_round(&example(), &[series(&[40.0, 50.0]), series(&[45.0]), series(&[])]);
         assert_eq!(svg.matches("level").count(), 1);
         assert!(svg.contains("a &lt;method&gt;, round 2: 50.0 %"));
-        assert!(!accuracy_by_round(&[series(&[45.0])]).contains("level"));
-        assert!(accuracy_by_round(&[]).ends_with("</svg>"));
+        assert!(!accuracy_by_round(&example(), &[series(&[45.0])]).contains("level"));
+        assert!(accuracy_by_round(&example(), &[]).ends_with("</svg>"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod heat_map;
 pub mod html;
 mod line_charts;
 mod markup;
+mod notes;
 pub mod results;
 pub mod table;
 pub mod units;

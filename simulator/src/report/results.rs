@@ -201,8 +201,11 @@ pub fn verdicts(report: &Report) -> Vec<String> {
         let mut text = format!("Best balanced accuracy{within}: {}, {:.1} %", best.mean.method, shown(best));
         if let Some(other) = other {
             let behind = shown(best) - shown(other);
-            text += &format!("; {} has {:.1} %, {behind:.1} points less", other.mean.method, shown(other));
-            if best.seeds > 1 && behind < 100.0 * best.deviation.max(other.deviation) {
+            text += &match format!("{behind:.1}").as_str() {
+                "0.0" => format!("; {} has as much", other.mean.method),
+                points => format!("; {} has {:.1} %, {points} points less", other.mean.method, shown(other)),
+            };
+            if best.seeds > 1 && behind >= 0.05 && behind < 100.0 * best.deviation.max(other.deviation) {
                 text += ", within the spread of the seeds";
             }
         }
@@ -369,6 +372,9 @@ pub(super) mod tests {
     fn the_verdict_names_the_best_whoever_it_is() {
         let mut report = example();
         assert_eq!(verdicts(&report), ["Best balanced accuracy: lda, 80.5 %; redgrape has 76.7 %, 3.8 points less."]);
+        let mut even = report.clone();
+        even.runs[1].balanced_accuracy = report.runs[2].balanced_accuracy;
+        assert_eq!(verdicts(&even), ["Best balanced accuracy: redgrape, 80.5 %; lda has as much."]);
         report.runs.truncate(2);
         assert_eq!(
             verdicts(&report),

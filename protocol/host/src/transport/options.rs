@@ -23,8 +23,11 @@ pub struct Options {
     pub will: Option<Will>,
     /// Topic filters to subscribe to on every connection.
     pub subscriptions: Vec<String>,
-    /// Largest packet sent or accepted, headers included.
+    /// Largest packet sent, headers included.
     pub max_packet_bytes: usize,
+    /// Largest packet read from the broker, headers included; a larger one ends the connection. At least
+    /// `max_packet_bytes` is read in any case.
+    pub max_incoming_bytes: usize,
     /// Whether the broker forgets subscriptions and undelivered messages while this client is away.
     pub clean_session: bool,
     /// Most messages that wait to be written; [`publish`](super::Transport::publish) refuses more.
@@ -43,6 +46,7 @@ impl Options {
             will: None,
             subscriptions: Vec::new(),
             max_packet_bytes: 128 * 1024,
+            max_incoming_bytes: 0,
             clean_session: true,
             queue: 64,
             backoff: Backoff::default(),

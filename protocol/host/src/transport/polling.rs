@@ -70,7 +70,7 @@ fn mqtt_options(options: &Options) -> MqttOptions {
     let mut mqtt = MqttOptions::new(options.client_id.as_str(), broker.host(), broker.port());
     mqtt.set_keep_alive(Duration::from_secs(options.keep_alive.as_secs()));
     mqtt.set_clean_session(options.clean_session);
-    mqtt.set_max_packet_size(options.max_packet_bytes, options.max_packet_bytes);
+    mqtt.set_max_packet_size(options.max_incoming_bytes.max(options.max_packet_bytes), options.max_packet_bytes);
     mqtt.set_inflight(options.queue.clamp(2, MAX_IN_FLIGHT) as u16);
     if let Some((user, password)) = broker.login() {
         mqtt.set_credentials(user, password);
@@ -375,12 +375,13 @@ fn explain_refusal(code: ConnectReturnCode, options: &Options) -> Ended {
 }
 
 fn explain_packet(error: &PacketError, options: &Options) -> Ended {
-    let Options { broker, max_packet_bytes, .. } = options;
+    let broker = &options.broker;
     if let PacketError::Io(error) = error {
         return Ended::Lost(format!("the connection to {broker} broke: {error}"));
     }
     if let PacketError::PayloadSizeLimitExceeded(bytes) = error {
-        let limit = format!("{bytes} bytes, more than the limit of {max_packet_bytes}");
+        let most = options.max_incoming_bytes.max(options.max_packet_bytes);
+        let limit = format!("{bytes} bytes, more than the limit of {most}");
         return Ended::Poisoned(format!("{broker} sent a packet of {limit}; it is skipped"));
     }
     Ended::Poisoned(format!("{broker} sent a packet that cannot be read: {error}"))

@@ -1,0 +1,177 @@
+//! `fleet` as people and scripts meet it: wrong usage, results in files and on standard output, Ctrl-C.
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+use std::fs;
+
+use grapevine_models::Method;
+use grapevine_simulator::report::results::Report;
+use grapevine_tests::programs::{Running, Workplace, complaint};
+use serde_json::Value;
+
+/// The place where a demo keeps its devices, so that what is left of them is seen.
+const SCRATCH: &str = "scratch";
+
+#[test]
+fn wrong_usage_is_one_line_and_writes_nothing() {
+    let place = Workplace::default();
+    let methods = Method::ALL.map(Method::name);
+    for (arguments, expected) in [
+        (&["--method", "sgd"][..], "`sgd` is not a method; the methods are fedavg, "),
+        (&["--method", ""], "the methods are fedavg, "),
+        (&["--devices", "0"], "0 is not in 1..=5000"),
+        (&["--devices", "many"], "invalid value 'many' for '--devices <COUNT>'"),
+        (&["--rounds", "0"], "0 is not in 1..=10000"),
+        (&["--alpha", "-1"], "alpha -1: give a number from 0.000001"),
+        (&["--alpha", "NaN"], "alpha NaN: give a number from 0.000001"),
+        (&["--imbalance", "0.5"], "imbalance ratio 0.5: give a number of at least 1"),
+        (&["--lambda", "-3"], "`lambda` is -3; it must be 0 to 1000"),
+        (&["--features", "synthetic:9x"], "write synthetic:<features>x<classes>, for example synthetic:512x100"),
+        (&["--features", "synthetic:0x9"], "synthetic data set out of range ("),
+        (&["--samples", "9"], "required arguments were not provided: --features <SPEC>"),
+        (&["--partition", "random"], "possible values: global-prior, symmetric"),
+        (&["--broker", "http://x"], "a broker address begins with `mqtt://`"),
+        (&["--broker", "mqtts://x"], "TLS is not built into this version"),
+        (&["--report", "same", "--json", "same"], "name the same file"),
+        (&["--bogus"], "unexpected argument '--bogus' found"),
+    ] {
+        let line = place.fail("fleet", &[&["demo"], arguments].concat(), 2);
+        assert!(line.contains(expected), "{arguments:?}: {line}");
+        let lists_methods = methods.iter().all(|method| line.contains(method));
+        assert!(lists_methods || arguments[0] != "--method", "{line}");
+    }
+    assert!(place.fail("fleet", &[], 2).contains("no command was given; `fleet --help` lists them"));
+    assert!(place.fail("fleet", &["dmo"], 2).contains("unrecognized subcommand 'dmo'; tip: "));
+    assert_eq!(place.names(), Vec::<String>::new());
+    assert!(place.succeed("fleet", &["demo", "--help"]).contains("Examples:\n  fleet demo "));
+    assert!(place.succeed("fleet", &["completions", "bash"]).contains("imbalance"));
+}
+
+#[test]
+fn what_cannot_work_is_refused_before_the_run() {
+    let place = scratch();
+    for (arguments, expected) in [
+        (&["--report", "none/x.html"][..], "could not write none/x.html; check that the folder exists"),
+        (&["--json", "none/x.json"], "could not write none/x.json; check that the folder exists"),
+        (&["--report", SCRATCH], "could not write scratch; "),
+        (&["--devices", "5000"], "360 samples for 5000 devices: every device needs one"),
+    ] {
+        let arguments = [&["demo"], arguments].concat();
+        let output = place.command("fleet", &arguments).env("TMPDIR", place.path(SCRATCH)).output().unwrap();
+        let line = complaint(&output, 1).unwrap();
+        assert!(line.contains(expected), "{arguments:?}: {line}");
+        assert_eq!(left(&place), [SCRATCH]);
+    }
+}
+
+#[test]
+fn a_broker_that_is_not_there_ends_the_demo() {
+    let place = Workplace::default();
+    let output = place.command("fleet", &["demo", "--broker", "mqtt://me:secret@127.0.0.1:1"]).output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), output.stdout.is_empty()), (Some(1), true), "{log}");
+    let errors: Vec<&str> = log.lines().filter_map(|line| line.strip_prefix("error: ")).collect();
+    assert_eq!(errors.len(), 1, "{log}");
+    assert!(errors[0].starts_with("no broker answered within 20 s: no connection to mqtt://me@127.0.0.1:1"), "{log}");
+    assert!(!log.contains("secret"), "{log}");
+    assert_eq!(place.names(), Vec::<String>::new());
+}
+
+#[test]
+fn the_results_are_written_as_json_and_as_a_page() {
+    let place = Workplace::default();
+    let text = place.succeed(
+        "fleet",
+        &["demo", "--method", "fedavg", "--rounds", "2", "--json", "demo.json", "--report", "demo.html"],
+    );
+    assert!(text.contains("fedavg") && text.contains("demo.html"), "{text}");
+    assert_eq!(place.names(), ["demo.html", "demo.json"]);
+    let page = fs::read_to_string(place.path("demo.html")).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>") && page.trim_end().ends_with("</html>"));
+    let report = Report::from_json(&fs::read_to_string(place.path("demo.json")).unwrap()).unwrap();
+    assert_eq!((report.devices, report.rounds, report.classes, report.runs.len()), (10, 2, 10, 1));
+    assert_eq!(report.runs[0].balanced_accuracy_by_round.len(), 2);
+}
+
+#[test]
+fn json_on_standard_output_is_alone_there() {
+    let place = Workplace::default();
+    let arguments =
+        ["demo", "--features", "synthetic:8x3", "--devices", "3", "--method", "fedavg,lda", "--rounds", "2"];
+    let report = place.json("fleet", &[&arguments[..], &["--json", "-", "--seed", "4"]].concat());
+    let documented = [
+        "runs",
+        "devices",
+        "rounds",
+        "classes",
+        "features",
+        "peak_memory_bytes",
+        "data",
+        "imbalance_ratio",
+        "alpha",
+        "class_counts",
+        "device_class_counts",
+        "class_names",
+        "version",
+        "command",
+    ];
+    assert_fields(&report, &documented);
+    let of_a_run = [
+        "method",
+        "seed",
+        "partition",
+        "participation",
+        "balanced_accuracy",
+        "head_accuracy",
+        "mid_accuracy",
+        "tail_accuracy",
+        "accuracy_by_class",
+        "balanced_accuracy_by_round",
+        "bytes_up_per_device_round",
+        "bytes_down_per_device_round",
+        "seconds_per_round",
+        "head_digest",
+        "device_cpu_seconds_per_round",
+        "aggregator_cpu_seconds_per_round",
+    ];
+    let runs = report["runs"].as_array().unwrap();
+    assert_eq!(runs.len(), 2);
+    runs.iter().for_each(|run| assert_fields(run, &of_a_run));
+    assert_eq!((&runs[0]["method"], &runs[0]["seed"]), (&"fedavg".into(), &4.into()));
+    assert_eq!((&report["features"], &report["classes"], &report["devices"]), (&8.into(), &3.into(), &3.into()));
+    assert!(report["command"].as_str().unwrap().starts_with("fleet demo --features synthetic:8x3"));
+    assert_eq!(place.names(), ["report.html"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_leaves_nothing_behind() {
+    let place = scratch();
+    let mut command = place.command("fleet", &["demo", "--method", "fedavg", "--rounds", "10000", "--json", "a.json"]);
+    let mut demo = Running::start(command.env("TMPDIR", place.path(SCRATCH)));
+    demo.line("fedavg round 2/10000");
+    demo.signal("INT");
+    let (code, log) = demo.end();
+    assert_eq!(code, Some(130), "{log}");
+    assert_eq!(log.lines().last(), Some("error: stopped; nothing was written"));
+    assert_eq!(left(&place), [SCRATCH]);
+}
+
+/// A place with an empty folder for a demo's devices.
+fn scratch() -> Workplace {
+    let place = Workplace::default();
+    fs::create_dir(place.path(SCRATCH)).unwrap();
+    place
+}
+
+/// What is in the place, with what is in the folder for devices.
+fn left(place: &Workplace) -> Vec<String> {
+    let devices = fs::read_dir(place.path(SCRATCH)).unwrap();
+    let devices = devices.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    place.names().into_iter().chain(devices).collect()
+}
+
+fn assert_fields(value: &Value, expected: &[&str]) {
+    let names: Vec<&String> = value.as_object().unwrap().keys().collect();
+    assert_eq!(names.len(), expected.len(), "{names:?}");
+    assert!(expected.iter().all(|name| value.get(*name).is_some()), "{names:?}");
+}
