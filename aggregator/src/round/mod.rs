@@ -4,8 +4,8 @@
 //! [`Coordinator::poll_action`], in order, and comes back when [`Coordinator::poll_timeout`] says so. An action that
 //! must be durable is answered by a `handle_…` call once it is; only then does the machine tell anybody.
 //!
-//! One file per phase: [`gathering`], [`collecting`], [`committing`]; beside them the [`registry`] of devices, the
-//! [`uploads`] on their way in, and the model blobs being [`serving`]d.
+//! One file per phase: `gathering`, `collecting`, `committing`; beside them the `registry` of devices, the `uploads` on
+//! their way in, and the model blobs on their way out in `serving`.
 
 mod collecting;
 mod committing;

@@ -48,6 +48,8 @@ struct RunConfig {
 
 /// The machine as it stood when the ledger was last written, or a fresh one.
 pub(super) fn restore(store: &mut Store, options: &ServeOptions) -> Result<Coordinator, LedgerError> {
+    // What a crash left between a file and its row.
+    store.collect_garbage(&BTreeSet::new())?;
     let newest = match options.run {
         RunChoice::Continue(_) => store.current_run()?,
         RunChoice::New(_) => None,
@@ -184,7 +186,8 @@ pub(super) fn commit(
         aid,
         metrics_json: metrics.map(|metrics| metrics.to_string()),
     })?;
-    store.forget_updates_before(outcome.run.0, outcome.round.0 + 1).map(drop)
+    store.forget_updates_before(outcome.run.0, outcome.round.0 + 1)?;
+    store.forget_aids_before(outcome.run.0, outcome.round.0).map(drop)
 }
 
 pub(super) fn remember_devices(

@@ -119,9 +119,31 @@ impl Store {
                 params![Bits(run), round],
             )
         })?;
-        // The rows let go first: a crash here leaves files for `collect_garbage`, never rows without their file.
+        self.delete_unnamed(&forgotten)
+    }
+
+    /// Deletes what earlier rounds of a run gave to the devices beside the heads, of which only the newest is ever read
+    /// again. All heads stay.
+    pub fn forget_aids_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError> {
+        self.check_writable()?;
+        let forgotten: Vec<Digest> = self.rows(
+            "SELECT DISTINCT aid FROM rounds WHERE run = ?1 AND round < ?2 AND aid IS NOT NULL",
+            params![Bits(run), round],
+            |row| row.get(0),
+        )?;
+        self.write("forget aids in", |transaction| {
+            transaction.execute(
+                "UPDATE rounds SET aid = NULL WHERE run = ?1 AND round < ?2 AND aid IS NOT NULL",
+                params![Bits(run), round],
+            )
+        })?;
+        self.delete_unnamed(&forgotten)
+    }
+
+    /// The rows let go first: a crash here leaves files for `collect_garbage`, never rows without their file.
+    fn delete_unnamed(&mut self, forgotten: &[Digest]) -> Result<Collected, StoreError> {
         let mut collected = Collected::default();
-        for digest in &forgotten {
+        for digest in forgotten {
             if !self.is_named(digest)? {
                 let one = self.blobs.delete(digest)?;
                 collected.files += one.files;

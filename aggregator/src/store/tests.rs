@@ -175,6 +175,24 @@ fn forgetting_keeps_rows_and_what_others_name() {
 }
 
 #[test]
+fn aids_of_earlier_rounds_go_and_heads_stay() {
+    let state = TempDir::new().unwrap();
+    let mut store = Store::open(state.path()).unwrap();
+    store.open_run(&run()).unwrap();
+    let heads = store.put_blob(b"heads").unwrap();
+    let (old, new) = (store.put_blob(b"old aid").unwrap(), store.put_blob(b"new aid").unwrap());
+    for (round, aid) in [(1, old), (2, new)] {
+        store.open_round(&new_round(round)).unwrap();
+        store.commit_round(&MergedRound { heads: Some(heads), aid: Some(aid), ..merged(round, None) }).unwrap();
+    }
+    assert_eq!(store.forget_aids_before(RUN, 2).unwrap(), Collected { files: 1, bytes: 7 });
+    let rows = store.rounds(RUN).unwrap();
+    assert_eq!((rows[0].heads, rows[0].aid), (Some(heads), None));
+    assert_eq!((rows[1].heads, rows[1].aid), (Some(heads), Some(new)));
+    assert_eq!(store.blob(&new).unwrap(), b"new aid");
+}
+
+#[test]
 fn devices_and_refusals_are_kept() {
     let state = TempDir::new().unwrap();
     let mut store = Store::open(state.path()).unwrap();

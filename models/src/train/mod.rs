@@ -1,7 +1,7 @@
 //! Local training: one device, one round.
 //!
-//! The same steps in two forms. With many samples the heads themselves are updated ([`primal`]). With fewer samples than
-//! features every update is a combination of the samples' features, so the coefficients are updated instead ([`dual`]):
+//! The same steps in two forms. With many samples the heads themselves are updated (`primal`). With fewer samples than
+//! features every update is a combination of the samples' features, so the coefficients are updated instead (`dual`):
 //! the same numbers up to rounding, for a fraction of the work. Most devices of most fleets are of the second kind.
 
 mod balance;

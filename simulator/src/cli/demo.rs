@@ -8,6 +8,7 @@ use clap::Args;
 use grapevine_host::answer::INTERRUPTED;
 use grapevine_host::{Answer, BrokerAddress, Shutdown, files};
 use grapevine_models::{Method, Params};
+use grapevine_protocol::largest_aid;
 use grapevine_simulator::data::long_tail::LongTailError;
 use grapevine_simulator::data::partition::{MAX_ALPHA, MIN_ALPHA, Partition, PartitionError};
 use grapevine_simulator::data::synthetic::SyntheticSpec;
@@ -20,12 +21,17 @@ use super::usage::parsed;
 
 const EXAMPLES: &str = "\
 Examples:
-  fleet demo                                         # ten devices, three methods, about half a minute
+  fleet demo                                         # ten devices, three methods, some seconds
   fleet demo --method redgrape,redgrape-live --rounds 30 --seed 1
   fleet demo --broker mqtt://192.168.1.5 --json demo.json
   fleet demo --features synthetic:512x100 --devices 200 --rounds 3 --method fedavg
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.";
+
+/// Rounds on made-up features, which only speed, memory and bytes are read from.
+const SYNTHETIC_ROUNDS: u32 = 5;
+/// Above this `redgrape` is not run unless it is asked for.
+const LARGE_AID_BYTES: usize = 4 << 20;
 
 /// Run a federation here, over real MQTT, and compare methods.
 #[derive(Debug, Args)]
@@ -37,22 +43,11 @@ pub(super) struct Arguments {
     /// Devices chosen for each round; all, if it is not given.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=5000))]
     participants: Option<u32>,
-    /// Rounds of every method that trains.
-    #[arg(
-        long,
-        value_name = "COUNT",
-        default_value_t = DIGITS_ROUNDS,
-        value_parser = clap::value_parser!(u32).range(1..=10_000)
-    )]
-    rounds: u32,
-    /// Methods, separated by commas.
-    #[arg(
-        long,
-        value_name = "NAMES",
-        value_delimiter = ',',
-        default_value = "fedavg,redgrape,lda",
-        value_parser = parsed::<Method>
-    )]
+    /// Rounds of every method that trains [default: 20, with --features 5].
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rounds: Option<u32>,
+    /// Methods, separated by commas [default: fedavg,redgrape,lda, with large --features redgrape-live for redgrape].
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = parsed::<Method>)]
     method: Vec<Method>,
     /// Samples of the most frequent class per sample of the rarest.
     #[arg(
@@ -126,8 +121,8 @@ impl Arguments {
             },
             devices: self.devices as usize,
             participants: self.participants.map(|count| count as usize),
-            rounds: self.rounds,
-            methods: self.method.clone(),
+            rounds: self.rounds.unwrap_or(if self.features.is_some() { SYNTHETIC_ROUNDS } else { DIGITS_ROUNDS }),
+            methods: self.methods(),
             imbalance_ratio: self.imbalance,
             alpha: self.alpha,
             partition: self.partition,
@@ -136,6 +131,16 @@ impl Arguments {
             lambda: self.lambda,
             command: command_line(env::args_os().skip(1)),
         }
+    }
+
+    /// Dense prototypes of a large shape are tens of megabytes per device and round; whoever wants that asks for it.
+    fn methods(&self) -> Vec<Method> {
+        if !self.method.is_empty() {
+            return self.method.clone();
+        }
+        let is_large = self.features.is_some_and(|spec| largest_aid(spec.shape, Method::RedGrape) > LARGE_AID_BYTES);
+        let balanced = if is_large { Method::RedGrapeLive } else { Method::RedGrape };
+        vec![Method::FedAvg, balanced, Method::Lda]
     }
 
     /// The file for the results as JSON; `None` also where they go to standard output.
