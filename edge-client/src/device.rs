@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use grapevine_host::transport::{Event as Link, Options, PublishError, StartError, Traffic, Transport, Will};
 use grapevine_host::{BrokerAddress, Shutdown, cpu};
 use grapevine_protocol::limits::MAX_FRAME_BYTES;
@@ -270,7 +270,7 @@ impl Shell<'_> {
             }
             Link::Message { payload, .. } => match decode_to_device(&payload) {
                 Ok((message, block)) => self.session.handle_message(now, message, block),
-                Err(error) => tracing::debug!("a message was ignored: {error}"),
+                Err(error) => tell(&Event::Ignored(error.refusal()), observe),
             },
         }
     }
@@ -357,8 +357,7 @@ fn log(event: &Event) {
         Event::RoundBegan(round) => tracing::info!(round = round.0, "round began"),
         Event::Delivered(round) => tracing::debug!(round = round.0, "update delivered"),
         Event::Outdated(round) => tracing::warn!(round = round.0, "update dropped: its round is over"),
-        Event::ForeignNotice => tracing::warn!("a notice of another fleet's shape was ignored"),
-        Event::Damaged => tracing::warn!("damaged blocks were ignored"),
+        Event::Ignored(reason) => tracing::debug!(%reason, "ignored"),
         Event::Finished(round) => tracing::info!(round = round.0, "the run is over"),
         Event::NewHeads(digest) => tracing::debug!(?digest, "new heads"),
     }
@@ -367,17 +366,4 @@ fn log(event: &Event) {
 #[allow(clippy::disallowed_methods, reason = "this is the shell: the session gets its time from here")]
 fn now() -> Instant {
     Instant::now()
-}
-
-/// Waits for a report of some event, for tests and programs that run a device beside other things.
-pub fn wait_for<T>(events: &Receiver<T>, within: Duration, mut wanted: impl FnMut(&T) -> bool) -> Option<T> {
-    let deadline = now() + within;
-    loop {
-        let left = deadline.saturating_duration_since(now());
-        match events.recv_timeout(left) {
-            Ok(event) if wanted(&event) => return Some(event),
-            Ok(_) => {}
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
-        }
-    }
 }

@@ -10,11 +10,11 @@ use grapevine_aggregator::round::{Event, RoundConfig, RoundOutcome};
 use grapevine_aggregator::serve::{Observer, RunChoice, ServeOptions, serve};
 use grapevine_aggregator::store::Store as Ledger;
 use grapevine_edge_client::device::{self, DeviceOptions};
-use grapevine_edge_client::session::Identity;
+use grapevine_edge_client::session::{Event as DeviceEvent, Identity};
 use grapevine_edge_client::store::{Sample, Store, StoreIdentity};
 use grapevine_host::{BrokerAddress, Shutdown};
 use grapevine_models::{Heads, Params, Shape};
-use grapevine_protocol::{BootId, Digest, Encoding, FleetId, RunId, class_list_digest};
+use grapevine_protocol::{BootId, Digest, Encoding, FleetId, Refusal, RunId, class_list_digest};
 
 /// What the aggregator of the federation told.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub enum Told {
     Event(Event),
     /// A round was merged.
     Merged(RoundOutcome),
+    /// A device ignored something.
+    Ignored(Refusal),
 }
 
 /// The aggregator and its devices.
@@ -63,12 +65,12 @@ impl Federation {
         let (sender, told) = unbounded();
         let fleet: FleetId = "under-test".parse().expect("a name");
         let mut federation = Self { told, round, fleet, shutdown: Shutdown::manual(), threads: Vec::new() };
-        federation.start_aggregator(folder, broker, sender);
+        federation.start_aggregator(folder, broker, sender.clone());
         for number in 0..devices {
             let identity = StoreIdentity { extractor: [3; 32], classes: names.clone(), shape };
             let store = Store::open(&folder.join(format!("device-{number}.redb")), &identity).expect("a new store");
             fill(&store, shape, number);
-            federation.start_device(broker, number, store);
+            federation.start_device(broker, number, store, sender.clone());
         }
         federation
     }
@@ -99,7 +101,7 @@ impl Federation {
         }));
     }
 
-    fn start_device(&mut self, broker: &BrokerAddress, number: u16, store: Store) {
+    fn start_device(&mut self, broker: &BrokerAddress, number: u16, store: Store, sender: Sender<Told>) {
         let options = DeviceOptions {
             fleet: self.fleet.clone(),
             broker: broker.clone(),
@@ -117,7 +119,13 @@ impl Federation {
         };
         let shutdown = self.shutdown.clone();
         self.threads.push(thread::spawn(move || {
-            device::run(&options, &Arc::new(store), &shutdown, &mut |_| ()).expect("the device runs");
+            let mut observe = |event: &DeviceEvent| {
+                if let DeviceEvent::Ignored(reason) = event {
+                    // Nobody listens any more when the test is over.
+                    let _ = sender.send(Told::Ignored(*reason));
+                }
+            };
+            device::run(&options, &Arc::new(store), &shutdown, &mut observe).expect("the device runs");
         }));
     }
 }

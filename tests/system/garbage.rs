@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail loudly and say what it saw")]
 
 use core::time::Duration;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use crossbeam_channel::unbounded;
@@ -65,7 +65,7 @@ fn run(with_vandal: bool) -> (Digest, BTreeMap<Refusal, u32>) {
     if let Some(vandal) = &vandal {
         vandal.vandalise(&federation);
     }
-    let mut refusals = BTreeMap::new();
+    let (mut refusals, mut ignored) = (BTreeMap::new(), BTreeSet::new());
     let mut last = None;
     let deadline = clock() + PATIENCE;
     let mut vandal_rounds = 0;
@@ -80,6 +80,7 @@ fn run(with_vandal: bool) -> (Digest, BTreeMap<Refusal, u32>) {
             }
             Told::Merged(outcome) => last = outcome.model.heads.map(|content| content.blob.digest),
             Told::Event(Event::Finished) => break,
+            Told::Ignored(reason) => drop(ignored.insert(reason)),
             Told::Event(_) => {}
         }
     }
@@ -92,6 +93,7 @@ fn run(with_vandal: bool) -> (Digest, BTreeMap<Refusal, u32>) {
             Err(_) => break,
         }
     }
+    assert!(!with_vandal || ignored.contains(&Refusal::Garbage), "the devices ignored nothing: {ignored:?}");
     federation.stop();
     (last.expect("a round was merged"), refusals)
 }

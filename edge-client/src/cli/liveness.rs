@@ -1,6 +1,7 @@
 //! `status.json`: what `run` tells `status`, written at every change and every half a minute.
 
 use core::time::Duration;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -52,6 +53,9 @@ pub(super) struct Liveness {
     pub(super) refused: Option<String>,
     /// Updates with a receipt since the start.
     pub(super) delivered: u32,
+    /// What arrived and did not belong, by reason, since the start.
+    #[serde(default)]
+    pub(super) ignored: BTreeMap<String, u64>,
     pub(super) resident_bytes: Option<u64>,
     pub(super) peak_bytes: Option<u64>,
     /// Processor time since the start.
@@ -79,6 +83,7 @@ impl Heart {
             round: None,
             refused: None,
             delivered: 0,
+            ignored: BTreeMap::new(),
             resident_bytes: None,
             peak_bytes: None,
             cpu_ms: None,
@@ -143,7 +148,8 @@ impl Liveness {
             }
             Event::Outdated(_) => self.state = Phase::Waiting,
             Event::Finished(_) => self.state = Phase::Finished,
-            Event::NewHeads(_) | Event::ForeignNotice | Event::Damaged => {}
+            Event::Ignored(reason) => *self.ignored.entry(reason.name().into()).or_default() += 1,
+            Event::NewHeads(_) => {}
         }
     }
 

@@ -212,7 +212,7 @@ fn render_origin(origin: &Origin) -> String {
 }
 
 fn render_running(running: &Running) -> String {
-    let Liveness { pid, state, round, refused, delivered, resident_bytes, peak_bytes, .. } = &running.liveness;
+    let Liveness { pid, state, round, refused, delivered, ignored, resident_bytes, peak_bytes, .. } = &running.liveness;
     let doing = match state {
         Phase::Connecting => "no connection to the broker, trying",
         Phase::Connected => "connected, the aggregator has not answered",
@@ -235,6 +235,9 @@ fn render_running(running: &Running) -> String {
     }
     if let Some(reason) = refused {
         let _ = write!(line, ", refused: {reason}");
+    }
+    for (reason, count) in ignored {
+        let _ = write!(line, ", ignored {count} ({reason})");
     }
     line
 }

@@ -30,10 +30,13 @@ impl Download {
 impl Session {
     /// Follows the blob's topic and asks for the first blocks. `limit` is the most bytes such a blob can have.
     pub(super) fn begin_download(&mut self, now: Duration, kind: BlobKind, blob: BlobRef, limit: usize) {
-        let Ok(assembler) = Assembler::new(blob, limit) else {
-            // A notice that names an impossible blob cannot be followed; the round goes on without this device.
-            self.answered = self.notice.as_ref().map(|notice| (notice.run, notice.round));
-            return self.report(Event::Damaged);
+        let assembler = match Assembler::new(blob, limit) {
+            Ok(assembler) => assembler,
+            Err(error) => {
+                // A notice that names an impossible blob cannot be followed; the round goes on without this device.
+                self.answered = self.notice.as_ref().map(|notice| (notice.run, notice.round));
+                return self.report(Event::Ignored(error.refusal()));
+            }
         };
         self.actions.push_back(Action::Follow(kind));
         let outstanding = Bitmap::none(blob.blocks());
@@ -68,7 +71,7 @@ impl Session {
                 download.again_at = now + FIRST_PAUSE;
             }
             Ok(false) => return,
-            Err(_) => return self.report(Event::Damaged),
+            Err(error) => return self.report(Event::Ignored(error.refusal())),
         }
         if download.assembler.is_complete() {
             self.end_download(now);
@@ -97,7 +100,7 @@ impl Session {
                 *slot = Some((blob, content));
             }
             // Every block had its crc and the whole is still wrong: start over.
-            Err(_) => self.report(Event::Damaged),
+            Err(error) => self.report(Event::Ignored(error.refusal())),
         }
         self.proceed(now);
     }

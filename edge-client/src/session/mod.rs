@@ -95,10 +95,9 @@ pub enum Event {
     Delivered(RoundId),
     /// An update was dropped: its round is over.
     Outdated(RoundId),
-    /// A notice of another fleet's shape was ignored.
-    ForeignNotice,
-    /// Blocks or contents that did not fit were ignored.
-    Damaged,
+    /// Something that does not belong was ignored: no message of this protocol, a notice of another fleet's shape,
+    /// damaged blocks.
+    Ignored(Refusal),
     /// The run is over and its heads, if it has any, are kept.
     Finished(RoundId),
     /// The fleet's newest heads are on this device.
@@ -328,8 +327,11 @@ impl Session {
     }
 
     fn handle_notice(&mut self, now: Duration, notice: Notice) {
-        if notice.shape != self.identity.shape || notice.params.check().is_err() {
-            return self.report(Event::ForeignNotice);
+        if notice.shape != self.identity.shape {
+            return self.report(Event::Ignored(Refusal::Shape));
+        }
+        if notice.params.check().is_err() {
+            return self.report(Event::Ignored(Refusal::Absurd));
         }
         if self.is_stale(&notice) {
             return;

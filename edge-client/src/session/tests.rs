@@ -120,7 +120,7 @@ fn heads_are_fetched_in_blocks_that_may_come_twice_and_damaged() {
     assert!(matches!(&taken[..], [Action::Follow(_), Action::Send(ToAggregator::Want(_), _)]), "{taken:?}");
     let (header, bytes) = block(&blob, &content, 0).unwrap();
     session.handle_message(SECOND, ToDevice::Block(header), &bytes[1..]);
-    assert!(matches!(actions(&mut session)[..], [Action::Report(Event::Damaged)]));
+    assert!(matches!(actions(&mut session)[..], [Action::Report(Event::Ignored(Refusal::Block))]));
     session.handle_timeout(session.poll_timeout().unwrap());
     assert!(matches!(actions(&mut session)[..], [Action::Send(ToAggregator::Want(_), _)]));
     session.handle_message(SECOND, ToDevice::Block(header), bytes);
@@ -239,8 +239,8 @@ fn a_notice_of_another_shape_or_an_impossible_blob_is_ignored() {
     let mut session = welcome();
     let foreign = Notice { shape: Shape::new(3, 3).unwrap(), ..notice(0, None) };
     session.handle_message(SECOND, ToDevice::Notice(foreign), &[]);
-    assert!(matches!(actions(&mut session)[..], [Action::Report(Event::ForeignNotice)]));
+    assert!(matches!(actions(&mut session)[..], [Action::Report(Event::Ignored(Refusal::Shape))]));
     let huge = BlobRef { digest: Digest([9; 32]), bytes: 200_000_000 };
     session.handle_message(SECOND, ToDevice::Notice(notice(0, Some(huge))), &[]);
-    assert!(matches!(actions(&mut session)[..], [Action::Report(Event::Damaged)]));
+    assert!(matches!(actions(&mut session)[..], [Action::Report(Event::Ignored(Refusal::TooLarge))]));
 }
