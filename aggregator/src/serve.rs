@@ -161,7 +161,7 @@ pub fn serve(
         opened_at: Duration::ZERO,
         pace: Pace::new(options.until_finished),
     };
-    shell.serve(&link, shutdown)
+    shell.serve(link, shutdown)
 }
 
 struct Shell<'a> {
@@ -185,7 +185,7 @@ struct Shell<'a> {
 }
 
 impl Shell<'_> {
-    fn serve(mut self, link: &Receiver<Link>, shutdown: &Shutdown) -> Result<ServeReport, ServeError> {
+    fn serve(mut self, link: Receiver<Link>, shutdown: &Shutdown) -> Result<ServeReport, ServeError> {
         while !shutdown.is_requested() {
             self.act()?;
             let now = self.now();
@@ -219,6 +219,8 @@ impl Shell<'_> {
         self.write_books()?;
         self.observer.status(&ServeStatus { phase: ServePhase::Stopped, connected: false, ..self.status() });
         let traffic = self.transport.traffic();
+        // Nobody listens any more: a connection that waits to hand over a message goes on and can say goodbye.
+        drop(link);
         self.transport.close();
         Ok(ServeReport { traffic, cpu: cpu::thread_cpu().unwrap_or_default() })
     }
@@ -229,11 +231,12 @@ impl Shell<'_> {
             Link::Connected => {
                 tracing::info!("connected to the broker");
                 self.pace.connected(now, true);
-                self.coordinator.handle_connected();
+                self.coordinator.handle_connected(now);
             }
             Link::Disconnected { reason } => {
                 tracing::warn!("connection lost: {reason}; it is tried again");
                 self.pace.connected(now, false);
+                self.coordinator.handle_disconnected();
             }
             Link::Refused { reason } => tracing::error!("the broker refuses the aggregator: {reason}"),
             Link::Message { topic, payload } => {

@@ -129,7 +129,7 @@ pub fn run(
         started: now(),
         delivered: 0,
     };
-    let report = shell.serve(&link, &done, shutdown, observe);
+    let report = shell.serve(link, &done, shutdown, observe);
     // The worker ends when its job channel closed with the shell; a job under way is finished and kept on disk.
     let worked = thread.join().unwrap_or_default();
     report.map(|report| DeviceReport { cpu: report.cpu + worked, ..report })
@@ -218,7 +218,7 @@ struct Shell<'a> {
 impl Shell<'_> {
     fn serve(
         mut self,
-        link: &Receiver<Link>,
+        link: Receiver<Link>,
         done: &Receiver<Done>,
         shutdown: &Shutdown,
         observe: &mut dyn FnMut(&Event),
@@ -247,6 +247,8 @@ impl Shell<'_> {
             tracing::debug!("no goodbye: {error}");
         }
         let traffic = self.transport.traffic();
+        // Nobody listens any more: a connection that waits to hand over a message goes on and can say goodbye.
+        drop(link);
         self.transport.close();
         Ok(DeviceReport { traffic, cpu: cpu::thread_cpu().unwrap_or_default(), delivered: self.delivered })
     }

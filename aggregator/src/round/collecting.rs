@@ -67,6 +67,15 @@ impl Collecting {
         self.deadline
     }
 
+    /// Devices that were asked: a resumed round has heard of fewer than were chosen.
+    pub(super) fn asked(&self) -> usize {
+        self.expected.len().max(self.chosen)
+    }
+
+    pub(super) fn restart_deadline(&mut self, deadline: Duration) {
+        self.deadline = deadline;
+    }
+
     /// A device that comes in the middle of a round takes part if it was chosen.
     pub(super) fn welcome_back(&mut self, device: &DeviceId, samples: u32) {
         if samples > 0 && is_selected(&self.notice, device) {
@@ -213,11 +222,12 @@ impl Coordinator {
 
     pub(super) fn check_deadline(&mut self, now: Duration) {
         let Phase::Collecting(collecting) = &mut self.phase else { return };
-        if collecting.deadline > now || !collecting.storing.is_empty() {
+        // Without the broker nobody can answer, and what is stored waits for those who could not.
+        if collecting.deadline > now || !collecting.storing.is_empty() || !self.is_connected {
             return;
         }
         let round = collecting.notice.round;
-        let quorum = (self.config.quorum * collecting.expected.len() as f64).ceil() as usize;
+        let quorum = (self.config.quorum * collecting.asked() as f64).ceil() as usize;
         if collecting.accepted.len() >= quorum.max(1) {
             self.close_round(now);
         } else if collecting.extensions_left > 0 {

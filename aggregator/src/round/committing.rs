@@ -15,7 +15,8 @@ impl Coordinator {
     /// Merges what the round has and asks for it to be made durable.
     pub(super) fn close_round(&mut self, _now: Duration) {
         let Phase::Collecting(collecting) = core::mem::replace(&mut self.phase, Phase::Gathering) else { return };
-        let Collecting { notice, expected, accepted, sum, samples, .. } = *collecting;
+        let asked = collecting.asked();
+        let Collecting { notice, accepted, sum, samples, .. } = *collecting;
         self.uploads.clear();
         let model = self.progress.model.after(sum, &self.config);
         let outcome = RoundOutcome {
@@ -24,7 +25,7 @@ impl Coordinator {
             task: notice.task,
             model,
             accepted: accepted.len(),
-            expected: expected.len(),
+            expected: asked,
             samples,
         };
         accepted.keys().for_each(|device| self.registry.count_done(device));

@@ -181,6 +181,8 @@ pub struct Coordinator {
     config: RoundConfig,
     boot: BootId,
     was_connected: bool,
+    /// Time runs from the start on, and stands still while the broker is known to be gone.
+    is_connected: bool,
     run: RunId,
     registry: Registry,
     progress: Progress,
@@ -222,6 +224,7 @@ impl Coordinator {
             config,
             boot,
             was_connected: false,
+            is_connected: true,
             run,
             registry: Registry::new(books),
             progress,
@@ -247,8 +250,8 @@ impl Coordinator {
     /// When to call [`Coordinator::handle_timeout`] at the latest.
     pub fn poll_timeout(&self) -> Option<Duration> {
         let deadline = match &self.phase {
-            Phase::Collecting(collecting) => Some(collecting.deadline()),
-            Phase::Gathering | Phase::Committing(_) | Phase::Finished => None,
+            Phase::Collecting(collecting) if self.is_connected => Some(collecting.deadline()),
+            Phase::Collecting(_) | Phase::Gathering | Phase::Committing(_) | Phase::Finished => None,
         };
         [deadline, self.uploads.again_at(), self.serving.flush_at()].into_iter().flatten().min()
     }
@@ -262,16 +265,24 @@ impl Coordinator {
 
     /// The broker is there: what is retained there may be old, and while it was not there devices may have gone
     /// without a word. A new boot in the notice makes every device say hello again.
-    pub fn handle_connected(&mut self) {
+    pub fn handle_connected(&mut self, now: Duration) {
+        self.is_connected = true;
         if core::mem::replace(&mut self.was_connected, true) {
             self.boot = BootId(self.boot.0.wrapping_add(1));
-            self.registry.all_away();
-            if let Phase::Collecting(collecting) = &mut self.phase {
-                collecting.notice.boot = self.boot;
-            }
+            let left = self.registry.all_away();
+            self.actions.extend(left.into_iter().map(Action::RememberDevice));
+        }
+        if let Phase::Collecting(collecting) = &mut self.phase {
+            collecting.notice.boot = self.boot;
+            collecting.restart_deadline(now + self.config.deadline);
         }
         let notice = self.notice();
         self.actions.push_back(Action::PublishNotice(notice));
+    }
+
+    /// The broker is gone: nobody can answer, so no time runs until it is back.
+    pub fn handle_disconnected(&mut self) {
+        self.is_connected = false;
     }
 
     /// A device's message, with the block behind it.
@@ -354,6 +365,7 @@ impl Coordinator {
         if let Some(reason) = reason {
             return self.refuse_device(device, Some(hello.boot), reason);
         }
+        self.serving.forget(device);
         self.send(device, ToDevice::Welcome(Welcome { boot: hello.boot, run: self.run }));
         self.actions.push_back(Action::RememberDevice(device.clone()));
         self.report(Event::DeviceCame(device.clone()));

@@ -71,9 +71,14 @@ impl Registry {
         }
     }
 
-    /// Nobody is known to be there any more.
-    pub(super) fn all_away(&mut self) {
-        self.devices.values_mut().for_each(|record| record.present = false);
+    /// Nobody is known to be there any more; gives those who were.
+    pub(super) fn all_away(&mut self) -> Vec<DeviceId> {
+        let present = self.devices.iter_mut().filter(|(_, record)| record.present);
+        let left = present.map(|(device, record)| {
+            record.present = false;
+            device.clone()
+        });
+        left.collect()
     }
 
     pub(super) fn record(&self, device: &DeviceId) -> Option<&DeviceRecord> {

@@ -127,6 +127,14 @@ impl Serving {
         }
     }
 
+    /// A device begins anew: nothing that went out before is on its way to it.
+    pub(super) fn forget(&mut self, device: &DeviceId) {
+        for served in self.blobs.values_mut() {
+            served.fetchers.remove(device);
+            served.askers.remove(device);
+        }
+    }
+
     pub(super) fn flush_at(&self) -> Option<Duration> {
         self.blobs.values().filter_map(|served| served.flush_at).min()
     }

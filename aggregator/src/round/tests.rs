@@ -257,15 +257,30 @@ fn a_stop_in_the_middle_of_a_round_goes_on_to_the_same_bytes() {
     first.offer(1, 0, &update(1));
     let open = OpenRound { notice: first.notice.clone().unwrap(), expected: 3, accepted: first.stored.clone() };
     let books = (0..3).map(|number| (device(number), first.coordinator.device(&device(number)).unwrap().clone()));
-    let books = books.collect();
+    let books: Vec<_> = books.collect();
     let config = config(Method::FedAvg);
-    let resumed = Coordinator::new(config, BootId(2), RunId(5), Progress::default(), books, Some(open), START);
+    let resume = |open| {
+        Coordinator::new(
+            config.clone(),
+            BootId(2),
+            RunId(5),
+            Progress::default(),
+            Vec::clone(&books),
+            Some(open),
+            START,
+        )
+    };
+    let (resumed, resumed_again) = (resume(open.clone()), resume(open));
     let mut second = Harness::with(resumed);
     second.greet(0..3);
     second.offer(1, 0, &update(1));
     assert_eq!(second.last_receipt().refused, None);
     second.offer(0, 0, &update(0));
     assert!(second.outcomes.is_empty());
+    // One answer of three is no quorum, even if only this one device is known again.
+    let mut alone = Harness::with(resumed_again);
+    alone.wait(DEADLINE);
+    assert!(alone.events.contains(&Event::RoundExtended(RoundId(0))));
     second.offer(2, 0, &update(2));
     assert_eq!(second.outcomes[0].model, whole.outcomes[0].model);
 }
@@ -327,10 +342,14 @@ fn blocks_are_published_once_for_all_who_ask_within_a_moment() {
 #[test]
 fn after_a_lost_connection_everybody_says_hello_again() {
     let mut harness = Harness::new(config(Method::FedAvg));
-    harness.coordinator.handle_connected();
+    harness.coordinator.handle_connected(START);
     harness.greet(0..3);
     harness.offer(0, 0, &update(0));
-    harness.coordinator.handle_connected();
+    harness.coordinator.handle_disconnected();
+    assert_eq!(harness.coordinator.poll_timeout(), None);
+    harness.wait(3 * DEADLINE);
+    assert_eq!(harness.coordinator.open_round(), Some((RoundId(0), 1, 3)), "no time runs without the broker");
+    harness.coordinator.handle_connected(harness.now);
     harness.act();
     assert_eq!(harness.coordinator.present(), 0);
     assert_eq!(harness.notice.as_ref().unwrap().boot, BootId(2));

@@ -87,6 +87,7 @@ impl Coordinator {
                 self.uploads.waiting.retain(|(waiting, _)| waiting != device);
                 return self.uploads.waiting.push_back((device.clone(), offer.blob));
             }
+            self.uploads.waiting.retain(|(waiting, _)| waiting != device);
             // The length was checked with the offer's place.
             let Ok(assembler) = Assembler::new(offer.blob, offer.blob.bytes as usize) else { return };
             self.uploads.insert(device.clone(), assembler, now);

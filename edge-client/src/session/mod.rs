@@ -30,9 +30,6 @@ const FIRST_PAUSE: Duration = Duration::from_secs(2);
 /// Longest pause before something unanswered is said again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// A larger aid is not kept for the next round.
-const MOST_KEPT_BYTES: usize = 2 * 1024 * 1024;
-
 /// Who the device is and what it holds.
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -381,6 +378,8 @@ impl Session {
 
     fn drop_outdated(&mut self) {
         if let (Some(digest), Some((_, round))) = (self.outbox.digest(), self.outbox.round()) {
+            // Should its round come back after all, the work is done again.
+            self.answered = self.answered.filter(|answered| Some(*answered) != self.outbox.round());
             self.outbox.empty();
             self.actions.push_back(Action::EmptyOutbox(digest));
             self.report(Event::Outdated(round));
@@ -396,6 +395,7 @@ impl Session {
         let has_work = matches!(notice.task, Task::Train | Task::Statistics { .. })
             && self.samples > 0
             && self.answered != Some((notice.run, notice.round))
+            && self.working != Some((notice.run, notice.round))
             && is_selected(&notice, &self.identity.device);
         if !has_work && notice.task != Task::Finished {
             return;
@@ -423,8 +423,8 @@ impl Session {
         self.report(Event::RoundBegan(notice.round));
         let heads = notice.heads.and(self.heads.as_ref()).map(|(_, content)| content.clone());
         let aid = notice.aid.and(self.aid.as_ref()).map(|(_, content)| content.clone());
-        // Prototypes are large and new every round; means and priors are small and stay.
-        self.aid.take_if(|(blob, _)| blob.bytes as usize > MOST_KEPT_BYTES);
+        // Prototypes are large and new every round; means and priors stay the same for the whole run.
+        self.aid.take_if(|_| notice.params.method.sends_prototypes());
         self.actions.push_back(Action::Work(Job { notice, heads, aid }));
     }
 

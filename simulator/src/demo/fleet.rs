@@ -64,9 +64,8 @@ impl Fleet {
             };
             let (shutdown, told) = (shutdown.clone(), told.clone());
             thread::Builder::new().name("aggregator".into()).spawn(move || {
-                let result = serve(&options, ledger, &shutdown, &mut Teller(told.clone()));
-                let _ = told.send(Told::Ended);
-                result
+                let _last_word = LastWord(told.clone());
+                serve(&options, ledger, &shutdown, &mut Teller(told))
             })?
         };
         let gate = Gate::new(thread::available_parallelism().map_or(1, usize::from));
@@ -115,14 +114,13 @@ impl Fleet {
         let shutdown = self.shutdown.clone();
         let thread = thread::Builder::new().name(format!("device-{number}")).stack_size(DEVICE_STACK_BYTES);
         self.devices.push(thread.spawn(move || {
-            let result = device::run(&options, &store, &shutdown, &mut |event| {
+            let _last_word = LastWord(told.clone());
+            device::run(&options, &store, &shutdown, &mut |event| {
                 if let DeviceEvent::NewHeads(digest) = event {
                     // The listener is gone only when the federation is over.
                     let _ = told.send(Told::NewHeads(*digest));
                 }
-            });
-            let _ = told.send(Told::Ended);
-            result
+            })
         })?);
         Ok(())
     }
@@ -140,6 +138,15 @@ pub enum Ended {
     /// A fault of this program.
     #[error("a thread of the federation panicked; please report what is printed above")]
     Panicked,
+}
+
+/// Tells that a thread ended, however it did.
+struct LastWord(Sender<Told>);
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        let _ = self.0.send(Told::Ended);
+    }
 }
 
 struct Teller(Sender<Told>);

@@ -12,6 +12,8 @@ use std::time::Instant;
 use grapevine_aggregator::broker::{BrokerError, EmbeddedBroker};
 use grapevine_host::{BrokerAddress, Shutdown, memory};
 use grapevine_models::{Method, Params, ParamsError, ValidParams};
+use grapevine_protocol::largest_aid;
+use grapevine_protocol::limits::MAX_BLOB_BYTES;
 
 use crate::data::partition::Partition;
 use crate::data::synthetic::SyntheticSpec;
@@ -125,6 +127,14 @@ pub enum DemoError {
     /// No folder for the devices' stores.
     #[error("cannot make a temporary folder for the devices: {0}; free some space or set TMPDIR")]
     Folder(std::io::Error),
+    /// Dense prototypes beyond what the protocol carries.
+    #[error("{method} would send up to {bytes} bytes of class gradients at a time; use redgrape-live for such a shape")]
+    TooLarge {
+        /// The method.
+        method: Method,
+        /// Bytes of the fleet's prototypes.
+        bytes: usize,
+    },
     /// Ctrl-C.
     #[error("stopped")]
     Stopped,
@@ -151,6 +161,12 @@ pub fn run(
         (None, None) => unreachable!("one of the two was made above"),
     };
     let mut runs = Vec::new();
+    for &method in &options.methods {
+        let bytes = largest_aid(prepared.shape, method);
+        if bytes > MAX_BLOB_BYTES {
+            return Err(DemoError::TooLarge { method, bytes });
+        }
+    }
     for (index, &method) in options.methods.iter().enumerate() {
         if shutdown.is_requested() {
             return Err(DemoError::Stopped);
