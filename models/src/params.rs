@@ -149,8 +149,8 @@ pub struct Params {
     pub batch: u16,
     /// Passes over the local data per round, `E`.
     pub epochs: u16,
-    /// Samples a device must hold of a class before anything about that class leaves it. One sample's
-    /// prototype or mean reveals the sample, so deployments use 5.
+    /// Samples a device must hold of a class before its prototype or its sums of that class leave the device. One
+    /// sample's prototype or mean reveals the sample, so deployments use 5. Heads are trained on all samples.
     pub min_samples_to_share: u16,
 }
 
