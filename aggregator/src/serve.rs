@@ -301,9 +301,8 @@ impl Shell<'_> {
     fn store_updates(&mut self, updates: Vec<AcceptedUpdate>) -> Result<(), ServeError> {
         match ledger::store_updates(&mut self.store, &updates) {
             Ok(()) => {
-                let now = self.now();
                 for update in updates {
-                    self.coordinator.handle_stored(now, &update.device, update.round);
+                    self.coordinator.handle_stored(&update.device, update.round);
                     self.touched.insert(update.device);
                 }
                 Ok(())

@@ -129,7 +129,7 @@ impl Coordinator {
             }
         }
         self.phase = Phase::Collecting(Box::new(collecting));
-        self.close_if_complete(now);
+        self.close_if_complete();
     }
 
     /// Where an offered update belongs: `Ok` if the open round waits for it.
@@ -194,7 +194,7 @@ impl Coordinator {
     }
 
     /// An update is durable: only now is it in the sum, and only now does its device hear so.
-    pub fn handle_stored(&mut self, now: Duration, device: &DeviceId, round: RoundId) {
+    pub fn handle_stored(&mut self, device: &DeviceId, round: RoundId) {
         let Phase::Collecting(collecting) = &mut self.phase else { return };
         let run = collecting.notice.run;
         if collecting.notice.round != round {
@@ -209,7 +209,7 @@ impl Coordinator {
             }
             Err(reason) => self.refuse_update(device, run, round, digest, reason),
         }
-        self.close_if_complete(now);
+        self.close_if_complete();
     }
 
     /// An update could not be made durable; the device keeps it and offers it again.
@@ -229,7 +229,7 @@ impl Coordinator {
         let round = collecting.notice.round;
         let quorum = (self.config.quorum * collecting.asked() as f64).ceil() as usize;
         if collecting.accepted.len() >= quorum.max(1) {
-            self.close_round(now);
+            self.close_round();
         } else if collecting.extensions_left > 0 {
             collecting.extensions_left -= 1;
             collecting.deadline = now + self.config.deadline;
@@ -243,12 +243,12 @@ impl Coordinator {
         }
     }
 
-    pub(super) fn close_if_complete(&mut self, now: Duration) {
+    pub(super) fn close_if_complete(&mut self) {
         let Phase::Collecting(collecting) = &self.phase else { return };
         let all = collecting.expected.iter().all(|device| collecting.accepted.contains_key(device));
         // A resumed round knows only who answered and who came back; the others have until the deadline.
         if all && collecting.storing.is_empty() && collecting.accepted.len() >= collecting.chosen.max(1) {
-            self.close_round(now);
+            self.close_round();
         }
     }
 }

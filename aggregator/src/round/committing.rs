@@ -13,7 +13,7 @@ pub(super) struct Committing {
 
 impl Coordinator {
     /// Merges what the round has and asks for it to be made durable.
-    pub(super) fn close_round(&mut self, _now: Duration) {
+    pub(super) fn close_round(&mut self) {
         let Phase::Collecting(collecting) = core::mem::replace(&mut self.phase, Phase::Gathering) else { return };
         let asked = collecting.asked();
         let Collecting { notice, accepted, sum, samples, .. } = *collecting;

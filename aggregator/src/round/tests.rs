@@ -91,7 +91,7 @@ impl Harness {
                 Action::PublishNotice(notice) => self.notice = Some(notice),
                 Action::StoreUpdate(update) => {
                     self.stored.push((update.device.clone(), update.content));
-                    self.coordinator.handle_stored(self.now, &update.device, update.round);
+                    self.coordinator.handle_stored(&update.device, update.round);
                 }
                 Action::Commit(outcome) => {
                     self.outcomes.push(outcome);

@@ -3,9 +3,7 @@
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 
-use grapevine_protocol::{
-    Assembler, BlobRef, BlockError, BlockHeader, DeviceId, Offer, Receipt, Refusal, ToDevice, Want,
-};
+use grapevine_protocol::{Assembler, BlobRef, BlockHeader, DeviceId, Offer, Receipt, Refusal, ToDevice, Want};
 
 use super::{Coordinator, Phase};
 
@@ -109,14 +107,7 @@ impl Coordinator {
                 (upload.asked_at, upload.progress_at) = (now, now);
             }
             Ok(false) => return,
-            Err(BlockError::Crc(_)) => return self.count(Some(device), Refusal::Crc),
-            Err(
-                BlockError::TooLarge { .. }
-                | BlockError::Empty
-                | BlockError::OtherBlob
-                | BlockError::Length { .. }
-                | BlockError::Digest,
-            ) => return self.count(Some(device), Refusal::Block),
+            Err(error) => return self.count(Some(device), error.refusal()),
         }
         if upload.assembler.is_complete() {
             self.end_upload(now, device);

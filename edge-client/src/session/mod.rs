@@ -207,14 +207,6 @@ impl Session {
         self.link = Link::Offline;
     }
 
-    /// The feature store changed.
-    pub fn handle_samples(&mut self, now: Duration, samples: u32) {
-        self.samples = samples;
-        if self.link != Link::Offline {
-            self.greet(now, FIRST_PAUSE);
-        }
-    }
-
     /// The work is done and its update lies in the outbox on disk.
     pub fn handle_update(&mut self, now: Duration, update: FinishedUpdate) {
         self.working = None;
@@ -268,11 +260,6 @@ impl Session {
     /// The message for the broker to publish when this device vanishes.
     pub fn last_will(&self) -> ToAggregator {
         ToAggregator::Leaving(Leaving { boot: self.identity.boot })
-    }
-
-    /// The round of the newest notice.
-    pub fn round(&self) -> Option<RoundId> {
-        self.notice.as_ref().map(|notice| notice.round)
     }
 
     fn greet(&mut self, now: Duration, pause: Duration) {
