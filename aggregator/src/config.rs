@@ -5,25 +5,32 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use grapevine_host::broker_address::DEFAULT_PORT;
 use grapevine_host::config::beside;
 use grapevine_host::{BrokerAddress, class_list, config};
 use grapevine_models::manifest::Manifest;
-use grapevine_models::{Method, Params, Shape, Sums, ValidParams};
+use grapevine_models::{Shape, Step, ValidParams};
 use grapevine_protocol::limits::{MAX_BLOB_BYTES, MAX_DEVICES};
-use grapevine_protocol::{Digest, Encoding, FleetId, Task, class_list_digest, largest_aid, largest_update};
+use grapevine_protocol::{
+    Digest, Encoding, FleetId, Task, class_list_digest, largest_aid, largest_heads, largest_update,
+};
 use serde::Deserialize;
 
 use crate::round::RoundConfig;
 
+mod auxiliary;
 mod draft;
 mod error;
+mod method;
 #[cfg(test)]
 mod tests;
 
+pub use auxiliary::AuxiliaryError;
 pub use draft::{BrokerDraft, Draft};
 pub use error::ConfigError;
+pub use method::MethodSection;
 
 /// Where the state lies when nothing else is said: beside the configuration.
 pub const DEFAULT_STATE: &str = "state";
@@ -121,32 +128,6 @@ pub struct RoundSection {
     pub seed: u64,
 }
 
-/// See [`Config::method`]; what is absent has the published value of the method.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct MethodSection {
-    /// The method.
-    pub name: Method,
-    /// Step size of local training.
-    pub learning_rate: Option<f32>,
-    /// Momentum of the local step.
-    pub momentum: Option<f32>,
-    /// Weight of the balanced step against the local one.
-    pub lambda: Option<f32>,
-    /// Samples a device must hold of a class to be rich in it.
-    pub rich_samples: Option<u16>,
-    /// L2 norm to which the local gradient is clipped.
-    pub clip: Option<f32>,
-    /// Samples per mini-batch.
-    pub batch: Option<u16>,
-    /// Passes over the local data per round.
-    pub epochs: Option<u16>,
-    /// Samples of a class below which nothing about it leaves a device.
-    pub min_samples_to_share: u16,
-    /// How weights and gradients are written.
-    pub encoding: Encoding,
-}
-
 /// See [`Config::limits`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -177,23 +158,6 @@ impl Default for RoundSection {
             deadline: Duration::from_secs(600),
             extensions: 2,
             seed: 0,
-        }
-    }
-}
-
-impl Default for MethodSection {
-    fn default() -> Self {
-        Self {
-            name: Method::RedGrape,
-            learning_rate: None,
-            momentum: None,
-            lambda: None,
-            rich_samples: None,
-            clip: None,
-            batch: None,
-            epochs: None,
-            min_samples_to_share: DEFAULT_MIN_SAMPLES_TO_SHARE,
-            encoding: Encoding::F32,
         }
     }
 }
@@ -258,6 +222,8 @@ pub struct ValidConfig {
     pub params: ValidParams,
     /// How weights and gradients are written.
     pub encoding: Encoding,
+    /// The file with the aggregator's own samples, for a method that needs some.
+    pub auxiliary: Option<PathBuf>,
     /// Bytes of updates on their way in at any time.
     pub upload_bytes: usize,
 }
@@ -273,8 +239,8 @@ impl Config {
     pub fn check(self, path: &Path) -> Result<ValidConfig, ConfigError> {
         class_list::check(&self.classes).map_err(|fault| ConfigError::Classes { path: path.to_owned(), fault })?;
         self.check_ranges(path)?;
-        let params = self.method.params(self.classes.len());
-        let params = params.check().map_err(|fault| ConfigError::Params { path: path.to_owned(), fault })?;
+        let params = self.method.params(self.classes.len(), path)?;
+        let auxiliary = self.method.auxiliary(path)?;
         Ok(ValidConfig {
             path: path.to_owned(),
             fleet: self.fleet,
@@ -286,6 +252,7 @@ impl Config {
             round: self.round,
             params,
             encoding: self.method.encoding,
+            auxiliary,
             upload_bytes: self.limits.upload_megabytes << 20,
         })
     }
@@ -326,23 +293,6 @@ impl BrokerSection {
     }
 }
 
-impl MethodSection {
-    fn params(&self, classes: usize) -> Params {
-        let defaults = Params::defaults(self.name, classes);
-        Params {
-            method: self.name,
-            learning_rate: self.learning_rate.unwrap_or(defaults.learning_rate),
-            momentum: self.momentum.unwrap_or(defaults.momentum),
-            lambda: self.lambda.unwrap_or(defaults.lambda),
-            rich_samples: self.rich_samples.unwrap_or(defaults.rich_samples),
-            clip: self.clip.unwrap_or(defaults.clip),
-            batch: self.batch.unwrap_or(defaults.batch),
-            epochs: self.epochs.unwrap_or(defaults.epochs),
-            min_samples_to_share: self.min_samples_to_share,
-        }
-    }
-}
-
 impl ValidConfig {
     /// What a run is to do, for an extractor with this manifest.
     pub fn round_config(&self, manifest: &Manifest) -> Result<RoundConfig, ConfigError> {
@@ -350,7 +300,7 @@ impl ValidConfig {
         let shape = Shape::new(self.classes.len(), manifest.output.features)
             .map_err(|fault| ConfigError::Shape { path: path(), fault })?;
         let method = self.params.method;
-        let bytes = largest_message(shape, method);
+        let bytes = largest_message(shape, &self.params);
         if bytes > MAX_BLOB_BYTES {
             let advice = if method.sends_prototypes() {
                 "use `redgrape-live`, whose messages do not grow with the square of the classes"
@@ -359,6 +309,8 @@ impl ValidConfig {
             };
             return Err(ConfigError::TooLarge { path: path(), method, shape, bytes, advice });
         }
+        let auxiliary = self.auxiliary.as_ref().map(|file| auxiliary::load(file, shape, &self.classes)).transpose();
+        let auxiliary = auxiliary.map_err(|fault| ConfigError::Auxiliary { path: path(), fault })?;
         Ok(RoundConfig {
             shape,
             // A manifest that passed its check has 64 hexadecimal digits there.
@@ -374,15 +326,17 @@ impl ValidConfig {
             encoding: self.encoding,
             seed: self.round.seed,
             upload_bytes: self.upload_bytes,
+            auxiliary: auxiliary.map(Arc::new),
         })
     }
 }
 
-/// Bytes of the largest blob this method sends in either direction.
-fn largest_message(shape: Shape, method: Method) -> usize {
-    let mut bytes = largest_aid(shape, method);
-    if method.needs() != Sums::Nothing {
-        bytes = bytes.max(largest_update(shape, Task::Statistics { extent: method.needs() }, method));
+/// Bytes of the largest blob that a run with these hyper-parameters sends in either direction.
+fn largest_message(shape: Shape, params: &ValidParams) -> usize {
+    let method = params.method;
+    let mut bytes = largest_aid(shape, method).max(largest_heads(shape));
+    if let Step::Gather(extent) = params.next_step(false, 0, 0) {
+        bytes = bytes.max(largest_update(shape, Task::Statistics { extent }, method));
     }
     if !method.is_one_shot() {
         bytes = bytes.max(largest_update(shape, Task::Train, method));

@@ -10,7 +10,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, bounded};
 use grapevine_host::transport::{Event as Link, Options, PublishError, StartError, Traffic, Transport};
 use grapevine_host::{BrokerAddress, Shutdown, cpu};
-use grapevine_models::Heads;
+use grapevine_models::Head;
 use grapevine_protocol::limits::MAX_FRAME_BYTES;
 use grapevine_protocol::topics::BlobKind;
 use grapevine_protocol::{
@@ -60,7 +60,7 @@ pub trait Observer {
     fn event(&mut self, _event: &Event) {}
 
     /// A round was merged; whatever is returned goes into the ledger as JSON.
-    fn merged(&mut self, _outcome: &RoundOutcome, _heads: Option<&Heads>) -> Option<serde_json::Value> {
+    fn merged(&mut self, _outcome: &RoundOutcome, _in_use: Option<&Head>) -> Option<serde_json::Value> {
         None
     }
 
@@ -315,8 +315,8 @@ impl Shell<'_> {
     }
 
     fn commit(&mut self, outcome: &RoundOutcome) -> Result<(), ServeError> {
-        let heads = outcome.model.decoded_heads(&self.options.round);
-        let metrics = self.observer.merged(outcome, heads.as_ref());
+        let in_use = outcome.model.head_in_use(&self.options.round);
+        let metrics = self.observer.merged(outcome, in_use.as_ref());
         ledger::commit(&mut self.store, outcome, metrics)?;
         self.pace.changed();
         tracing::info!(

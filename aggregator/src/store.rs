@@ -104,6 +104,8 @@ impl Store {
         self.check_writable()?;
         let named = "SELECT heads FROM rounds WHERE heads IS NOT NULL \
                      UNION SELECT aid FROM rounds WHERE aid IS NOT NULL \
+                     UNION SELECT memory FROM rounds WHERE memory IS NOT NULL \
+                     UNION SELECT in_use FROM rounds WHERE in_use IS NOT NULL \
                      UNION SELECT digest FROM updates WHERE blob_kept = 1";
         let mut keep = keep.clone();
         keep.extend(self.rows(named, [], |row| row.get::<_, Digest>(0))?);

@@ -99,7 +99,7 @@ impl Device {
     fn answer(&self, notice: &Notice, value: f32) -> Receipt {
         let head = Head { weight: vec![value; shape().weights()], bias: vec![-value; shape().classes()] };
         let heads = Heads { main: head, supplementary: Head::zeros(shape()) };
-        let content = UpdateContent::Trained { heads, prototypes: Default::default() };
+        let content = UpdateContent::Trained { heads: Some(heads), prototypes: Default::default(), loss: None };
         let content = Update { samples: 40, content }.encode(shape(), Encoding::F32);
         let blob = BlobRef::of(&content);
         let (header, bytes) = block(&blob, &content, 0).unwrap();

@@ -1,24 +1,30 @@
-//! Classifies images with a head, an extractor and nothing else.
+//! Classifies images with the newest head: the extractor is loaded once, and the head may change between two images but
+//! never within one.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{fs, io};
 
 use grapevine_models::evaluate::largest;
 use grapevine_models::{Head, HeadError, Shape, ShapeError};
+use serde::Serialize;
 
 use crate::extractor::{Extractor, ExtractorError};
-use crate::image_input::{ImageError, ImageInput};
+use crate::image_input::{DecodeError, ImageInput};
+use crate::source::{MAX_FOLDER_DEPTH, is_hidden, is_image_name};
+use crate::store::{NewestHead, Store, StoreError};
 
-/// An extractor with a head behind it.
+/// An extractor and what the classes of its fleet are called.
 #[derive(Debug)]
 pub struct Classifier {
     extractor: Extractor,
     input: ImageInput,
-    head: Head,
     classes: Vec<String>,
+    shape: Shape,
 }
 
 /// How likely an image is of a class.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Prediction {
     /// Index of the class.
     pub label: u16,
@@ -28,41 +34,35 @@ pub struct Prediction {
     pub probability: f64,
 }
 
-/// Why an extractor and a head are not a classifier.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum ClassifierError {
-    /// No shape of a fleet.
-    #[error(transparent)]
-    Shape(#[from] ShapeError),
-    /// A head of another shape, or an unusable one.
-    #[error("the head does not fit the extractor and the class list: {0}; run `edge-client run` to get a new one")]
-    Head(#[from] HeadError),
-}
-
 /// Why an image was not classified.
 #[derive(Debug, thiserror::Error)]
 pub enum ClassifyError {
     /// Not an image this device can use.
     #[error(transparent)]
-    Image(#[from] ImageError),
+    Image(#[from] DecodeError),
     /// The extractor failed on it.
     #[error(transparent)]
     Extractor(#[from] ExtractorError),
+    /// A head of another shape, or an unusable one.
+    #[error("the head does not fit the extractor and the class list: {0}; run `edge-client run` to get a new one")]
+    Head(#[from] HeadError),
 }
 
 impl Classifier {
-    /// A classifier, if the three parts fit one another.
-    pub fn new(extractor: Extractor, head: Head, classes: Vec<String>) -> Result<Self, ClassifierError> {
-        head.check(Shape::new(classes.len(), extractor.features())?)?;
+    /// A classifier for heads of this extractor and this class list.
+    pub fn new(extractor: Extractor, classes: Vec<String>) -> Result<Self, ShapeError> {
+        let shape = Shape::new(classes.len(), extractor.features())?;
         let input = ImageInput::new(&extractor.manifest().input);
-        Ok(Self { extractor, input, head, classes })
+        Ok(Self { extractor, input, classes, shape })
     }
 
-    /// Every class with its probability, the likeliest first; among equals the lowest label first.
-    pub fn classify(&self, path: &Path) -> Result<Vec<Prediction>, ClassifyError> {
-        let features = self.extractor.extract(&self.input.load(path)?)?;
+    /// Every class with its probability for the bytes of an image file, the likeliest first; among equals the lowest
+    /// label first.
+    pub fn classify(&self, head: &Head, image: &[u8]) -> Result<Vec<Prediction>, ClassifyError> {
+        head.check(self.shape)?;
+        let features = self.extractor.extract(&self.input.decode(image)?)?;
         let mut logits = vec![0.0; self.classes.len()];
-        self.head.logits(&features, &mut logits);
+        head.logits(&features, &mut logits);
         let mut predictions: Vec<Prediction> = (0_u16..)
             .zip(softmax(&logits).into_iter().zip(&self.classes))
             .map(|(label, (probability, class))| Prediction { label, class: class.clone(), probability })
@@ -70,6 +70,63 @@ impl Classifier {
         predictions.sort_by(|a, b| b.probability.total_cmp(&a.probability));
         Ok(predictions)
     }
+}
+
+/// The newest head of a store, however long somebody goes on asking: each answer is one whole head, the one stored last
+/// at that moment, also while `edge-client run` stores others.
+#[derive(Debug)]
+pub struct LatestHead {
+    store: Arc<Store>,
+    head: Option<NewestHead>,
+}
+
+impl LatestHead {
+    /// Follows the heads of this store.
+    pub fn of(store: Arc<Store>) -> Self {
+        Self { store, head: None }
+    }
+
+    /// The newest head as of now; `None` before the first.
+    pub fn now(&mut self) -> Result<Option<&NewestHead>, StoreError> {
+        let newer = match &self.head {
+            Some(known) => self.store.newer_head(known)?,
+            None => self.store.newest_head()?,
+        };
+        self.head = newer.or_else(|| self.head.take());
+        Ok(self.head.as_ref())
+    }
+}
+
+/// Calls `visitor` with `path` if it is no folder, and else with every PNG and JPEG file below it, folder by folder and
+/// by name. Says whether there was any.
+pub fn visit_images(path: &Path, visitor: &mut dyn FnMut(&Path)) -> io::Result<bool> {
+    if !path.is_dir() {
+        visitor(path);
+        return Ok(true);
+    }
+    visit_folder(path, 0, visitor)
+}
+
+fn visit_folder(folder: &Path, depth: usize, visitor: &mut dyn FnMut(&Path)) -> io::Result<bool> {
+    let mut entries: Vec<(PathBuf, bool)> = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if !is_hidden(&entry.file_name()) {
+            // Links to folders are not followed, so there are no loops.
+            entries.push((entry.path(), entry.file_type()?.is_dir()));
+        }
+    }
+    entries.sort();
+    let mut any = false;
+    for (path, is_folder) in entries {
+        if is_folder && depth < MAX_FOLDER_DEPTH {
+            any |= visit_folder(&path, depth + 1, visitor)?;
+        } else if !is_folder && is_image_name(&path) && path.is_file() {
+            visitor(&path);
+            any = true;
+        }
+    }
+    Ok(any)
 }
 
 /// In f64, shifted by the largest logit: nothing overflows, and the sum is at least 1.
@@ -82,19 +139,29 @@ fn softmax(logits: &[f32]) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+    use std::thread;
+
     use grapevine_models::manifest::Manifest;
-    use image::GrayImage;
+    use image::{GrayImage, ImageFormat, Luma};
 
     use super::*;
+    use crate::store::StoreIdentity;
 
     fn extractor() -> Extractor {
         let onnx = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/onnx");
-        let manifest: Manifest = toml::from_str(&std::fs::read_to_string(onnx.join("digits.toml")).unwrap()).unwrap();
+        let manifest: Manifest = toml::from_str(&fs::read_to_string(onnx.join("digits.toml")).unwrap()).unwrap();
         Extractor::load(&manifest, &onnx.join(&manifest.file)).unwrap()
     }
 
     fn names(names: &[&str]) -> Vec<String> {
         names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn grey_png() -> Vec<u8> {
+        let mut bytes = Cursor::new(Vec::new());
+        GrayImage::from_pixel(8, 8, Luma([90])).write_to(&mut bytes, ImageFormat::Png).unwrap();
+        bytes.into_inner()
     }
 
     #[test]
@@ -108,31 +175,75 @@ mod tests {
 
     #[test]
     fn the_likeliest_class_comes_first_and_equals_keep_their_order() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("grey.png");
-        GrayImage::from_pixel(8, 8, image::Luma([90])).save(&path).unwrap();
-        let shape = Shape::new(3, 64).unwrap();
-        let mut head = Head::zeros(shape);
+        let mut head = Head::zeros(Shape::new(3, 64).unwrap());
         head.bias[2] = 1.0;
-        let classifier = Classifier::new(extractor(), head, names(&["a", "b", "c"])).unwrap();
-        let predictions = classifier.classify(&path).unwrap();
+        let classifier = Classifier::new(extractor(), names(&["a", "b", "c"])).unwrap();
+        let predictions = classifier.classify(&head, &grey_png()).unwrap();
         let order: Vec<u16> = predictions.iter().map(|prediction| prediction.label).collect();
         assert_eq!(order, [2, 0, 1]);
         assert_eq!(predictions[0].class, "c");
         assert!((predictions[0].probability - 0.576).abs() < 1e-3, "{predictions:?}");
-        assert!(matches!(classifier.classify(&folder.path().join("none.png")), Err(ClassifyError::Image(_))));
+        assert!(matches!(classifier.classify(&head, b"no image"), Err(ClassifyError::Image(_))));
     }
 
     #[test]
     fn parts_that_do_not_fit_are_refused() {
-        let head = || Head::zeros(Shape::new(3, 64).unwrap());
-        let error = Classifier::new(extractor(), head(), names(&["a", "b"])).unwrap_err();
-        assert!(matches!(error, ClassifierError::Head(HeadError::Length { .. })), "{error}");
-        assert!(Classifier::new(extractor(), head(), names(&["a"])).is_err());
-        let broken = Head { bias: vec![f32::NAN; 3], ..head() };
-        assert_eq!(
-            Classifier::new(extractor(), broken, names(&["a", "b", "c"])).unwrap_err(),
-            ClassifierError::Head(HeadError::NotFinite)
-        );
+        let classifier = Classifier::new(extractor(), names(&["a", "b"])).unwrap();
+        let error = classifier.classify(&Head::zeros(Shape::new(3, 64).unwrap()), &grey_png()).unwrap_err();
+        assert!(matches!(error, ClassifyError::Head(HeadError::Length { .. })), "{error}");
+        let broken = Head { bias: vec![f32::NAN; 2], ..Head::zeros(Shape::new(2, 64).unwrap()) };
+        let error = classifier.classify(&broken, &grey_png()).unwrap_err();
+        assert!(matches!(error, ClassifyError::Head(HeadError::NotFinite)), "{error}");
+        assert!(Classifier::new(extractor(), names(&["a"])).is_err());
+    }
+
+    #[test]
+    fn folders_are_looked_through_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b/2.png", "b/1.JPG", "a.jpeg", "c.txt", ".hidden/3.png", "d/.4.png"] {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, b"").unwrap();
+        }
+        let visited = |path: &Path| {
+            let mut paths = Vec::new();
+            let any = visit_images(path, &mut |path| paths.push(path.to_owned())).unwrap();
+            (any, paths)
+        };
+        let expected = ["a.jpeg", "b/1.JPG", "b/2.png"].map(|name| folder.path().join(name));
+        assert_eq!(visited(folder.path()), (true, expected.to_vec()));
+        assert_eq!(visited(&folder.path().join("d")), (false, Vec::new()));
+        let text = folder.path().join("c.txt");
+        assert_eq!(visited(&text), (true, vec![text.clone()]), "what is named is taken at its word");
+    }
+
+    /// Every parameter of head `round` is `round`, so a mixture of two would show.
+    #[test]
+    fn a_head_is_whole_and_the_newest_while_others_are_stored() {
+        const ROUNDS: u32 = 40;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.redb");
+        let shape = Shape::new(10, 512).unwrap();
+        let classes = (0..10).map(|class| class.to_string()).collect();
+        let store = Store::open(&path, &StoreIdentity { extractor: [7; 32], classes, shape }).unwrap();
+        let of_round = |round: u32| {
+            let main = Head { weight: vec![round as f32; shape.weights()], bias: vec![round as f32; shape.classes()] };
+            NewestHead { run: 1, round, main, digest: [round as u8; 32] }
+        };
+        let (reader, _) = Store::open_read_only(&path).unwrap();
+        let mut latest = LatestHead::of(Arc::new(reader));
+        assert_eq!(latest.now().unwrap(), None);
+        let seen = thread::scope(|scope| {
+            let writer = scope.spawn(|| (1..=ROUNDS).for_each(|round| store.put_head(&of_round(round)).unwrap()));
+            let mut seen = vec![0];
+            while *seen.last().unwrap() < ROUNDS {
+                let Some(newest) = latest.now().unwrap() else { continue };
+                assert_eq!(*newest, of_round(newest.round));
+                seen.push(newest.round);
+            }
+            writer.join().unwrap();
+            seen
+        });
+        assert!(seen.is_sorted(), "{seen:?}");
     }
 }

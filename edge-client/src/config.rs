@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use grapevine_host::class_list::{self, ClassListError};
 use grapevine_host::config::beside;
 use grapevine_host::draft::{quoted, quoted_list};
+use grapevine_host::transport::is_topic;
 use grapevine_host::{BrokerAddress, config};
 use grapevine_models::limits::MAX_SAMPLES;
-use grapevine_protocol::{DeviceId, FleetId};
+use grapevine_protocol::{DeviceId, FleetId, topics};
 use serde::Deserialize;
 
 use crate::store::StoreLimits;
@@ -50,6 +51,12 @@ pub struct Config {
     /// How the device talks to its broker.
     #[serde(default)]
     pub mqtt: MqttSection,
+    /// What the device says about images that come into a folder.
+    #[serde(default)]
+    pub predict: PredictSection,
+    /// What the device learns from beside what it is given.
+    #[serde(default)]
+    pub ingest: IngestSection,
 }
 
 /// See [`Config::store`].
@@ -58,7 +65,9 @@ pub struct Config {
 pub struct StoreSection {
     /// Most samples.
     pub max_samples: u32,
-    /// Most megabytes of samples.
+    /// Most samples of one class; without it as many as there is room for.
+    pub max_samples_per_class: Option<u32>,
+    /// Most megabytes of disk for samples.
     pub max_megabytes: u64,
 }
 
@@ -74,10 +83,28 @@ pub struct MqttSection {
     pub longest_pause: Duration,
 }
 
+/// See [`Config::ingest`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IngestSection {
+    /// A folder of class folders to watch; without it nothing is stored while the device runs.
+    pub watch: Option<PathBuf>,
+}
+
+/// See [`Config::predict`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PredictSection {
+    /// The folder to watch; without it nothing is predicted.
+    pub watch: Option<PathBuf>,
+    /// Where predictions are published, if not on [`topics::predictions`].
+    pub topic: Option<String>,
+}
+
 impl Default for StoreSection {
     fn default() -> Self {
-        let StoreLimits { max_samples, max_bytes } = StoreLimits::default();
-        Self { max_samples, max_megabytes: max_bytes >> 20 }
+        let StoreLimits { max_samples, max_samples_per_class: _, max_bytes } = StoreLimits::default();
+        Self { max_samples, max_samples_per_class: None, max_megabytes: max_bytes >> 20 }
     }
 }
 
@@ -112,6 +139,19 @@ pub struct ValidConfig {
     pub keep_alive: Duration,
     /// Longest pause between two attempts to connect.
     pub longest_pause: Duration,
+    /// What to predict and where to publish it, if anything.
+    pub predict: Option<Predictions>,
+    /// The folder of class folders whose images are stored as they come, if there is one.
+    pub ingest_watch: Option<PathBuf>,
+}
+
+/// A folder whose images are classified as they come, and where the predictions go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Predictions {
+    /// The folder.
+    pub watch: PathBuf,
+    /// An MQTT topic.
+    pub topic: String,
 }
 
 /// Why a configuration cannot be used.
@@ -140,6 +180,28 @@ pub enum ConfigError {
         /// What it may be.
         allowed: String,
     },
+    /// A topic that cannot be published to, or that belongs to the protocol.
+    #[error(
+        "{}: `predict.topic` is `{topic}`; it must not be empty, hold `+` or `#`, or begin with `grapevine/` (leave it \
+         out for {usual})",
+        path.display()
+    )]
+    Topic {
+        /// The configuration.
+        path: PathBuf,
+        /// What it says.
+        topic: String,
+        /// The topic without this setting.
+        usual: String,
+    },
+    /// A topic for predictions that nobody makes.
+    #[error("{}: `predict.topic` is `{topic}`, but nothing is predicted; set `predict.watch` to a folder", path.display())]
+    TopicAlone {
+        /// The configuration.
+        path: PathBuf,
+        /// What it says.
+        topic: String,
+    },
 }
 
 /// Reads the file at `path` with `environment` over it (see [`grapevine_host::config`]), and checks it.
@@ -155,9 +217,12 @@ impl Config {
         let range = |key, value: String, fits: bool, allowed: String| {
             if fits { Ok(()) } else { Err(ConfigError::Range { path: path.to_owned(), key, value, allowed }) }
         };
-        let StoreSection { max_samples, max_megabytes } = self.store;
-        let samples = (1..=MAX_SAMPLES).contains(&max_samples);
-        range("store.max_samples", max_samples.to_string(), samples, format!("1 to {MAX_SAMPLES}"))?;
+        let StoreSection { max_samples, max_samples_per_class, max_megabytes } = self.store;
+        let max_samples_per_class = max_samples_per_class.unwrap_or(max_samples);
+        for (key, bound) in [("store.max_samples", max_samples), ("store.max_samples_per_class", max_samples_per_class)]
+        {
+            range(key, bound.to_string(), (1..=MAX_SAMPLES).contains(&bound), format!("1 to {MAX_SAMPLES}"))?;
+        }
         let megabytes = (1..=MAX_STORE_MEGABYTES).contains(&max_megabytes);
         range("store.max_megabytes", max_megabytes.to_string(), megabytes, format!("1 to {MAX_STORE_MEGABYTES}"))?;
         let MqttSection { keep_alive, longest_pause } = self.mqtt;
@@ -167,6 +232,7 @@ impl Config {
         };
         seconds("mqtt.keep_alive", keep_alive, KEEP_ALIVE_SECONDS)?;
         seconds("mqtt.longest_pause", longest_pause, PAUSE_SECONDS)?;
+        let predict = self.predict.check(path, &self.fleet, &self.device)?;
         Ok(ValidConfig {
             fleet: self.fleet,
             device: self.device,
@@ -174,10 +240,27 @@ impl Config {
             extractor: beside(path, &self.extractor),
             classes: self.classes,
             state: beside(path, &self.state),
-            limits: StoreLimits { max_samples, max_bytes: max_megabytes << 20 },
+            limits: StoreLimits { max_samples, max_samples_per_class, max_bytes: max_megabytes << 20 },
             keep_alive,
             longest_pause,
+            predict,
+            ingest_watch: self.ingest.watch.map(|watch| beside(path, &watch)),
         })
+    }
+}
+
+impl PredictSection {
+    fn check(self, path: &Path, fleet: &FleetId, device: &DeviceId) -> Result<Option<Predictions>, ConfigError> {
+        let Some(watch) = self.watch else {
+            let topic = self.topic.map(|topic| ConfigError::TopicAlone { path: path.to_owned(), topic });
+            return topic.map_or(Ok(None), Err);
+        };
+        let usual = topics::predictions(fleet, device);
+        let topic = self.topic.unwrap_or_else(|| usual.clone());
+        if !is_topic(&topic) || (topics::is_reserved(&topic) && topic != usual) {
+            return Err(ConfigError::Topic { path: path.to_owned(), topic, usual });
+        }
+        Ok(Some(Predictions { watch: beside(path, &watch), topic }))
     }
 }
 
@@ -202,7 +285,8 @@ impl Draft {
     /// The commented TOML file.
     pub fn text(&self) -> String {
         let path = |path: &Path| quoted(&path.to_string_lossy());
-        let StoreSection { max_samples, max_megabytes } = StoreSection::default();
+        let StoreSection { max_samples, max_samples_per_class: _, max_megabytes } = StoreSection::default();
+        let topic = topics::predictions(&self.fleet, &self.device);
         format!(
             r#"# A device of a Grapevine fleet. `edge-client --help` lists the commands that read this file.
 # Environment variables go over it: GRAPEVINE_BROKER, GRAPEVINE_STORE__MAX_SAMPLES, ...
@@ -227,11 +311,21 @@ state = {state}
 # When a bound is met, the class with the most samples gives way.
 max_samples = {max_samples}
 max_megabytes = {max_megabytes}
+# max_samples_per_class = 1000
 
 [mqtt]
 # Longest silence before a ping, and longest pause between two attempts to connect.
 keep_alive = "60s"
 longest_pause = "60s"
+
+[predict]
+# A folder whose images `edge-client run` classifies as they come, and where it publishes what they show, as JSON.
+# watch = "camera"
+# topic = "{topic}"
+
+[ingest]
+# A folder of class folders, such as labelled/<class>/1.jpg, whose images `edge-client run` stores as they come.
+# watch = "labelled"
 "#,
             classes = quoted_list(&self.classes),
             fleet = quoted(self.fleet.as_str()),
@@ -270,7 +364,8 @@ mod tests {
         assert_eq!(valid.extractor, Path::new("etc/a \"quoted\" folder/digits.toml"));
         assert_eq!(valid.state, Path::new("etc/C:\\state"));
         assert_eq!(valid.broker.login(), Some(("me", "a\"b")));
-        assert_eq!(valid.limits, StoreLimits::default());
+        assert_eq!(valid.limits, StoreLimits { max_samples_per_class: 20_000, ..StoreLimits::default() });
+        assert_eq!((valid.predict, valid.ingest_watch), (None, None));
         assert_eq!(valid.keep_alive, Duration::from_secs(60));
         let many: Vec<String> = (0..1_000).map(|class| format!("class {class}")).collect();
         assert_eq!(check(&Draft { classes: many.clone(), ..draft() }.text()).unwrap().classes, many);
@@ -289,14 +384,45 @@ mod tests {
             ("max_megabytes = 64", "max_megabytes = 9999999", "`store.max_megabytes` is 9999999"),
             ("keep_alive = \"60s\"", "keep_alive = \"1s\"", "`mqtt.keep_alive` is 1s; it must be \"5s\" to"),
             ("longest_pause = \"60s\"", "longest_pause = \"2h\"", "`mqtt.longest_pause` is 7200s"),
-            ("longest_pause = \"60s\"", "longest_pause = 60", "line 28: invalid type"),
+            ("longest_pause = \"60s\"", "longest_pause = 60", "line 29: invalid type"),
             ("fleet = \"north\"", "fleet = \"North\"", "line 5: `North` is not a name"),
             ("mqtt://me", "http://me", "begins with `mqtt://`"),
-            ("max_samples", "max_sample", "did you mean `max_samples`?"),
+            ("max_samples = 20000", "max_sample = 1", "did you mean `max_samples`?"),
+            (
+                "# max_samples_per_class = 1000",
+                "max_samples_per_class = 0",
+                "`store.max_samples_per_class` is 0; it must",
+            ),
+            ("# topic", "topic", "nothing is predicted; set `predict.watch`"),
         ] {
             let text = draft().text().replace(from, to);
             let error = check(&text).unwrap_err().to_string();
             assert!(error.contains(expected) && error.contains("etc/device.toml"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_watched_folder_is_beside_the_configuration() {
+        let text = draft().text().replace("# watch = \"labelled\"", "watch = \"labelled\"");
+        assert_eq!(check(&text).unwrap().ingest_watch.as_deref(), Some(Path::new("etc/labelled")));
+    }
+
+    #[test]
+    fn predictions_have_a_topic_of_their_own() {
+        let text = draft().text().replace("# watch", "watch");
+        let predict = check(&text).unwrap().predict.unwrap();
+        assert_eq!(predict.watch, Path::new("etc/camera"));
+        assert_eq!(predict.topic, "grapevine/v1/north/predictions/camera-1");
+        let with_topic = |topic: &str| {
+            let line = format!("topic = \"{topic}\"");
+            check(&text.replace("# topic = \"grapevine/v1/north/predictions/camera-1\"", &line))
+        };
+        assert_eq!(with_topic("plant/camera").unwrap().predict.unwrap().topic, "plant/camera");
+        assert_eq!(with_topic(&predict.topic).unwrap().predict, Some(predict));
+        for topic in ["", "plant/#", "a/+/b", "grapevine/v1/north/up/camera-1", "grapevine/v1/north/predictions/other"]
+        {
+            let error = with_topic(topic).unwrap_err().to_string();
+            assert!(error.contains(&format!("`predict.topic` is `{topic}`; it must not")), "{error}");
         }
     }
 }

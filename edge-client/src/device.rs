@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, never};
 use grapevine_host::transport::{Event as Link, Options, PublishError, StartError, Traffic, Transport, Will};
 use grapevine_host::{BrokerAddress, Shutdown, cpu};
 use grapevine_protocol::limits::MAX_FRAME_BYTES;
@@ -13,6 +13,7 @@ use grapevine_protocol::{
     DeviceId, FleetId, HeadsBody, Leaving, RoundId, RunId, ToAggregator, decode_to_device, encode, topics,
 };
 
+use crate::predict::Outgoing;
 use crate::session::{Action, Event, FinishedUpdate, Identity, Job, Session};
 use crate::store::{NewestHead, OutboxEntry, Store, StoreError};
 use crate::work::work;
@@ -25,8 +26,10 @@ const MOST_FOREIGN_BYTES: usize = 4 * 1024 * 1024;
 const INCOMING: usize = 64;
 /// Stack of the working thread; all large buffers are on the heap.
 const WORK_STACK_BYTES: usize = 512 * 1024;
-/// A session without any timer looks up this often.
-const IDLE: Duration = Duration::from_secs(3600);
+/// How soon it is looked for acknowledgements while [`DeviceOptions::outgoing`] waits for them.
+const ACKNOWLEDGEMENT_PAUSE: Duration = Duration::from_millis(50);
+/// How often the stored samples are counted: an ingest may go on beside the session.
+const COUNT_PERIOD: Duration = Duration::from_secs(30);
 
 /// What a device needs to run.
 #[derive(Clone, Debug)]
@@ -43,6 +46,8 @@ pub struct DeviceOptions {
     pub longest_pause: Duration,
     /// Lets at most so many devices of one process work at once; `None` for a device of its own.
     pub gate: Option<Gate>,
+    /// What is published beside the fleet's rounds, if anything.
+    pub outgoing: Option<Arc<Outgoing>>,
 }
 
 /// Lets a limited number of devices in one process work at the same time.
@@ -127,6 +132,7 @@ pub fn run(
         jobs,
         session: Session::new(options.identity.clone(), samples, pending),
         started: now(),
+        count_at: COUNT_PERIOD,
         delivered: 0,
     };
     let report = shell.serve(link, &done, shutdown, observe);
@@ -212,6 +218,8 @@ struct Shell<'a> {
     jobs: Sender<Job>,
     session: Session,
     started: Instant,
+    /// When the samples are counted next.
+    count_at: Duration,
     delivered: u32,
 }
 
@@ -223,9 +231,18 @@ impl Shell<'_> {
         shutdown: &Shutdown,
         observe: &mut dyn FnMut(&Event),
     ) -> Result<DeviceReport, RunError> {
+        let outgoing = self.options.outgoing.as_deref();
+        let pushed = outgoing.map_or_else(never, |outgoing| outgoing.woken().clone());
         while !shutdown.is_requested() {
-            self.act(observe)?;
-            let wait = self.session.poll_timeout().map_or(IDLE, |at| at.saturating_sub(self.now()));
+            self.act(observe);
+            let mut wait = self
+                .session
+                .poll_timeout()
+                .map_or(self.count_at, |at| at.min(self.count_at))
+                .saturating_sub(self.now());
+            if outgoing.is_some_and(|outgoing| outgoing.publish(&self.transport)) {
+                wait = wait.min(ACKNOWLEDGEMENT_PAUSE);
+            }
             crossbeam_channel::select! {
                 recv(link) -> event => match event {
                     Ok(event) => self.handle_link(event, observe),
@@ -235,11 +252,16 @@ impl Shell<'_> {
                     Ok(update) => self.handle_done(update),
                     Err(_) => return Err(RunError::Panicked),
                 },
+                recv(pushed) -> _ => {}
                 recv(shutdown.receiver()) -> _ => break,
                 default(wait) => {}
             }
             let now = self.now();
             self.session.handle_timeout(now);
+            if self.count_at <= now {
+                self.count_at = now + COUNT_PERIOD;
+                self.session.handle_samples(now, self.store.counts()?.iter().sum());
+            }
         }
         let goodbye = encode(&self.session.last_will(), &[]);
         let up = topics::up(&self.options.fleet, &self.options.identity.device);
@@ -262,18 +284,24 @@ impl Shell<'_> {
             }
             Link::Disconnected { reason } => {
                 tracing::warn!("connection lost: {reason}; it is tried again");
-                tell(&Event::Disconnected, observe);
-                self.session.handle_disconnected();
+                self.handle_disconnected(observe);
             }
             Link::Refused { reason } => {
                 tracing::error!("the broker refuses this device: {reason}");
-                tell(&Event::Disconnected, observe);
-                self.session.handle_disconnected();
+                self.handle_disconnected(observe);
             }
             Link::Message { payload, .. } => match decode_to_device(&payload) {
                 Ok((message, block)) => self.session.handle_message(now, message, block),
                 Err(error) => tell(&Event::Ignored(error.refusal()), observe),
             },
+        }
+    }
+
+    fn handle_disconnected(&mut self, observe: &mut dyn FnMut(&Event)) {
+        tell(&Event::Disconnected, observe);
+        self.session.handle_disconnected();
+        if let Some(outgoing) = &self.options.outgoing {
+            outgoing.hang_up();
         }
     }
 
@@ -285,7 +313,7 @@ impl Shell<'_> {
         }
     }
 
-    fn act(&mut self, observe: &mut dyn FnMut(&Event)) -> Result<(), RunError> {
+    fn act(&mut self, observe: &mut dyn FnMut(&Event)) {
         while let Some(action) = self.session.poll_action() {
             match action {
                 Action::Send(message, block) => self.send(&message, &block),
@@ -304,8 +332,8 @@ impl Shell<'_> {
                         self.session.handle_failure(now);
                     }
                 }
-                Action::SaveHeads { run, round, content, digest } => self.save_heads(run, round, &content, digest.0)?,
-                Action::EmptyOutbox(digest) => drop(self.store.empty_outbox(digest.0)?),
+                Action::SaveHeads { run, round, content, digest } => self.save_heads(run, round, &content, digest.0),
+                Action::EmptyOutbox(digest) => self.empty_outbox(digest.0),
                 Action::Report(event) => {
                     if matches!(event, Event::Delivered(_)) {
                         self.delivered += 1;
@@ -314,7 +342,6 @@ impl Shell<'_> {
                 }
             }
         }
-        Ok(())
     }
 
     /// What cannot go out now is said again by the session's timers.
@@ -327,16 +354,23 @@ impl Shell<'_> {
         }
     }
 
-    fn save_heads(&self, run: RunId, round: RoundId, content: &[u8], digest: [u8; 32]) -> Result<(), RunError> {
+    /// A head that cannot be kept, on a full disk perhaps, costs `classify` a round and the fleet nothing.
+    fn save_heads(&self, run: RunId, round: RoundId, content: &[u8], digest: [u8; 32]) {
         match HeadsBody::decode(content, self.options.identity.shape) {
             Ok(heads) => {
                 let newest = NewestHead { run: run.0, round: round.0, main: heads.0.main, digest };
-                Ok(self.store.put_head(&newest)?)
+                if let Err(error) = self.store.put_head(&newest) {
+                    tracing::error!(round = round.0, "the newest head is not kept: {error}");
+                }
             }
-            Err(error) => {
-                tracing::error!("the fleet's heads cannot be used: {error}");
-                Ok(())
-            }
+            Err(error) => tracing::error!("the fleet's heads cannot be used: {error}"),
+        }
+    }
+
+    /// What stays in the outbox is offered once more after the next start, and the aggregator knows it.
+    fn empty_outbox(&self, digest: [u8; 32]) {
+        if let Err(error) = self.store.empty_outbox(digest) {
+            tracing::error!("the delivered update is not forgotten: {error}");
         }
     }
 

@@ -1,8 +1,11 @@
-//! An image file becomes the tensor the extractor expects: decode, turn upright, resize, normalise.
+//! An image becomes the tensor the extractor expects: decode, turn upright, resize, normalise.
 //!
-//! PNG and JPEG with 8 or 16 bits; 16 bits are rounded to 8. Transparent pixels are laid over black. The way of the
-//! pixels is that of Pillow's `convert("L" or "RGB").resize(size, BILINEAR)`, within one level of 255, so that
-//! features agree with those of the scripts that made the extractor.
+//! PNG and JPEG, and plain pixels. The way of the pixels is that of Pillow's `exif_transpose`, `convert("L" or "RGB")`
+//! and `resize(size, BILINEAR)`, so that features agree with those of the scripts that made the extractor: bit for bit
+//! for PNG, within what two JPEG decoders differ for JPEG. So transparency is dropped, and of 16 bits the upper 8 count.
+
+mod jpeg;
+mod resample;
 
 use core::panic::AssertUnwindSafe;
 use std::fs::File;
@@ -11,9 +14,10 @@ use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
 use grapevine_models::manifest::{Input, Layout};
-use image::imageops::{self, FilterType};
 use image::metadata::Orientation;
-use image::{DynamicImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, guess_format};
+
+use crate::source::{Content, Pixels};
 
 /// Largest image file, in bytes.
 pub const MAX_IMAGE_BYTES: u64 = 64 << 20;
@@ -65,11 +69,22 @@ pub enum ImageError {
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// Neither PNG nor JPEG.
-    #[error("it is neither a PNG nor a JPEG image; convert it")]
-    Format,
+    #[error("it is neither a PNG nor a JPEG image{}; convert it", found(*.0))]
+    Format(Option<ImageFormat>),
+    /// A JPEG image without its end: what is missing would become a grey area.
+    #[error("the JPEG image ends in the middle; copy it again")]
+    CutShort,
     /// Damaged, cut short, or beyond the limits on sides and memory.
     #[error("{0}; save the image again, at most {side} pixels a side", side = MAX_IMAGE_SIDE)]
     Image(#[from] image::ImageError),
+    /// Pixels of another size than they should be.
+    #[error("{bytes} bytes are no picture of {} x {} pixels", size[0], size[1])]
+    Pixels {
+        /// Bytes there are.
+        bytes: usize,
+        /// Pixels across and down.
+        size: [u32; 2],
+    },
     /// Too many pixels.
     #[error("it takes {bytes} bytes of memory, the limit is {limit}; scale the image down", limit = MAX_DECODED_BYTES)]
     Memory {
@@ -111,21 +126,42 @@ impl ImageInput {
     pub fn decode(&self, bytes: &[u8]) -> Result<Vec<f32>, DecodeError> {
         // Image files come from anywhere. Nothing the decoder touched is used after a panic.
         let image = catch_unwind(AssertUnwindSafe(|| decode_upright(bytes))).map_err(|_| DecodeError::Decoder)??;
-        Ok(if self.channels == 1 {
-            self.normalise(self.resize(grey(image)).as_raw())
-        } else {
-            self.normalise(self.resize(rgb(image)).as_raw())
-        })
+        let size = [image.width() as usize, image.height() as usize];
+        Ok(if image.color().has_color() { self.tensor(rgb(image), size, 3) } else { self.tensor(grey(image), size, 1) })
     }
 
-    fn resize<P>(&self, image: image::ImageBuffer<P, Vec<u8>>) -> image::ImageBuffer<P, Vec<u8>>
-    where
-        P: image::Pixel<Subpixel = u8> + 'static,
-    {
-        if image.dimensions() == (self.width, self.height) {
-            return image;
+    /// The tensor of an image from a source of data.
+    pub fn prepare(&self, content: &Content) -> Result<Vec<f32>, DecodeError> {
+        match content {
+            Content::Encoded(bytes) => self.decode(bytes),
+            Content::Pixels(Pixels { width, height, channels, bytes }) => {
+                let size = [*width as usize, *height as usize];
+                let fits = [1, 3].contains(channels) && size[0] * size[1] * usize::from(*channels) == bytes.len();
+                if !fits || bytes.is_empty() {
+                    return Err(DecodeError::Pixels { bytes: bytes.len(), size: [*width, *height] });
+                }
+                Ok(self.tensor(bytes.clone(), size, usize::from(*channels)))
+            }
         }
-        imageops::resize(&image, self.width, self.height, FilterType::Triangle)
+    }
+
+    /// `pixels` are `[row][column][channel]` in 1 or 3 channels.
+    fn tensor(&self, pixels: Vec<u8>, size: [usize; 2], channels: usize) -> Vec<f32> {
+        let new_size = [self.width as usize, self.height as usize];
+        match (channels, self.channels) {
+            (1, 1) => self.normalise(&resample::resize::<1>(pixels, size, new_size)),
+            (1, _) => {
+                // Three equal channels stay equal.
+                let levels = resample::resize::<1>(pixels, size, new_size);
+                self.normalise(&levels.into_iter().flat_map(|level| [level; 3]).collect::<Vec<u8>>())
+            }
+            (_, 1) => {
+                let (colours, _) = pixels.as_chunks::<3>();
+                let levels = colours.iter().copied().map(luma).collect();
+                self.normalise(&resample::resize::<1>(levels, size, new_size))
+            }
+            _ => self.normalise(&resample::resize::<3>(pixels, size, new_size)),
+        }
     }
 
     /// `pixels` are `[row][column][channel]`.
@@ -155,14 +191,18 @@ pub fn read_image_file(path: &Path) -> Result<Vec<u8>, ImageError> {
 }
 
 fn decode_upright(bytes: &[u8]) -> Result<DynamicImage, DecodeError> {
-    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(image::ImageError::from)?;
-    if !matches!(reader.format(), Some(ImageFormat::Png | ImageFormat::Jpeg)) {
-        return Err(DecodeError::Format);
+    let format = match guess_format(bytes).ok() {
+        Some(format @ (ImageFormat::Png | ImageFormat::Jpeg)) => format,
+        other => return Err(DecodeError::Format(other)),
+    };
+    if format == ImageFormat::Jpeg && !jpeg::is_whole(bytes) {
+        return Err(DecodeError::CutShort);
     }
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_IMAGE_SIDE);
     limits.max_image_height = Some(MAX_IMAGE_SIDE);
     limits.max_alloc = Some(MAX_DECODED_BYTES);
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits);
     let mut decoder = reader.into_decoder()?;
     let decoded_bytes = decoder.total_bytes();
@@ -175,45 +215,42 @@ fn decode_upright(bytes: &[u8]) -> Result<DynamicImage, DecodeError> {
     Ok(image)
 }
 
-fn rgb(image: DynamicImage) -> RgbImage {
-    if !image.color().has_alpha() {
-        return image.into_rgb8();
-    }
-    let image = image.into_rgba8();
-    let (width, height) = image.dimensions();
-    RgbImage::from_fn(width, height, |x, y| {
-        let [red, green, blue, alpha] = image.get_pixel(x, y).0;
-        image::Rgb([over_black(red, alpha), over_black(green, alpha), over_black(blue, alpha)])
-    })
-}
-
-fn grey(image: DynamicImage) -> GrayImage {
-    match (image.color().has_color(), image.color().has_alpha()) {
-        (false, false) => image.into_luma8(),
-        (false, true) => {
-            let image = image.into_luma_alpha8();
-            let (width, height) = image.dimensions();
-            GrayImage::from_fn(width, height, |x, y| {
-                let [luma, alpha] = image.get_pixel(x, y).0;
-                image::Luma([over_black(luma, alpha)])
-            })
-        }
-        (true, _) => {
-            let image = rgb(image);
-            let (width, height) = image.dimensions();
-            let pixels = image.pixels().map(|pixel| luma(pixel.0)).collect();
-            GrayImage::from_raw(width, height, pixels).expect("one byte per pixel")
-        }
+/// `[row][column][channel]` of an image in colour.
+fn rgb(image: DynamicImage) -> Vec<u8> {
+    match image {
+        DynamicImage::ImageRgba8(image) => image.pixels().flat_map(|pixel| first_three(pixel.0)).collect(),
+        DynamicImage::ImageRgb16(image) => image.iter().copied().map(upper).collect(),
+        DynamicImage::ImageRgba16(image) => image.pixels().flat_map(|pixel| first_three(pixel.0.map(upper))).collect(),
+        image => image.into_rgb8().into_raw(),
     }
 }
 
-fn over_black(value: u8, alpha: u8) -> u8 {
-    ((u16::from(value) * u16::from(alpha) + 127) / 255) as u8
+/// `[row][column]` of an image without colour.
+fn grey(image: DynamicImage) -> Vec<u8> {
+    match image {
+        DynamicImage::ImageLumaA8(image) => image.pixels().map(|pixel| pixel.0[0]).collect(),
+        DynamicImage::ImageLuma16(image) => image.iter().copied().map(upper).collect(),
+        DynamicImage::ImageLumaA16(image) => image.pixels().map(|pixel| upper(pixel.0[0])).collect(),
+        image => image.into_luma8().into_raw(),
+    }
+}
+
+fn first_three([red, green, blue, _]: [u8; 4]) -> [u8; 3] {
+    [red, green, blue]
+}
+
+fn upper(level: u16) -> u8 {
+    (level >> 8) as u8
 }
 
 /// ITU-R 601 in 16-bit fixed point: `0.299 R + 0.587 G + 0.114 B`, rounded.
 fn luma([red, green, blue]: [u8; 3]) -> u8 {
     ((u32::from(red) * 19_595 + u32::from(green) * 38_470 + u32::from(blue) * 7_471 + 0x8000) >> 16) as u8
+}
+
+fn found(format: Option<ImageFormat>) -> String {
+    let name = format.and_then(|format| format.extensions_str().first().copied());
+    name.map(|name| format!(" but {}", name.to_uppercase())).unwrap_or_default()
 }
 
 #[cfg(test)]

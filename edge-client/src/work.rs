@@ -1,11 +1,8 @@
 //! A round's work on a device: from a job and the stored features to an encoded update. Pure.
 
-use grapevine_models::{
-    Balance, Heads, LocalTraining, Means, Method, ParamsError, Plan, Prototypes, Samples, SamplesError, Statistics,
-    stream,
-};
+use grapevine_models::{ParamsError, Samples, SamplesError, Statistics, stream, train_round};
 use grapevine_protocol::limits::MAX_BLOB_BYTES;
-use grapevine_protocol::{Aid, BodyError, DeviceId, HeadsBody, Task, Update, UpdateContent};
+use grapevine_protocol::{AidBody, BodyError, DeviceId, HeadsBody, Task, Update, UpdateContent};
 
 use crate::session::Job;
 use crate::store::Dataset;
@@ -59,36 +56,9 @@ pub fn work(job: &Job, device: &DeviceId, dataset: &Dataset) -> Result<Vec<u8>, 
 fn train(job: &Job, device: &DeviceId, samples: Samples<'_>) -> Result<UpdateContent, WorkError> {
     let notice = &job.notice;
     let (shape, params) = (notice.shape, notice.params.check()?);
-    let heads = match &job.heads {
-        Some(content) => HeadsBody::decode(content, shape)?.0,
-        None => Heads::zeros(shape),
-    };
-    let aid = job.aid.as_deref().map(|content| Aid::decode(content, shape)).transpose()?;
-    let prototypes = if params.method.sends_prototypes() {
-        Prototypes::of(&heads.main, &samples, params.min_samples_to_share)
-    } else {
-        Prototypes::default()
-    };
+    let heads = job.heads.as_deref().map(|content| HeadsBody::decode(content, shape)).transpose()?;
+    let aid = job.aid.as_deref().map(|content| AidBody::decode(content, shape)).transpose()?;
     let rng = stream(notice.seed, notice.round.0, device.as_str().as_bytes());
-    let mut plan = Plan::draw(samples.labels(), shape.classes(), &params, rng);
-    let balanced = plan.balanced().to_vec();
-    let (balance, prior) = balance_of(&aid, params.method, job.heads.is_some());
-    let mut training = LocalTraining::new(samples, heads, balance, &balanced, prior, params);
-    training.run(&mut plan);
-    let heads = training.into_heads();
-    heads.check(shape).map_err(WorkError::Diverged)?;
-    Ok(UpdateContent::Trained { heads, prototypes })
-}
-
-/// What the aid means for the method. Without prototypes the balance begins with the second round, as it does with
-/// them.
-fn balance_of(aid: &Option<Aid>, method: Method, has_heads: bool) -> (Balance<'_>, Option<&[f32]>) {
-    match aid {
-        Some(Aid::Prototypes(prototypes)) => (Balance::Prototypes(prototypes), None),
-        Some(Aid::Means(Means { by_class })) if by_class.is_empty() => (Balance::Nothing, None),
-        Some(Aid::Means(means)) => (Balance::Means(means), None),
-        Some(Aid::Prior(prior)) => (Balance::Nothing, Some(prior)),
-        None if method == Method::RedGrapeNoPrototypes && has_heads => (Balance::Local, None),
-        None => (Balance::Nothing, None),
-    }
+    train_round(samples, heads.map(|body| body.0), aid.as_ref().map(|body| &body.0), params, rng)
+        .map_err(WorkError::Diverged)
 }

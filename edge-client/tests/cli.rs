@@ -2,181 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, in which a panic is a failed test")]
 
+mod device;
+
 use std::fs;
-use std::path::{Path, PathBuf};
 #[cfg(unix)]
-use std::process::Child;
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::process::Stdio;
 
-use image::GrayImage;
+use device::*;
 use serde_json::Value;
-use tempfile::TempDir;
-
-const CLASSES: [&str; 10] = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
-const SIDE: usize = 8;
-
-/// What one call of the program gave.
-#[derive(Debug)]
-struct Outcome {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-/// A device in a folder of its own, in which the program runs.
-struct Device {
-    folder: TempDir,
-}
-
-impl Device {
-    fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
-    }
-
-    /// A device with a configuration.
-    fn configured() -> Self {
-        let device = Self::new();
-        device.init(&[]).succeeds();
-        device
-    }
-
-    /// A device with a configuration and `count` stored images.
-    fn filled(count: usize) -> Self {
-        let device = Self::configured();
-        device.write_digits("pictures", 0, count);
-        device.call(&["ingest", "pictures"]).succeeds();
-        device
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn call(&self, arguments: &[&str]) -> Outcome {
-        self.call_with(arguments, &[])
-    }
-
-    fn call_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Outcome {
-        let mut command = self.command(arguments);
-        let output = command.envs(environment.iter().copied()).output().unwrap();
-        Outcome {
-            code: output.status.code(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
-    }
-
-    /// A call in the device's folder, without the settings of whoever runs the tests.
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_edge-client"));
-        command.args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("GRAPEVINE_") {
-                command.env_remove(name);
-            }
-        }
-        command
-    }
-
-    /// `init` with the shipped extractor and what else is given.
-    fn init(&self, more: &[&str]) -> Outcome {
-        let extractor = shipped("digits.toml").to_str().unwrap().to_owned();
-        self.init_with(&extractor, &CLASSES.join(","), more)
-    }
-
-    fn init_with(&self, extractor: &str, classes: &str, more: &[&str]) -> Outcome {
-        let broker = "mqtt://broker.invalid";
-        let mut arguments = vec!["init", "--fleet", "north", "--device", "camera-1", "--broker", broker];
-        arguments.extend(["--extractor", extractor, "--classes", classes]);
-        arguments.extend(more);
-        self.call(&arguments)
-    }
-
-    /// Writes the shipped digits from `first` on as `folder/<class>/<index>.png`.
-    fn write_digits(&self, folder: &str, first: usize, count: usize) -> Vec<(PathBuf, &'static str)> {
-        let write = |(index, (label, pixels)): (usize, (u8, Vec<u8>))| {
-            let class = CLASSES[usize::from(label)];
-            let path = self.path(folder).join(class).join(format!("{index:04}.png"));
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            GrayImage::from_raw(SIDE as u32, SIDE as u32, pixels).unwrap().save(&path).unwrap();
-            (path, class)
-        };
-        digits().into_iter().enumerate().skip(first).take(count).map(write).collect()
-    }
-
-    /// Copies the shipped extractor here, so that it can be spoilt.
-    fn own_extractor(&self) -> PathBuf {
-        for name in ["digits.toml", "digits.onnx"] {
-            fs::copy(shipped(name), self.path(name)).unwrap();
-        }
-        self.path("digits.toml")
-    }
-
-    fn edit_config(&self, from: &str, to: &str) {
-        let text = fs::read_to_string(self.path("edge-client.toml")).unwrap();
-        assert!(text.contains(from), "{text}");
-        fs::write(self.path("edge-client.toml"), text.replace(from, to)).unwrap();
-    }
-
-    /// Names of everything in the device's folder.
-    fn names(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.folder.path()).unwrap();
-        let mut names: Vec<String> =
-            entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
-        names.sort();
-        names
-    }
-}
-
-impl Outcome {
-    #[track_caller]
-    fn succeeds(&self) -> &Self {
-        assert_eq!((self.code, self.stderr.as_str()), (Some(0), ""), "{self:?}");
-        self
-    }
-
-    /// Exactly one line on standard error, which says `expected`.
-    #[track_caller]
-    fn fails(&self, code: i32, expected: &str) -> &Self {
-        assert_eq!(self.code, Some(code), "{self:?}");
-        let lines: Vec<&str> = self.stderr.lines().collect();
-        assert_eq!(lines.len(), 1, "{self:?}");
-        assert!(lines[0].starts_with("error: ") && lines[0].contains(expected), "{self:?}");
-        self
-    }
-
-    #[track_caller]
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-}
-
-/// Killed when a test ends early.
-#[cfg(unix)]
-struct Running(Child);
-
-#[cfg(unix)]
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It has ended already in a test that passed.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn shipped(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/onnx").join(name).canonicalize().unwrap()
-}
-
-/// The shipped digits as label and pixels, see `models/export/digits_data.py` for the format.
-fn digits() -> Vec<(u8, Vec<u8>)> {
-    let bytes = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../simulator/data/digits.bin")).unwrap();
-    let (head, body) = bytes.split_at(16);
-    assert!(head.starts_with(b"GVDIGITS1\n"));
-    let count = u32::from_le_bytes(head[10..14].try_into().unwrap()) as usize;
-    let (labels, pixels) = body.split_at(count);
-    labels.iter().copied().zip(pixels.chunks_exact(SIDE * SIDE).map(<[u8]>::to_vec)).collect()
-}
 
 #[test]
 fn a_device_goes_from_init_to_a_classified_image() {
@@ -192,12 +26,12 @@ fn a_device_goes_from_init_to_a_classified_image() {
     let unseen = device.write_digits("unseen", 1_400, 100);
     let mut arguments = vec!["classify", "--top", "1", "--json"];
     arguments.extend(unseen.iter().map(|(path, _)| path.to_str().unwrap()));
-    let classified = device.call(&arguments).succeeds().json();
-    let right = unseen.iter().zip(classified.as_array().unwrap()).filter(|((_, class), image)| {
+    let classified = device.call(&arguments).succeeds().json_lines();
+    let right = unseen.iter().zip(&classified).filter(|((_, class), image)| {
         assert_eq!(image["predictions"].as_array().unwrap().len(), 1);
         image["predictions"][0]["class"] == *class
     });
-    assert!(right.count() > 80, "{classified}");
+    assert!(right.count() > 80, "{classified:?}");
     let line = device.call(&["classify", unseen[0].0.to_str().unwrap()]);
     assert_eq!(line.succeeds().stdout.matches(" %").count(), 3, "three classes unless asked otherwise: {line:?}");
 }
@@ -216,10 +50,19 @@ fn status_tells_what_a_device_has() {
     assert_eq!(status["running"], Value::Null);
     let classes = status["store"]["by_class"].as_array().unwrap();
     assert_eq!(classes.iter().map(|class| class["samples"].as_u64().unwrap()).sum::<u64>(), 50);
+    let shares = classes.iter().map(|class| class["share"].as_f64().unwrap()).sum::<f64>();
+    assert!((shares - 1.0).abs() < 1e-9 && status["store"]["imbalance_ratio"].as_f64().unwrap() > 1.0, "{status}");
     device.call(&["train", "--save"]).succeeds();
-    let people = device.call(&["status"]);
+    let people = device.call_with(&["status"], &[("LC_ALL", "C.UTF-8"), ("COLUMNS", "70")]);
     let text = &people.succeeds().stdout;
     assert!(text.contains("made by this device") && text.contains("█") && text.contains("never ran"), "{text}");
+    assert!(text.contains("imbalance ratio"), "{text}");
+    let plain = device.call_with(&["status"], &[("LC_ALL", "C"), ("COLUMNS", "70")]);
+    assert!(plain.succeeds().stdout.is_ascii() && plain.stdout.contains("####"), "{plain:?}");
+    let widest = plain.stdout.lines().filter(|line| line.contains('#')).map(str::len).max();
+    assert_eq!(widest, Some(70), "{plain:?}");
+    device.edit_config("# max_samples_per_class = 1000", "max_samples_per_class = 9");
+    assert!(device.call(&["status"]).succeeds().stdout.contains("at most 20000 and 9 per class"));
 }
 
 #[test]
@@ -327,7 +170,7 @@ fn mistakes_in_the_configuration_name_line_and_remedy() {
 #[test]
 fn a_wrong_folder_costs_nothing_even_with_reset() {
     let device = Device::configured();
-    device.call(&["ingest", "nowhere"]).fails(1, "cannot list nowhere");
+    device.call(&["ingest", "nowhere"]).fails(1, "cannot open nowhere");
     fs::create_dir(device.path("empty")).unwrap();
     device.call(&["ingest", "empty"]).fails(1, "no PNG or JPEG image in empty; put images into one folder per class");
     device.write_digits("pictures", 0, 20);
@@ -353,9 +196,11 @@ fn what_cannot_be_ingested_is_named_and_the_rest_is_stored() {
     assert!(broken.stdout.contains("20 added"), "{broken:?}");
     fs::remove_file(device.path("pictures/one/broken.png")).unwrap();
     fs::create_dir(device.path("pictures/eleven")).unwrap();
+    let one = fs::read_dir(device.path("pictures/one")).unwrap().next().unwrap().unwrap().path();
+    fs::copy(one, device.path("pictures/eleven/1.png")).unwrap();
     let unknown = device.call(&["ingest", "pictures", "--json"]);
-    unknown.fails(1, "pictures/eleven is no class of the configuration");
-    assert_eq!(unknown.json()["unknown_folders"][0], "pictures/eleven");
+    unknown.fails(1, "`eleven` is no class of the configuration");
+    assert_eq!(unknown.json()["unknown_classes"][0], "eleven");
 }
 
 #[test]
@@ -373,18 +218,38 @@ fn classify_says_what_is_missing() {
     fs::write(device.path("text.png"), "no image").unwrap();
     let mixed = device.call(&["classify", "text.png", picture, "--json"]);
     mixed.fails(1, "text.png: it is neither a PNG nor a JPEG image; convert it");
-    assert_eq!(mixed.json()[1]["predictions"].as_array().unwrap().len(), 3, "the others are classified");
+    let lines = mixed.json_lines();
+    assert_eq!(lines[1]["predictions"].as_array().unwrap().len(), 3, "the others are classified");
+    assert!(lines[0]["error"].as_str().unwrap().starts_with("text.png: it is neither"), "{lines:?}");
     device.call(&["classify", "none.png"]).fails(1, "cannot read none.png");
     device.call(&["classify"]).fails(2, "<IMAGE>");
 }
 
 #[test]
-fn a_changed_class_list_is_refused_until_a_reset() {
+fn another_order_of_classes_keeps_the_samples_and_a_missing_class_is_refused() {
     let device = Device::filled(20);
-    device.edit_config("\"zero\", \"one\"", "\"one\", \"zero\"");
-    for command in [&["ingest", "pictures"][..], &["train"], &["classify", "x.png"], &["status"], &["run"]] {
-        device.call(command).fails(1, "run `edge-client ingest --reset`");
+    let samples = |status: &Value| {
+        let class = |class: &Value| (class["class"].as_str().unwrap().to_owned(), class["samples"].as_u64().unwrap());
+        let mut classes: Vec<_> = status["store"]["by_class"].as_array().unwrap().iter().map(class).collect();
+        classes.sort();
+        classes
+    };
+    let before = samples(&device.call(&["status", "--json"]).succeeds().json());
+    device.edit_config("\"zero\", \"one\"", "\"one\", \"ten\", \"zero\"");
+    for command in [&["train"][..], &["classify", "x.png"], &["status"]] {
+        device.call(command).fails(1, "`edge-client run` or `edge-client ingest` takes its samples over by name");
     }
+    let ingested = device.call(&["ingest", "pictures"]);
+    assert!(ingested.code == Some(0) && ingested.stderr.contains("taken over by name"), "{ingested:?}");
+    assert!(ingested.stdout.contains("20 images: 0 added, 20 duplicates"), "{ingested:?}");
+    let after = samples(&device.call(&["status", "--json"]).succeeds().json());
+    assert_eq!(after.iter().filter(|(class, _)| class != "ten").cloned().collect::<Vec<_>>(), before);
+
+    device.edit_config("\"zero\"", "\"nought\"");
+    for command in [&["ingest", "pictures"][..], &["run"], &["train", "--save"]] {
+        device.call(command).fails(1, "samples of `zero`, which the configuration no longer lists");
+    }
+    fs::rename(device.path("pictures/zero"), device.path("pictures/nought")).unwrap();
     device.call(&["ingest", "pictures", "--reset"]).succeeds();
     assert_eq!(device.call(&["status", "--json"]).succeeds().json()["store"]["samples"], 20);
 }

@@ -1,5 +1,5 @@
 //! One device's local round at a size where it matters: d 512, C 100, 200 samples, 5 epochs, batch 64.
-//! Prints GFLOP/s beside what a large matrix product reaches alone on one core. The operations counted are those of the
+//! Prints GFLOP/s beside what a large product of matrixmultiply reaches on one core. The operations counted are those of the
 //! textbook form; the dual form needs fewer, so the figure may lie above the ceiling.
 #![allow(
     clippy::unwrap_used,
@@ -13,7 +13,8 @@ use std::time::Instant;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use grapevine_models::{
-    Balance, Head, Heads, LocalTraining, Method, Params, Plan, Prototypes, Samples, Shape, Statistics, Sums, stream,
+    Balance, Head, Heads, Local, LocalTraining, Method, Params, Plan, Prototypes, Samples, Shape, Statistics, Sums,
+    stream,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -46,7 +47,14 @@ impl Device {
         let params = params.check().expect("defaults are valid");
         let mut plan = Plan::draw(&self.labels, CLASSES, &params, stream(1, 1, b"device"));
         let balanced = plan.balanced().to_vec();
-        let mut training = LocalTraining::new(self.samples(), heads.clone(), balance, &balanced, None, params);
+        let mut training = LocalTraining::new(
+            self.samples(),
+            heads.clone(),
+            Local { balance, ..Local::PLAIN },
+            &balanced,
+            plan.draws(),
+            params,
+        );
         training.run(&mut plan);
         training.into_heads()
     }
@@ -80,7 +88,7 @@ fn local_round(criterion: &mut Criterion) {
             bencher.iter(|| black_box(device.round(params, balance, &heads)));
         });
         let rows = match balance {
-            Balance::Nothing | Balance::Local => 0,
+            Balance::Nothing | Balance::Local | Balance::Redrawn(_) => 0,
             Balance::Prototypes(_) => balanced_rows(&device, params),
             Balance::Means(_) => balanced_rows(&device, params) + missing(&device, params),
         };
@@ -91,7 +99,7 @@ fn local_round(criterion: &mut Criterion) {
     criterion.bench_function("prototypes of one device", |bencher| {
         bencher.iter(|| black_box(Prototypes::of(&heads.main, &device.samples(), 1)));
     });
-    println!("sgemm alone, 512 x 512 x 512: {:.1} GFLOP/s", sgemm_peak());
+    println!("matrixmultiply, 512 x 512 x 512: {:.1} GFLOP/s", sgemm_peak());
 }
 
 fn balanced_rows(device: &Device, params: Params) -> usize {

@@ -1,4 +1,12 @@
-//! `exp` and `softmax` in plain arithmetic: vectorises, and gives the same bits on every architecture.
+//! `exp`, `softmax` and sums in plain arithmetic: the same bits on every architecture, whatever its vectors.
+//!
+//! Sums go through a fixed number of lanes, which is what lets the compiler use vectors. Nothing here is fused: the
+//! compiler may not do that by itself.
+
+use crate::kernel::vectorised;
+
+/// Lanes of a sum or of a maximum.
+const LANES: usize = 16;
 
 /// `e^x` for `x <= 0`, within 2 units in the last place; underflows to zero below -87.3.
 ///
@@ -34,7 +42,42 @@ pub(crate) fn exp_non_positive(x: f32) -> f32 {
 /// The entry of the true class is minus the sum of the others. `p - 1` would lose every digit where the head is sure,
 /// and the balanced gradient is rescaled, which would blow the rounding error up.
 pub(crate) fn softmax_error(row: &mut [f32], label: usize, weight: f32) {
-    let largest = row.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+    vectorised!(_ => softmax_error_in_lanes(row, label, weight));
+}
+
+/// Turns one row of logits into `weight` times the gradient of the focal loss `-(1 - p)^gamma log p` in place, for the
+/// probability `p` of the true class: the cross-entropy's, times `(1 - p)^gamma - gamma p (1 - p)^(gamma - 1) log p`.
+pub(crate) fn focal_error(row: &mut [f32], label: usize, weight: f32, gamma: f32) {
+    softmax_error(row, label, 1.0);
+    let gamma = f64::from(gamma);
+    // The error of the true class is p - 1, without the digits that a difference would lose.
+    let miss = f64::from(-row[label]);
+    let p = 1.0 - miss;
+    let factor = if gamma == 0.0 {
+        1.0
+    } else if miss > 0.0 {
+        let slope = if p > 0.0 { gamma * p * libm::pow(miss, gamma - 1.0) * libm::log1p(-miss) } else { 0.0 };
+        libm::pow(miss, gamma) - slope
+    } else {
+        0.0
+    };
+    let scale = (f64::from(weight) * factor) as f32;
+    row.iter_mut().for_each(|value| *value *= scale);
+}
+
+/// L2 norm of a slice, in double precision: squares of tiny gradients do not underflow.
+pub(crate) fn norm(values: &[f32]) -> f64 {
+    libm::sqrt(dot(values, values))
+}
+
+/// Sum of the products of two slices of equal length, in double precision.
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f64 {
+    vectorised!(_ => dot_in_lanes(a, b))
+}
+
+#[inline(always)]
+fn softmax_error_in_lanes(row: &mut [f32], label: usize, weight: f32) {
+    let largest = largest(row);
     for value in row.iter_mut() {
         *value = exp_non_positive(*value - largest);
     }
@@ -47,30 +90,43 @@ pub(crate) fn softmax_error(row: &mut [f32], label: usize, weight: f32) {
     row[label] = -others * scale;
 }
 
-/// Sum in eight independent lanes: quick, and one fixed order on every machine.
-pub(crate) fn sum(values: &[f32]) -> f32 {
-    let mut lanes = [0.0_f32; 8];
-    let chunks = values.chunks_exact(8);
-    let rest: f32 = chunks.remainder().iter().sum();
+#[inline(always)]
+fn largest(values: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, *value);
+        }
+    }
+    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, b| larger(a, *b))
+}
+
+#[inline(always)]
+fn sum(values: &[f32]) -> f32 {
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut lanes = [0.0; LANES];
     for chunk in chunks {
         for (lane, value) in lanes.iter_mut().zip(chunk) {
             *lane += value;
         }
     }
-    lanes.iter().sum::<f32>() + rest
+    lanes.iter().chain(rest).sum()
 }
 
-/// L2 norm of a slice, accumulated in eight lanes of double precision: squares of tiny gradients do not underflow.
-pub(crate) fn norm(values: &[f32]) -> f64 {
-    let mut lanes = [0.0_f64; 8];
-    let chunks = values.chunks_exact(8);
-    let rest: f64 = chunks.remainder().iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
-    for chunk in chunks {
-        for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *lane += f64::from(*value) * f64::from(*value);
+#[inline(always)]
+fn dot_in_lanes(a: &[f32], b: &[f32]) -> f64 {
+    let product = |x: f32, y: f32| f64::from(x) * f64::from(y);
+    let ((chunks_a, rest_a), (chunks_b, rest_b)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let mut lanes = [0.0; LANES];
+    for (a, b) in chunks_a.iter().zip(chunks_b) {
+        for (lane, (x, y)) in lanes.iter_mut().zip(a.iter().zip(b)) {
+            *lane += product(*x, *y);
         }
     }
-    libm::sqrt(lanes.iter().sum::<f64>() + rest)
+    let rest: f64 = rest_a.iter().zip(rest_b).map(|(x, y)| product(*x, *y)).sum();
+    lanes.iter().sum::<f64>() + rest
 }
 
 #[cfg(test)]

@@ -16,6 +16,17 @@ pub const MAX_PARAMETER_VALUE: f32 = 65_536.0;
 /// Largest absolute value of one gradient entry: `|p - e| <= 1` times a feature.
 pub const MAX_GRADIENT_VALUE: f32 = MAX_FEATURE_VALUE;
 
+/// Largest weight of a class in a local loss.
+pub const MAX_CLASS_WEIGHT: f32 = 65_536.0;
+/// Largest mean loss a device may report: no cross-entropy of logits within the limits is larger.
+pub const MAX_LOSS: f32 = 1.0e11;
+/// Largest weight of one device in a merge.
+pub const MAX_DEVICE_WEIGHT: u32 = 256;
+/// Most numbers that a method may keep from round to round.
+pub const MAX_MEMORY_NUMBERS: usize = 1 << 26;
+
+/// Fractional bits of a device's weight in a merge: a resolution of 2e-4.
+pub(crate) const WEIGHT_FRACTION_BITS: u32 = 12;
 /// Fractional bits of a merged head parameter: a resolution of 1e-12.
 pub(crate) const HEAD_FRACTION_BITS: u32 = 40;
 /// Fractional bits of a merged gradient entry: a resolution of 6e-11.
@@ -31,14 +42,14 @@ const fn log2_ceil(value: u128) -> u32 {
     u128::BITS - (value - 1).leading_zeros()
 }
 
-// A head sum is an i128 of `parameter * samples` over all devices.
-const _: () = assert!(
-    HEAD_FRACTION_BITS
-        + log2_ceil(MAX_PARAMETER_VALUE as u128)
-        + log2_ceil(MAX_SAMPLES as u128)
-        + log2_ceil(MAX_DEVICES as u128)
-        < 127
-);
+const WEIGHT_BITS: u32 = WEIGHT_FRACTION_BITS
+    + log2_ceil(MAX_DEVICE_WEIGHT as u128)
+    + log2_ceil(MAX_SAMPLES as u128)
+    + log2_ceil(MAX_DEVICES as u128);
+// A head sum is an i128 of `parameter * weight * samples` over all devices.
+const _: () = assert!(HEAD_FRACTION_BITS + log2_ceil(MAX_PARAMETER_VALUE as u128) + WEIGHT_BITS < 127);
+// The sum of `weight * samples` over all devices fits a `u64`.
+const _: () = assert!(WEIGHT_BITS < 64);
 // A prototype sum is an i64 of gradient entries over all devices.
 const _: () =
     assert!(GRADIENT_FRACTION_BITS + log2_ceil(MAX_GRADIENT_VALUE as u128) + log2_ceil(MAX_DEVICES as u128) < 63);

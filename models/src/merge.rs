@@ -2,20 +2,62 @@
 //! whatever the order of arrival, and whatever tree or shards the sums went through.
 
 use alloc::collections::BTreeMap;
+use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::head::{Head, Heads};
-use crate::limits::{GRADIENT_FRACTION_BITS, HEAD_FRACTION_BITS, MAX_DEVICES, MAX_SAMPLES};
+use crate::limits::{
+    GRADIENT_FRACTION_BITS, HEAD_FRACTION_BITS, MAX_DEVICE_WEIGHT, MAX_DEVICES, MAX_SAMPLES, WEIGHT_FRACTION_BITS,
+};
 use crate::prototype::Prototypes;
 use crate::shape::Shape;
 
-/// The running sum of heads weighted by samples, `sum n_k (W_k, b_k, Ŵ_k, b̂_k)`. Its size does not depend on the
-/// number of devices.
+/// How much a device counts in the mean of the heads beside its samples: a fixed-point number, so that sums stay exact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DeviceWeight(u32);
+
+impl DeviceWeight {
+    /// Every sample counts once.
+    pub const ONE: Self = Self(1 << WEIGHT_FRACTION_BITS);
+
+    /// The nearest weight to a number, between 0 and [`MAX_DEVICE_WEIGHT`]; 0 for a NaN.
+    pub fn nearest(weight: f64) -> Self {
+        let within = if weight > 0.0 { weight.min(f64::from(MAX_DEVICE_WEIGHT)) } else { 0.0 };
+        Self(libm::rint(within * f64::from(Self::ONE.0)) as u32)
+    }
+}
+
+/// The weights of a round's devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceWeights {
+    /// Of the devices that have one of their own.
+    pub by_device: BTreeMap<String, DeviceWeight>,
+    /// Of every other one.
+    pub others: DeviceWeight,
+}
+
+impl Default for DeviceWeights {
+    fn default() -> Self {
+        Self { by_device: BTreeMap::new(), others: DeviceWeight::ONE }
+    }
+}
+
+impl DeviceWeights {
+    /// The weight of one device.
+    pub fn of(&self, device: &str) -> DeviceWeight {
+        self.by_device.get(device).copied().unwrap_or(self.others)
+    }
+}
+
+/// The running sum of heads weighted by samples and device weights, `sum w_k n_k (W_k, b_k, Ŵ_k, b̂_k)`. Its size does
+/// not depend on the number of devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeadSum {
     shape: Shape,
     sums: Vec<i128>,
+    /// `sum w_k n_k`, in units of the weights' resolution.
+    weight: u64,
     samples: u64,
     devices: usize,
 }
@@ -34,20 +76,22 @@ pub enum MergeError {
 impl HeadSum {
     /// Nothing added yet.
     pub fn new(shape: Shape) -> Self {
-        Self { shape, sums: vec![0; 2 * shape.parameters()], samples: 0, devices: 0 }
+        Self { shape, sums: vec![0; 2 * shape.parameters()], weight: 0, samples: 0, devices: 0 }
     }
 
     /// Adds one device's heads, which must have passed [`Heads::check`] for this shape.
-    pub fn add(&mut self, heads: &Heads, samples: u32) -> Result<(), MergeError> {
+    pub fn add(&mut self, heads: &Heads, samples: u32, weight: DeviceWeight) -> Result<(), MergeError> {
         if samples == 0 || samples > MAX_SAMPLES {
             return Err(MergeError::Samples(samples));
         }
         if self.devices == MAX_DEVICES {
             return Err(MergeError::Devices);
         }
+        let weight = u64::from(samples) * u64::from(weight.0);
         for (sum, &value) in self.sums.iter_mut().zip(tensors(heads).into_iter().flatten()) {
-            *sum += i128::from(to_fixed(value, HEAD_FRACTION_BITS)) * i128::from(samples);
+            *sum += i128::from(to_fixed(value, HEAD_FRACTION_BITS)) * i128::from(weight);
         }
+        self.weight += weight;
         self.samples += u64::from(samples);
         self.devices += 1;
         Ok(())
@@ -57,6 +101,7 @@ impl HeadSum {
     pub fn add_sum(&mut self, other: &Self) {
         debug_assert_eq!(self.shape, other.shape, "sums of one fleet");
         self.sums.iter_mut().zip(&other.sums).for_each(|(a, b)| *a += b);
+        self.weight += other.weight;
         self.samples += other.samples;
         self.devices += other.devices;
     }
@@ -71,12 +116,12 @@ impl HeadSum {
         self.samples
     }
 
-    /// The weighted mean, or `None` before anything was added.
+    /// The weighted mean, or `None` before anything of any weight was added.
     pub fn mean(&self) -> Option<Heads> {
-        if self.samples == 0 {
+        if self.weight == 0 {
             return None;
         }
-        let unit = (1_u64 << HEAD_FRACTION_BITS) as f64 * self.samples as f64;
+        let unit = (1_u64 << HEAD_FRACTION_BITS) as f64 * self.weight as f64;
         let mut values = self.sums.iter().map(|&sum| (sum as f64 / unit) as f32);
         let mut heads = Heads::zeros(self.shape);
         for head in [&mut heads.main, &mut heads.supplementary] {

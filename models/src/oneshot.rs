@@ -4,7 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::head::Head;
-use crate::limits::MAX_PARAMETER_VALUE;
+use crate::limits::{MAX_FEATURE_VALUE, MAX_PARAMETER_VALUE};
 use crate::statistics::Statistics;
 
 /// Shrinkage of the covariance towards a multiple of the identity, by default.
@@ -19,7 +19,7 @@ const DEGENERATE: f64 = 1e-6;
 /// Nearest class mean: `W_c = mu_c`, `b_c = -|mu_c|² / 2`.
 pub fn ncm(statistics: &Statistics) -> Head {
     let means = statistics.means_f64();
-    from_rows(statistics, &means, |mean| {
+    from_rows(statistics, &means, |_, mean| {
         let bias = -0.5 * dot(mean, mean);
         (mean.to_vec(), bias)
     })
@@ -28,59 +28,92 @@ pub fn ncm(statistics: &Statistics) -> Head {
 /// Linear discriminant analysis with a uniform class prior: `W_c = Sigma⁻¹ mu_c`, `b_c = -W_c · mu_c / 2`, where
 /// `Sigma` is the pooled within-class covariance, shrunk by `shrinkage` towards its mean variance.
 pub fn lda(statistics: &Statistics, shrinkage: f64) -> Head {
-    let d = statistics.shape().features();
     let means = statistics.means_f64();
-    let mut covariance = statistics.within_class_covariance(&means);
-    let variance = mean_diagonal(&covariance, d);
-    covariance.iter_mut().for_each(|entry| *entry *= 1.0 - shrinkage);
-    add_to_diagonal(&mut covariance, d, solvable(shrinkage * variance, variance, &means));
-    let factor = Cholesky::of(covariance, d);
-    from_rows(statistics, &means, |mean| {
+    let factor = shrunk_covariance(statistics, &means, shrinkage);
+    from_rows(statistics, &means, |_, mean| {
         let weight = factor.solve(mean);
         let bias = -0.5 * dot(&weight, mean);
         (weight, bias)
     })
 }
 
+/// A square root `L` of the pooled within-class covariance of [`lda`], `L Lᵀ = Sigma`: the lower triangle of `[d][d]`, row
+/// after row.
+pub(crate) fn covariance_root(statistics: &Statistics, shrinkage: f64) -> Vec<f32> {
+    let d = statistics.shape().features();
+    let factor = shrunk_covariance(statistics, &statistics.means_f64(), shrinkage);
+    let rows = factor.lower.chunks_exact(d).enumerate();
+    let within = |entry: f64| (entry as f32).clamp(-MAX_FEATURE_VALUE, MAX_FEATURE_VALUE);
+    rows.flat_map(|(i, row)| row[..=i].iter().map(move |&entry| within(entry))).collect()
+}
+
+/// Unweighted ridge regression on one-hot targets, with an intercept: every sample weighs the same.
+pub fn ridge_plain(statistics: &Statistics, strength: f64) -> Head {
+    let means = statistics.means_f64();
+    let samples = statistics.samples().max(1) as f64;
+    let shares: Vec<f64> = statistics.counts().iter().map(|&count| count as f64 / samples).collect();
+    ridge_of(statistics, &means, &shares, strength)
+}
+
+fn shrunk_covariance(statistics: &Statistics, means: &[Option<Vec<f64>>], shrinkage: f64) -> Cholesky {
+    let d = statistics.shape().features();
+    let mut covariance = statistics.within_class_covariance(means);
+    let variance = mean_diagonal(&covariance, d);
+    covariance.iter_mut().for_each(|entry| *entry *= 1.0 - shrinkage);
+    add_to_diagonal(&mut covariance, d, solvable(shrinkage * variance, variance, means));
+    Cholesky::of(covariance, d)
+}
+
 /// Class-weighted ridge regression on one-hot targets: every class weighs the same, whatever its count. The second
 /// moment of a class is its mean's plus the pooled within-class covariance, since only the pooled one is known.
 pub fn ridge(statistics: &Statistics, strength: f64) -> Head {
-    let d = statistics.shape().features();
     let means = statistics.means_f64();
-    let held: Vec<&Vec<f64>> = means.iter().flatten().collect();
-    let share = 1.0 / held.len().max(1) as f64;
+    let share = 1.0 / means.iter().flatten().count().max(1) as f64;
+    let shares: Vec<f64> = means.iter().map(|mean| if mean.is_some() { share } else { 0.0 }).collect();
+    ridge_of(statistics, &means, &shares, strength)
+}
+
+/// Ridge regression with an intercept, of classes that weigh `shares [C]`: the covariance is the pooled one within the
+/// classes plus that of the weighted means.
+fn ridge_of(statistics: &Statistics, means: &[Option<Vec<f64>>], shares: &[f64], strength: f64) -> Head {
+    let d = statistics.shape().features();
+    let held = || means.iter().zip(shares).filter_map(|(mean, share)| Some((mean.as_ref()?, *share)));
     let mut centre = vec![0.0; d];
-    for mean in &held {
-        centre.iter_mut().zip(mean.iter()).for_each(|(c, m)| *c += share * m);
+    for (mean, share) in held() {
+        centre.iter_mut().zip(mean).for_each(|(c, m)| *c += share * m);
     }
-    let mut matrix = statistics.within_class_covariance(&means);
-    for mean in &held {
+    let mut matrix = statistics.within_class_covariance(means);
+    for (mean, share) in held() {
         let away: Vec<f64> = mean.iter().zip(&centre).map(|(m, c)| m - c).collect();
         for (row, &left) in matrix.chunks_exact_mut(d).zip(&away) {
             row.iter_mut().zip(&away).for_each(|(entry, right)| *entry += share * left * right);
         }
     }
     let variance = mean_diagonal(&matrix, d);
-    add_to_diagonal(&mut matrix, d, solvable(strength * variance, variance, &means));
+    add_to_diagonal(&mut matrix, d, solvable(strength * variance, variance, means));
     let factor = Cholesky::of(matrix, d);
-    from_rows(statistics, &means, |mean| {
-        let target: Vec<f64> = mean.iter().zip(&centre).map(|(m, c)| share * (m - c)).collect();
+    from_rows(statistics, means, |class, mean| {
+        let target: Vec<f64> = mean.iter().zip(&centre).map(|(m, c)| shares[class] * (m - c)).collect();
         let weight = factor.solve(&target);
-        let bias = share - dot(&weight, &centre);
+        let bias = shares[class] - dot(&weight, &centre);
         (weight, bias)
     })
 }
 
 /// Fills a head class by class; a class nobody holds is never chosen.
-fn from_rows(statistics: &Statistics, means: &[Option<Vec<f64>>], row_of: impl Fn(&[f64]) -> (Vec<f64>, f64)) -> Head {
+fn from_rows(
+    statistics: &Statistics,
+    means: &[Option<Vec<f64>>],
+    row_of: impl Fn(usize, &[f64]) -> (Vec<f64>, f64),
+) -> Head {
     let mut head = Head::zeros(statistics.shape());
     let rows = head.weight.chunks_exact_mut(statistics.shape().features()).zip(&mut head.bias);
-    for ((weight, bias), mean) in rows.zip(means) {
+    for (class, ((weight, bias), mean)) in rows.zip(means).enumerate() {
         let Some(mean) = mean else {
             *bias = ABSENT_BIAS;
             continue;
         };
-        let (row, constant) = row_of(mean);
+        let (row, constant) = row_of(class, mean);
         weight.iter_mut().zip(row).for_each(|(w, value)| *w = value as f32);
         *bias = constant as f32;
     }

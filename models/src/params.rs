@@ -1,100 +1,8 @@
-//! Methods by name and their hyper-parameters, checked once.
-
-use alloc::borrow::ToOwned;
-use alloc::string::String;
-use core::fmt;
-use core::str::FromStr;
+//! Hyper-parameters, checked once.
 
 use serde::{Deserialize, Serialize};
 
-/// How the fleet learns its head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Method {
-    /// One head, plain cross-entropy (McMahan et al., AISTATS 2017).
-    #[serde(rename = "fedavg")]
-    FedAvg,
-    /// One head, logits shifted by the fleet's log class prior (Menon et al., ICLR 2021, equation 10).
-    LogitAdjusted,
-    /// Two heads and gradient prototypes (Yang et al., TMLR 2024).
-    #[serde(rename = "redgrape")]
-    RedGrape,
-    /// RedGrape balancing on local rich classes only.
-    #[serde(rename = "redgrape-no-prototypes")]
-    RedGrapeNoPrototypes,
-    /// RedGrape with one head doing both jobs.
-    #[serde(rename = "redgrape-no-supplementary")]
-    RedGrapeNoSupplementary,
-    /// RedGrape with the fleet's class means instead of gradients: never stale, `C` times fewer bytes.
-    #[serde(rename = "redgrape-live")]
-    RedGrapeLive,
-    /// One-shot nearest class mean from pure sums.
-    Ncm,
-    /// One-shot class-weighted ridge regression from pure sums.
-    Ridge,
-    /// One-shot linear discriminant analysis from pure sums, uniform prior.
-    Lda,
-}
-
-impl Method {
-    /// Every method, in the order tables show them.
-    pub const ALL: [Self; 9] = [
-        Self::FedAvg,
-        Self::LogitAdjusted,
-        Self::RedGrape,
-        Self::RedGrapeNoPrototypes,
-        Self::RedGrapeNoSupplementary,
-        Self::RedGrapeLive,
-        Self::Ncm,
-        Self::Ridge,
-        Self::Lda,
-    ];
-
-    /// The name used on command lines, in configuration files and in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::FedAvg => "fedavg",
-            Self::LogitAdjusted => "logit-adjusted",
-            Self::RedGrape => "redgrape",
-            Self::RedGrapeNoPrototypes => "redgrape-no-prototypes",
-            Self::RedGrapeNoSupplementary => "redgrape-no-supplementary",
-            Self::RedGrapeLive => "redgrape-live",
-            Self::Ncm => "ncm",
-            Self::Ridge => "ridge",
-            Self::Lda => "lda",
-        }
-    }
-
-    /// Whether the whole method is one exchange of pure sums, without local training.
-    pub fn is_one_shot(self) -> bool {
-        matches!(self, Self::Ncm | Self::Ridge | Self::Lda)
-    }
-
-    /// Whether a supplementary head is trained beside the main one.
-    pub fn has_supplementary_head(self) -> bool {
-        matches!(self, Self::RedGrape | Self::RedGrapeNoPrototypes | Self::RedGrapeLive)
-    }
-
-    /// Whether devices send gradient prototypes every round.
-    pub fn sends_prototypes(self) -> bool {
-        matches!(self, Self::RedGrape | Self::RedGrapeNoSupplementary)
-    }
-
-    /// Whether a balanced step follows every local step, once there is something to balance with.
-    pub fn balances(self) -> bool {
-        self.has_supplementary_head() || self == Self::RedGrapeNoSupplementary
-    }
-
-    /// What devices must have told the aggregator before the first round of training.
-    pub fn needs(self) -> Sums {
-        match self {
-            Self::FedAvg | Self::RedGrape | Self::RedGrapeNoPrototypes | Self::RedGrapeNoSupplementary => Sums::Nothing,
-            Self::LogitAdjusted => Sums::Counts,
-            Self::RedGrapeLive | Self::Ncm => Sums::Means,
-            Self::Ridge | Self::Lda => Sums::SecondMoment,
-        }
-    }
-}
+use crate::methods::{MAX_SETTINGS, Method, Setting};
 
 /// How much of the pure sums a method needs; each includes the ones before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -109,24 +17,26 @@ pub enum Sums {
     SecondMoment,
 }
 
-/// A method name nobody knows.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` is not a method; the methods are fedavg, logit-adjusted, redgrape, redgrape-no-prototypes, redgrape-no-supplementary, redgrape-live, ncm, ridge and lda"
-)]
-pub struct UnknownMethod(pub String);
-
-impl FromStr for Method {
-    type Err = UnknownMethod;
-
-    fn from_str(name: &str) -> Result<Self, UnknownMethod> {
-        Self::ALL.into_iter().find(|method| method.name() == name).ok_or_else(|| UnknownMethod(name.to_owned()))
-    }
+/// Where the main head starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// At zero: every class equally likely.
+    Zeros,
+    /// At the nearest class mean, see [`crate::oneshot::ncm`].
+    Ncm,
+    /// At linear discriminant analysis, see [`crate::oneshot::lda`].
+    Lda,
 }
 
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
+impl Start {
+    /// What devices must have told the aggregator for this start.
+    pub fn needs(self) -> Sums {
+        match self {
+            Self::Zeros => Sums::Nothing,
+            Self::Ncm => Sums::Means,
+            Self::Lda => Sums::SecondMoment,
+        }
     }
 }
 
@@ -152,23 +62,56 @@ pub struct Params {
     /// Samples a device must hold of a class before its prototype or its sums of that class leave the device. One
     /// sample's prototype or mean reveals the sample, so deployments use 5. Heads are trained on all samples.
     pub min_samples_to_share: u16,
+    /// Where the main head starts.
+    pub start: Start,
+    /// What the start is multiplied with: a smaller head is less sure of itself and easier to move.
+    pub start_scale: f32,
+    /// Whether the head in use is the mean of the main heads of the last half of the rounds.
+    pub averaged: bool,
+    /// Added to the bias of the head in use, times the logarithm of the class prior: above 0 for the frequent classes,
+    /// below 0 for the rare ones.
+    pub tau: f32,
+    /// The method's own settings, in the order of [`Method::settings`]; zeros behind them.
+    pub own: [f32; MAX_SETTINGS],
 }
 
 impl Params {
     /// The published defaults for a method and a number of classes (see DESIGN.md, "hyper-parameters").
     pub fn defaults(method: Method, classes: usize) -> Self {
-        let live = method == Method::RedGrapeLive;
-        Self {
+        let mut own = [0.0; MAX_SETTINGS];
+        own.iter_mut().zip(method.settings()).for_each(|(value, setting)| *value = setting.default);
+        let mut params = Self {
             method,
             learning_rate: 0.1,
-            momentum: if live { 0.0 } else { 0.9 },
-            lambda: if live { 1.0 } else { 0.1 },
+            momentum: 0.9,
+            lambda: 0.1,
             rich_samples: if classes >= 100 { 2 } else { 8 },
             clip: 1.0,
             batch: 64,
             epochs: 5,
             min_samples_to_share: 1,
+            start: Start::Zeros,
+            start_scale: 1.0,
+            averaged: false,
+            tau: 0.0,
+            own,
+        };
+        method.adjust_defaults(&mut params, classes);
+        params
+    }
+
+    /// One of the method's own settings by name.
+    pub fn own(&self, name: &str) -> Option<f32> {
+        self.method.settings().iter().zip(self.own).find(|(setting, _)| setting.name == name).map(|(_, value)| value)
+    }
+
+    /// Changes one of the method's own settings; `false` if it has none of that name.
+    pub fn set_own(&mut self, name: &str, value: f32) -> bool {
+        let place = self.method.settings().iter().position(|setting| setting.name == name);
+        if let Some(place) = place {
+            self.own[place] = value;
         }
+        place.is_some()
     }
 
     /// Refuses what could not be trained with.
@@ -186,6 +129,12 @@ impl Params {
         if !(self.clip > 0.0 && self.clip.is_finite()) {
             return refuse("clip", self.clip, "above 0");
         }
+        if !(self.start_scale > 0.0 && self.start_scale <= 100.0) {
+            return refuse("start_scale", self.start_scale, "above 0, at most 100");
+        }
+        if !(-10.0..=10.0).contains(&self.tau) {
+            return refuse("tau", self.tau, "-10 to 10");
+        }
         for (name, value, most) in [
             ("rich_samples", self.rich_samples, 10_000),
             ("batch", self.batch, 4_096),
@@ -196,7 +145,28 @@ impl Params {
                 return refuse(name, f32::from(value), "a whole number from 1 (batch at most 4096, epochs 1000)");
             }
         }
+        self.check_own()?;
         Ok(ValidParams(self))
+    }
+
+    fn check_own(&self) -> Result<(), ParamsError> {
+        let settings = self.method.settings();
+        for (setting, &value) in settings.iter().zip(&self.own) {
+            if !setting.allows(value) {
+                return Err(ParamsError { name: setting.name, value, allowed: setting.allowed });
+            }
+        }
+        match self.own[settings.len()..].iter().find(|value| **value != 0.0) {
+            Some(&value) => Err(ParamsError { name: "own", value, allowed: "0 behind the method's own settings" }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Setting {
+    fn allows(&self, value: f32) -> bool {
+        // A NaN is in no range.
+        (self.least..=self.most).contains(&value) && !(self.whole && libm::truncf(value) != value)
     }
 }
 
@@ -216,6 +186,16 @@ pub struct ParamsError {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ValidParams(Params);
 
+impl ValidParams {
+    /// What devices must have told the aggregator before the first round of training: for the method, for the start of
+    /// its main head, or for the prior of `tau`.
+    pub fn needs(&self) -> Sums {
+        let prior = if self.tau == 0.0 { Sums::Nothing } else { Sums::Counts };
+        let start = if self.method.is_one_shot() { Sums::Nothing } else { self.start.needs() };
+        self.method.needs().max(start).max(prior)
+    }
+}
+
 impl core::ops::Deref for ValidParams {
     type Target = Params;
 
@@ -227,15 +207,6 @@ impl core::ops::Deref for ValidParams {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_round_trip() {
-        for method in Method::ALL {
-            assert_eq!(method.name().parse::<Method>(), Ok(method));
-            assert_eq!(serde_json::to_value(method).unwrap(), method.name());
-        }
-        assert!("fedsgd".parse::<Method>().unwrap_err().to_string().contains("redgrape-live"));
-    }
 
     #[test]
     fn checks_refuse_nan_and_out_of_range() {
@@ -252,10 +223,51 @@ mod tests {
             Params { epochs: 1_001, ..good },
             Params { rich_samples: 0, ..good },
             Params { min_samples_to_share: 0, ..good },
+            Params { start_scale: 0.0, ..good },
+            Params { start_scale: f32::NAN, ..good },
+            Params { tau: 10.5, ..good },
+            Params { tau: f32::NEG_INFINITY, ..good },
+            Params { own: [1.0; MAX_SETTINGS], ..good },
         ] {
             assert!(bad.check().is_err(), "{bad:?}");
         }
     }
 
-    use alloc::string::ToString;
+    #[test]
+    fn defaults_of_every_method_are_valid_and_every_own_setting_is_checked() {
+        for method in Method::ALL {
+            for classes in [2, 10, 100, 1_000] {
+                let defaults = Params::defaults(method, classes);
+                assert!(defaults.check().is_ok(), "{method}: {:?}", defaults.check());
+                for setting in method.settings() {
+                    for (value, fits) in [
+                        (setting.least, true),
+                        (setting.most, true),
+                        (setting.most * 2.0 + 1.0, false),
+                        (setting.least - 1.0, false),
+                        (setting.least + 0.5, !setting.whole),
+                        (f32::NAN, false),
+                    ] {
+                        let mut params = defaults;
+                        assert!(params.set_own(setting.name, value));
+                        assert_eq!(params.check().is_ok(), fits, "{method}: {} = {value}", setting.name);
+                        assert_eq!(params.own(setting.name).map(f32::to_bits), Some(value.to_bits()));
+                    }
+                }
+                let mut params = defaults;
+                assert!(!params.set_own("nothing", 1.0) && params.own("nothing").is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn sums_are_gathered_for_the_start_and_the_prior_too() {
+        let needs = |params: Params| params.check().unwrap().needs();
+        let plain = Params::defaults(Method::FedAvg, 10);
+        assert_eq!(needs(plain), Sums::Nothing);
+        assert_eq!(needs(Params { tau: -1.0, ..plain }), Sums::Counts);
+        assert_eq!(needs(Params { start: Start::Ncm, tau: -1.0, ..plain }), Sums::Means);
+        assert_eq!(needs(Params { start: Start::Lda, ..plain }), Sums::SecondMoment);
+        assert_eq!(needs(Params { start: Start::Lda, ..Params::defaults(Method::Ncm, 10) }), Sums::Means);
+    }
 }

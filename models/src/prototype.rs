@@ -13,8 +13,6 @@ use crate::train::Samples;
 
 /// Rows gathered at a time.
 const ROWS: usize = 64;
-/// Below so many samples of a class a plain sum of outer products is quicker than a matrix product.
-const FEW: usize = 12;
 
 /// One gradient of a head per class, for the classes that have one. The gradient of class `c` is
 /// `mean over y_i = c of (softmax(W h_i + b) - e_c) ⊗ [h_i ; 1]` (Yang et al., equation 9).
@@ -121,11 +119,7 @@ impl ClassGradient {
             for row in errors.chunks_exact_mut(classes) {
                 softmax_error(row, usize::from(class), share);
             }
-            if members.len() < FEW {
-                kernel::accumulate_few(errors, rows, features, &mut gradient.weight, &mut gradient.bias);
-            } else {
-                kernel::accumulate_gradient(errors, rows, features, 1.0, &mut gradient.weight, &mut gradient.bias);
-            }
+            kernel::accumulate_gradient(errors, rows, features, 1.0, &mut gradient.weight, &mut gradient.bias);
         }
         gradient
     }

@@ -3,8 +3,8 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use rand::SeedableRng;
 use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::params::ValidParams;
@@ -27,9 +27,18 @@ pub fn stream(seed: u64, round: u32, device: &[u8]) -> ChaCha8Rng {
     ChaCha8Rng::from_seed(key)
 }
 
+/// One draw from the standard normal distribution (Box and Muller), the same on every machine.
+pub(crate) fn standard_normal(rng: &mut impl Rng) -> f32 {
+    // In (0, 1]: the logarithm is finite.
+    let uniform = |bits: u32| (f64::from(bits) + 1.0) / (f64::from(u32::MAX) + 1.0);
+    let (radius, angle) = (uniform(rng.next_u32()), uniform(rng.next_u32()));
+    (libm::sqrt(-2.0 * libm::log(radius)) * libm::cos(core::f64::consts::TAU * angle)) as f32
+}
+
 /// One device's random choices for one round.
 pub struct Plan {
     balanced: Vec<u32>,
+    draws: ChaCha8Rng,
     order: Vec<u32>,
     epochs: u16,
     batch: usize,
@@ -46,17 +55,24 @@ impl Plan {
                 of_class[usize::from(label)].push(index);
             }
         }
+        let mut draws = rng.clone();
+        draws.set_stream(1);
         let mut balanced = Vec::new();
         for members in of_class.iter_mut().filter(|members| members.len() >= rich) {
             balanced.extend_from_slice(members.partial_shuffle(&mut rng, rich).0);
         }
         let order = (0_u32..).take(labels.len()).collect();
-        Self { balanced, order, epochs: params.epochs, batch: usize::from(params.batch), rng }
+        Self { balanced, draws, order, epochs: params.epochs, batch: usize::from(params.batch), rng }
     }
 
     /// Indices of the balanced samples.
     pub fn balanced(&self) -> &[u32] {
         &self.balanced
+    }
+
+    /// Where the sets come from that are drawn anew for every step.
+    pub fn draws(&self) -> ChaCha8Rng {
+        self.draws.clone()
     }
 
     /// Calls `step` with every mini-batch of every epoch, shuffled anew each epoch.

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use grapevine_models::{
-    Balance, Head, HeadSum, Heads, LocalTraining, Means, Method, Params, PrototypeSum, Prototypes, Samples, Shape,
-    Statistics, oneshot,
+    Aid, Balance, Conditions, DeviceWeight, FleetModel, Gaussians, Head, HeadSum, Heads, Local, LocalTraining, Loss,
+    Means, Memory, Method, Params, PrototypeSum, Prototypes, Redraw, RoundSum, Samples, Shape, Statistics, Step,
+    UpdateContent, ValidParams, oneshot, stream, triangle,
 };
 use serde_json::Value;
 
@@ -31,6 +32,9 @@ fn every_golden_case_is_reproduced() {
             None => training_case(&name, &case),
             Some("merge") => merge_case(&name, &case),
             Some("lda") => lda_case(&name, &case),
+            Some("ratio") => ratio_case(&name, &case),
+            Some("climb") => climb_case(&name, &case),
+            Some("creff") => creff_case(&name, &case),
             Some(other) => panic!("{name}: a case of kind `{other}` is not known to this test"),
         }
     }
@@ -66,15 +70,28 @@ fn training_case(name: &str, case: &Value) {
     }
     let known = case.get("global_prototypes").map(|p| Prototypes { by_class: heads_of(prototypes(p)) });
     let means = case.get("class_means").map(|m| Means { by_class: class_means(m) });
-    let balance = match (&known, &means) {
-        (Some(prototypes), _) => Balance::Prototypes(prototypes),
-        (None, Some(means)) => Balance::Means(means),
-        (None, None) => Balance::Nothing,
+    let spread = hyper.get("spread").map(number);
+    let root = vec![0.0; triangle(shape.features())];
+    let gaussians = means.clone().map(|means| Gaussians { means, root });
+    let balance = match (&known, &means, &gaussians, spread) {
+        (Some(prototypes), ..) => Balance::Prototypes(prototypes),
+        (None, _, Some(gaussians), Some(spread)) => Balance::Redrawn(Redraw { gaussians, spread, rows: 2 }),
+        (None, Some(means), ..) => Balance::Means(means),
+        (None, None, ..) => Balance::Nothing,
     };
     let prior = case.get("class_prior").map(flat);
+    let weights = case.get("class_weights").map(flat);
+    let loss = match (&prior, &weights, hyper.get("gamma")) {
+        (Some(prior), ..) => Loss::Shifted(prior),
+        (None, Some(weights), _) => Loss::Weighted(weights),
+        (None, None, Some(gamma)) => Loss::Focal(number(gamma)),
+        (None, None, None) => Loss::CrossEntropy,
+    };
+    let proximal = hyper.get("mu").map_or(0.0, number);
     let balanced = indices(&case["balanced_samples"]);
     let params = params.check().unwrap();
-    let mut training = LocalTraining::new(samples, heads, balance, &balanced, prior.as_deref(), params);
+    let mut training =
+        LocalTraining::new(samples, heads, Local { loss, proximal, balance }, &balanced, stream(0, 0, b""), params);
     let trace = doubles(&expected["main_weight_norm_after_each_batch"]);
     for (batch, wanted) in batches.iter().zip(trace) {
         training.step(batch);
@@ -94,7 +111,7 @@ fn merge_case(name: &str, case: &Value) {
     let mut sums = vec![0.0; shape.weights()];
     for client in rows(&case["clients"]) {
         let heads = Heads { main: head(&client["main"]), supplementary: head(&client["supplementary"]) };
-        head_sum.add(&heads, client["samples"].as_u64().unwrap() as u32).unwrap();
+        head_sum.add(&heads, client["samples"].as_u64().unwrap() as u32, DeviceWeight::ONE).unwrap();
         prototype_sum.add(&Prototypes { by_class: heads_of(prototypes(&client["prototypes"])) }).unwrap();
         counts.iter_mut().zip(indices(&client["class_counts"])).for_each(|(total, count)| *total += count);
         sums.iter_mut().zip(doubles(&client["class_sums"])).for_each(|(total, sum)| *total += sum);
@@ -136,6 +153,86 @@ fn lda_case(name: &str, case: &Value) {
     let statistics = Statistics::from_floats(shape, grapevine_models::Sums::SecondMoment, &floats).unwrap();
     let head = oneshot::lda(&statistics, case["shrinkage"].as_f64().unwrap());
     same_head(name, "lda", &head, &double_head(&case["expected"]));
+}
+
+/// Class weights from the aggregator's own samples, as a round of training leaves them.
+fn ratio_case(name: &str, case: &Value) {
+    let shape = shape(case);
+    let features = flat(&case["features"]);
+    let labels: Vec<u16> = indices(&case["labels"]).into_iter().map(|label| label as u16).collect();
+    let mut params = Params::defaults(Method::RatioLoss, shape.classes());
+    assert!(params.set_own("alpha", number(&case["alpha"])) && params.set_own("beta", number(&case["beta"])));
+    let params = params.check().unwrap();
+    let mut sum = RoundSum::new(shape, Step::Train, &params, &Memory::default());
+    let heads = Heads { main: head(&case["main"]), supplementary: Head::zeros(shape) };
+    sum.add("alone", &trained(Some(heads), None), 10).unwrap();
+    let auxiliary = Samples::new(shape, &features, &labels).unwrap();
+    let conditions = Conditions { auxiliary: Some(auxiliary), ..conditions(&params, 0) };
+    match sum.merge(FleetModel::default(), &conditions).aid {
+        Some(Aid::Weights(weights)) => same(name, "class weights", &weights, &doubles(&case["expected"])),
+        other => panic!("{name}: {other:?} in place of weights"),
+    }
+}
+
+fn climb_case(name: &str, case: &Value) {
+    let shape = shape(case);
+    let samples = indices(&case["samples"]);
+    let mut params = Params::defaults(Method::Climb, shape.classes());
+    assert!(params.set_own("dual_step", number(&case["dual_step"])));
+    assert!(params.set_own("tolerance", number(&case["tolerance"])));
+    let params = params.check().unwrap();
+    let mut model = FleetModel::default();
+    for (number_of, round) in (0..).zip(rows(&case["rounds"])) {
+        let mut sum = RoundSum::new(shape, Step::Train, &params, &model.memory);
+        for (device, heads) in round["heads"].as_object().unwrap() {
+            let heads = Heads { main: head(heads), supplementary: Head::zeros(shape) };
+            let answer = trained(Some(heads), Some(number(&round["losses"][device])));
+            sum.add(device, &answer, samples[device.parse::<usize>().unwrap()]).unwrap();
+        }
+        model.update(sum.merge(model.clone(), &conditions(&params, number_of)));
+        let wanted = double_head(&round["expected"]);
+        // The weights have a resolution of 2e-4, which is coarser than this test asks of heads.
+        near(name, &model.heads.as_ref().unwrap().main.weight, &wanted.0);
+        near(name, &model.heads.as_ref().unwrap().main.bias, &wanted.1);
+    }
+    let wanted = case["expected_multipliers"].as_object().unwrap();
+    assert_eq!(model.memory.devices.len(), wanted.len(), "{name}");
+    for (device, multiplier) in wanted {
+        same(name, "multiplier", &[model.memory.devices[device]], &[multiplier.as_f64().unwrap()]);
+    }
+}
+
+fn creff_case(name: &str, case: &Value) {
+    let shape = shape(case);
+    let mut params = Params::defaults(Method::Creff, shape.classes());
+    for key in ["features_per_class", "match_steps", "match_rate", "retrain_epochs", "retrain_rate"] {
+        assert!(params.set_own(key, number(&case[key])), "{key}");
+    }
+    let params = params.check().unwrap();
+    let memory = Memory { numbers: flat(&case["federated_features"]), ..Memory::default() };
+    let heads = Heads { main: head(&case["main"]), supplementary: Head::zeros(shape) };
+    let mut model = FleetModel { heads: Some(heads), memory, ..FleetModel::default() };
+    let mut sum = RoundSum::new(shape, Step::Train, &params, &model.memory);
+    let prototypes = Prototypes { by_class: heads_of(prototypes(&case["prototypes"])) };
+    let answer = UpdateContent::Trained { heads: None, prototypes, loss: None };
+    sum.add("alone", &answer, 10).unwrap();
+    model.update(sum.merge(model.clone(), &conditions(&params, 0)));
+    same(name, "federated features", &model.memory.numbers, &doubles(&case["expected_features"]));
+    same_head(name, "re-trained", &model.heads.unwrap().main, &double_head(&case["expected"]));
+}
+
+fn trained(heads: Option<Heads>, loss: Option<f32>) -> UpdateContent {
+    UpdateContent::Trained { heads, prototypes: Prototypes::default(), loss }
+}
+
+fn conditions(params: &ValidParams, trained: u32) -> Conditions<'_> {
+    Conditions { params, seed: 1, rounds: 10, trained, auxiliary: None }
+}
+
+fn near(name: &str, got: &[f32], wanted: &[f64]) {
+    for (got, wanted) in got.iter().zip(wanted) {
+        assert!((f64::from(*got) - wanted).abs() < 1e-3, "{name}: {got} for {wanted}");
+    }
 }
 
 type DoubleHead = (Vec<f64>, Vec<f64>);

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail loudly and say what it saw")]
 
 use grapevine_models::{
-    Balance, Head, HeadSum, Heads, LocalTraining, Means, Method, Params, Plan, PrototypeSum, Prototypes, Samples,
-    Shape, Statistics, Sums, evaluate, oneshot, stream,
+    Balance, DeviceWeight, Head, HeadSum, Heads, Local, LocalTraining, Means, Method, Params, Plan, PrototypeSum,
+    Prototypes, Samples, Shape, Statistics, Sums, evaluate, oneshot, stream,
 };
 use proptest::prelude::*;
 use rand::seq::SliceRandom;
@@ -35,7 +35,14 @@ impl Case {
         let params = params.check().unwrap();
         let mut plan = Plan::draw(&self.labels, self.shape.classes(), &params, stream(7, 1, b"device"));
         let balanced = plan.balanced().to_vec();
-        let mut training = LocalTraining::new(self.samples(), self.heads.clone(), balance, &balanced, None, params);
+        let mut training = LocalTraining::new(
+            self.samples(),
+            self.heads.clone(),
+            Local { balance, ..Local::PLAIN },
+            &balanced,
+            plan.draws(),
+            params,
+        );
         training.run(&mut plan);
         training.into_heads()
     }
@@ -138,7 +145,7 @@ proptest! {
         let merge = |updates: &[(Heads, u32, Prototypes)]| {
             let (mut heads, mut prototypes) = (HeadSum::new(case.shape), PrototypeSum::new(case.shape));
             for (update, samples, gradients) in updates {
-                heads.add(update, *samples).unwrap();
+                heads.add(update, *samples, DeviceWeight::ONE).unwrap();
                 prototypes.add(gradients).unwrap();
             }
             let mut merged = Prototypes::default();

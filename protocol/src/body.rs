@@ -5,11 +5,12 @@
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 
-use grapevine_models::limits::MAX_SAMPLES;
+use grapevine_models::limits::{MAX_CLASS_WEIGHT, MAX_FEATURE_VALUE, MAX_LOSS, MAX_SAMPLES};
 use grapevine_models::{
-    FloatSums, Head, HeadError, Heads, Means, Method, PrototypeError, Prototypes, Shape, Statistics, StatisticsError,
-    Sums, triangle,
+    Aid, FloatSums, Gaussians, Head, HeadError, Heads, Means, Method, PrototypeError, Prototypes, Shape, Statistics,
+    StatisticsError, Sums, UpdateContent, triangle,
 };
 use serde::{Deserialize, Serialize};
 
@@ -27,34 +28,13 @@ pub struct Update {
     pub content: UpdateContent,
 }
 
-/// The two kinds of answers.
-#[derive(Clone, Debug, PartialEq)]
-pub enum UpdateContent {
-    /// Trained heads and, where the method asks for them, gradient prototypes.
-    Trained {
-        /// After local training.
-        heads: Heads,
-        /// At the received heads, for the classes the device may share.
-        prototypes: Prototypes,
-    },
-    /// Pure sums.
-    Statistics(Statistics),
-}
-
 /// The fleet's heads, as the aggregator publishes them. Always f32.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeadsBody(pub Heads);
 
-/// What a method adds to the heads.
+/// What a method adds to the heads, as the aggregator publishes it.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Aid {
-    /// Mean gradients per class, for `redgrape`.
-    Prototypes(Prototypes),
-    /// Class means, for `redgrape-live`.
-    Means(Means),
-    /// Class shares `[C]`, for `logit-adjusted`.
-    Prior(Vec<f32>),
-}
+pub struct AidBody(pub Aid);
 
 /// Why a body is refused.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -120,23 +100,45 @@ struct UpdateHeader {
 
 #[derive(Serialize, Deserialize)]
 enum UpdateKind {
-    Trained { encoding: Encoding, supplementary: bool, prototypes: u16 },
+    Trained { encoding: Encoding, heads: SentHeads, prototypes: u16, loss: Option<f32> },
     Statistics { extent: Sums },
+}
+
+/// Which heads follow. A supplementary head of zeros does not.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum SentHeads {
+    None,
+    Main,
+    Both,
+}
+
+impl SentHeads {
+    fn of(heads: Option<&Heads>) -> Self {
+        match heads {
+            None => Self::None,
+            Some(heads) if has_supplementary(heads) => Self::Both,
+            Some(_) => Self::Main,
+        }
+    }
+
+    fn read(self, shape: Shape, encoding: Encoding, rest: &mut &[u8]) -> Result<Option<Heads>, BodyError> {
+        match self {
+            Self::None => Ok(None),
+            Self::Main | Self::Both => read_heads(shape, encoding, self == Self::Both, rest).map(Some),
+        }
+    }
 }
 
 impl Update {
     /// Writes the update.
     pub fn encode(&self, shape: Shape, encoding: Encoding) -> Vec<u8> {
         match &self.content {
-            UpdateContent::Trained { heads, prototypes } => {
-                let supplementary = has_supplementary(heads);
-                let kind =
-                    UpdateKind::Trained { encoding, supplementary, prototypes: prototypes.by_class.len() as u16 };
+            UpdateContent::Trained { heads, prototypes, loss } => {
+                let sent = SentHeads::of(heads.as_ref());
+                let classes = prototypes.by_class.len() as u16;
+                let kind = UpdateKind::Trained { encoding, heads: sent, prototypes: classes, loss: *loss };
                 let mut out = begin(&UpdateHeader { shape, samples: self.samples, kind });
-                write_head(&heads.main, encoding, &mut out);
-                if supplementary {
-                    write_head(&heads.supplementary, encoding, &mut out);
-                }
+                heads.iter().for_each(|heads| write_heads(heads, encoding, &mut out));
                 write_gradients(prototypes, encoding, &mut out);
                 out
             }
@@ -162,13 +164,17 @@ impl Update {
         }
         check_shape(header.shape, shape)?;
         let content = match (header.kind, task) {
-            (UpdateKind::Trained { encoding, supplementary, prototypes }, Task::Train) => {
-                if supplementary && !method.has_supplementary_head() || prototypes > 0 && !method.sends_prototypes() {
+            (UpdateKind::Trained { encoding, heads, prototypes, loss }, Task::Train) => {
+                let unasked = heads == SentHeads::Both && !method.has_supplementary_head()
+                    || (heads != SentHeads::None) != method.sends_heads()
+                    || prototypes > 0 && !method.sends_prototypes();
+                if unasked || loss.is_some() != method.sends_loss() {
                     return Err(BodyError::Content);
                 }
-                let heads = read_heads(shape, encoding, supplementary, &mut rest)?;
+                check_loss(loss)?;
+                let heads = heads.read(shape, encoding, &mut rest)?;
                 let prototypes = read_gradients(shape, encoding, prototypes, &mut rest)?;
-                UpdateContent::Trained { heads, prototypes }
+                UpdateContent::Trained { heads, prototypes, loss }
             }
             (UpdateKind::Statistics { extent }, Task::Statistics { extent: wanted }) if extent == wanted => {
                 UpdateContent::Statistics(read_statistics(shape, extent, &mut rest)?)
@@ -183,12 +189,8 @@ impl Update {
 impl HeadsBody {
     /// Writes the heads.
     pub fn encode(&self, shape: Shape) -> Vec<u8> {
-        let supplementary = has_supplementary(&self.0);
-        let mut out = begin(&(shape, supplementary));
-        write_head(&self.0.main, Encoding::F32, &mut out);
-        if supplementary {
-            write_head(&self.0.supplementary, Encoding::F32, &mut out);
-        }
+        let mut out = begin(&(shape, has_supplementary(&self.0)));
+        write_heads(&self.0, Encoding::F32, &mut out);
         out
     }
 
@@ -207,26 +209,38 @@ enum AidHeader {
     Prototypes { encoding: Encoding, classes: u16 },
     Means { classes: u16 },
     Prior,
+    Weights,
+    Gaussians { classes: u16 },
 }
 
-impl Aid {
+impl AidBody {
     /// Writes the aid; prototypes in the given encoding, everything else in f32.
     pub fn encode(&self, encoding: Encoding) -> Vec<u8> {
-        match self {
-            Self::Prototypes(prototypes) => {
+        match &self.0 {
+            Aid::Prototypes(prototypes) => {
                 let mut out = begin(&AidHeader::Prototypes { encoding, classes: prototypes.by_class.len() as u16 });
                 write_gradients(prototypes, encoding, &mut out);
                 out
             }
-            Self::Means(means) => {
+            Aid::Means(means) => {
                 let mut out = begin(&AidHeader::Means { classes: means.by_class.len() as u16 });
-                means.by_class.keys().for_each(|class| out.extend_from_slice(&class.to_le_bytes()));
-                means.by_class.values().for_each(|mean| Encoding::F32.write(mean, mean.len(), &mut out));
+                write_means(means, &mut out);
                 out
             }
-            Self::Prior(prior) => {
+            Aid::Prior(prior) => {
                 let mut out = begin(&AidHeader::Prior);
                 Encoding::F32.write(prior, prior.len(), &mut out);
+                out
+            }
+            Aid::Weights(weights) => {
+                let mut out = begin(&AidHeader::Weights);
+                Encoding::F32.write(weights, weights.len(), &mut out);
+                out
+            }
+            Aid::Gaussians(Gaussians { means, root }) => {
+                let mut out = begin(&AidHeader::Gaussians { classes: means.by_class.len() as u16 });
+                write_means(means, &mut out);
+                Encoding::F32.write(root, root.len(), &mut out);
                 out
             }
         }
@@ -237,19 +251,20 @@ impl Aid {
         let (header, mut rest): (AidHeader, &[u8]) = open(bytes)?;
         let aid = match header {
             AidHeader::Prototypes { encoding, classes } => {
-                Self::Prototypes(read_gradients(shape, encoding, classes, &mut rest)?)
+                Aid::Prototypes(read_gradients(shape, encoding, classes, &mut rest)?)
             }
-            AidHeader::Means { classes } => Self::Means(read_means(shape, classes, &mut rest)?),
-            AidHeader::Prior => {
-                let prior = Encoding::F32.read(1, shape.classes(), &mut rest)?;
-                if prior.iter().any(|share| !(0.0..=1.0).contains(share)) {
-                    return Err(BodyError::Absurd);
-                }
-                Self::Prior(prior)
+            AidHeader::Means { classes } => Aid::Means(read_means(shape, classes, &mut rest)?),
+            AidHeader::Prior => Aid::Prior(read_within(0.0..=1.0, shape.classes(), &mut rest)?),
+            AidHeader::Weights => Aid::Weights(read_within(0.0..=MAX_CLASS_WEIGHT, shape.classes(), &mut rest)?),
+            AidHeader::Gaussians { classes } => {
+                let means = read_means(shape, classes, &mut rest)?;
+                let entries = triangle(shape.features());
+                let root = read_within(-MAX_FEATURE_VALUE..=MAX_FEATURE_VALUE, entries, &mut rest)?;
+                Aid::Gaussians(Gaussians { means, root })
             }
         };
         finish(rest)?;
-        Ok(aid)
+        Ok(Self(aid))
     }
 }
 
@@ -267,7 +282,14 @@ pub fn largest_update(shape: Shape, task: Task, method: Method) -> usize {
 /// Bytes of the largest aid of this method.
 pub fn largest_aid(shape: Shape, method: Method) -> usize {
     let head = largest_head(shape);
-    MAX_HEADER_BYTES + if method.sends_prototypes() { shape.classes() * (head + 2) } else { 2 * head }
+    let gradients = if method.sends_prototypes() { shape.classes() * (head + 2) } else { 0 };
+    let sums = 2 * head + if method.needs_second_moment() { triangle(shape.features()) * 4 } else { 0 };
+    MAX_HEADER_BYTES + gradients.max(sums)
+}
+
+/// Bytes of the largest heads.
+pub fn largest_heads(shape: Shape) -> usize {
+    MAX_HEADER_BYTES + 2 * largest_head(shape)
 }
 
 /// Bytes of the largest head. An int8 row carries a scale, so it is the longest where there is one feature.
@@ -281,11 +303,19 @@ fn has_supplementary(heads: &Heads) -> bool {
     heads.supplementary.weight.iter().chain(&heads.supplementary.bias).any(|value| *value != 0.0)
 }
 
-fn begin<H: Serialize>(header: &H) -> Vec<u8> {
+fn check_loss(loss: Option<f32>) -> Result<(), BodyError> {
+    match loss {
+        Some(loss) if !loss.is_finite() => Err(TensorError::NotFinite.into()),
+        Some(loss) if !(0.0..=MAX_LOSS).contains(&loss) => Err(BodyError::Absurd),
+        Some(_) | None => Ok(()),
+    }
+}
+
+pub(crate) fn begin<H: Serialize>(header: &H) -> Vec<u8> {
     postcard::to_extend(header, Vec::new()).expect("headers are bounded and always serialise")
 }
 
-fn open<'a, H: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(H, &'a [u8]), BodyError> {
+pub(crate) fn open<'a, H: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(H, &'a [u8]), BodyError> {
     postcard::take_from_bytes(bytes).map_err(|_| BodyError::Content)
 }
 
@@ -293,7 +323,7 @@ fn check_shape(received: Shape, expected: Shape) -> Result<(), BodyError> {
     if received == expected { Ok(()) } else { Err(BodyError::Shape { received, expected }) }
 }
 
-fn finish(rest: &[u8]) -> Result<(), BodyError> {
+pub(crate) fn finish(rest: &[u8]) -> Result<(), BodyError> {
     if rest.is_empty() { Ok(()) } else { Err(BodyError::Content) }
 }
 
@@ -307,6 +337,13 @@ fn write_head(head: &Head, encoding: Encoding, out: &mut Vec<u8>) {
 fn read_head(shape: Shape, encoding: Encoding, rest: &mut &[u8]) -> Result<Head, BodyError> {
     let weight = encoding.read(shape.classes(), shape.features(), rest)?;
     Ok(Head { weight, bias: Encoding::F32.read(1, shape.classes(), rest)? })
+}
+
+fn write_heads(heads: &Heads, encoding: Encoding, out: &mut Vec<u8>) {
+    write_head(&heads.main, encoding, out);
+    if has_supplementary(heads) {
+        write_head(&heads.supplementary, encoding, out);
+    }
 }
 
 fn read_heads(shape: Shape, encoding: Encoding, both: bool, rest: &mut &[u8]) -> Result<Heads, BodyError> {
@@ -332,14 +369,20 @@ fn read_gradients(shape: Shape, encoding: Encoding, classes: u16, rest: &mut &[u
     Ok(prototypes)
 }
 
+fn write_means(means: &Means, out: &mut Vec<u8>) {
+    means.by_class.keys().for_each(|class| out.extend_from_slice(&class.to_le_bytes()));
+    means.by_class.values().for_each(|mean| Encoding::F32.write(mean, mean.len(), out));
+}
+
+fn read_within(allowed: RangeInclusive<f32>, count: usize, rest: &mut &[u8]) -> Result<Vec<f32>, BodyError> {
+    let values = Encoding::F32.read(1, count, rest)?;
+    if values.iter().all(|value| allowed.contains(value)) { Ok(values) } else { Err(BodyError::Absurd) }
+}
+
 fn read_means(shape: Shape, classes: u16, rest: &mut &[u8]) -> Result<Means, BodyError> {
     let mut by_class = BTreeMap::new();
     for class in read_class_list(shape, classes, rest)? {
-        let mean = Encoding::F32.read(1, shape.features(), rest)?;
-        if mean.iter().any(|value| value.abs() > grapevine_models::limits::MAX_FEATURE_VALUE) {
-            return Err(BodyError::Absurd);
-        }
-        by_class.insert(class, mean);
+        by_class.insert(class, read_within(-MAX_FEATURE_VALUE..=MAX_FEATURE_VALUE, shape.features(), rest)?);
     }
     Ok(Means { by_class })
 }

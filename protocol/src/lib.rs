@@ -18,6 +18,7 @@ mod body;
 mod frame;
 mod ids;
 pub mod limits;
+mod memory;
 mod messages;
 mod refusal;
 mod tensor;
@@ -25,9 +26,12 @@ pub mod topics;
 
 pub use bitmap::Bitmap;
 pub use blob::{Assembler, BlobRef, BlockError, block};
-pub use body::{Aid, BodyError, HeadsBody, Update, UpdateContent, largest_aid, largest_update};
+pub use body::{AidBody, BodyError, HeadsBody, Update, largest_aid, largest_heads, largest_update};
 pub use frame::{FrameError, VERSION, decode_to_aggregator, decode_to_device, encode};
+// The contents of bodies.
+pub use grapevine_models::{Aid, UpdateContent};
 pub use ids::{BootId, DeviceId, Digest, FleetId, IdError, RoundId, RunId, class_list_digest};
+pub use memory::MemoryBody;
 pub use messages::{
     BlockHeader, Hello, Leaving, Notice, Offer, Receipt, Refused, Task, ToAggregator, ToDevice, Want, Welcome,
     is_selected, selection_ticket,

@@ -1,10 +1,11 @@
 //! Every topic, built and parsed here and nowhere else.
 //!
 //! ```text
-//! grapevine/v1/<fleet>/notice            retained: what the fleet is doing          aggregator -> all
-//! grapevine/v1/<fleet>/up/<device>       what a device says                         device -> aggregator
-//! grapevine/v1/<fleet>/down/<device>     what one device is told                    aggregator -> device
-//! grapevine/v1/<fleet>/blob/<kind>       blocks of a model, once for all who asked  aggregator -> all
+//! grapevine/v1/<fleet>/notice                retained: what the fleet is doing          aggregator -> all
+//! grapevine/v1/<fleet>/up/<device>           what a device says                         device -> aggregator
+//! grapevine/v1/<fleet>/down/<device>         what one device is told                    aggregator -> device
+//! grapevine/v1/<fleet>/blob/<kind>           blocks of a model, once for all who asked  aggregator -> all
+//! grapevine/v1/<fleet>/predictions/<device>  what a device sees, as JSON                device -> anybody
 //! ```
 
 use alloc::format;
@@ -53,6 +54,16 @@ pub fn blob(fleet: &FleetId, kind: BlobKind) -> String {
     format!("{ROOT}/{fleet}/blob/{kind}")
 }
 
+/// Where a device publishes what the newest head sees, unless its configuration names another topic.
+pub fn predictions(fleet: &FleetId, device: &DeviceId) -> String {
+    format!("{ROOT}/{fleet}/predictions/{device}")
+}
+
+/// Whether a topic is this protocol's, of any version: nothing else may be published there.
+pub fn is_reserved(topic: &str) -> bool {
+    topic.split('/').next() == ROOT.split('/').next()
+}
+
 /// Which device spoke, or `None` for a topic that is not one of this fleet's devices.
 pub fn speaker(fleet: &FleetId, topic: &str) -> Option<DeviceId> {
     let rest = topic.strip_prefix(ROOT)?.strip_prefix('/')?.strip_prefix(fleet.as_str())?;
@@ -76,11 +87,24 @@ mod tests {
             "grapevine/v1/north/up/+",
             "grapevine/v2/north/up/camera-7",
             &down(&fleet, &device),
+            &predictions(&fleet, &device),
             "",
         ] {
             assert_eq!(speaker(&fleet, other), None, "{other}");
         }
         assert_eq!(blob(&fleet, BlobKind::Heads), "grapevine/v1/north/blob/heads");
         assert_eq!(blob(&fleet, BlobKind::Aid), "grapevine/v1/north/blob/aid");
+        assert_eq!(predictions(&fleet, &device), "grapevine/v1/north/predictions/camera-7");
+    }
+
+    #[test]
+    fn the_protocol_keeps_its_topics_to_itself() {
+        let fleet: FleetId = "north".parse().unwrap();
+        for topic in [notice(&fleet).as_str(), "grapevine/v2/x", "grapevine"] {
+            assert!(is_reserved(topic), "{topic}");
+        }
+        for topic in ["plant/grapevine", "grapevines/v1", "", "/grapevine"] {
+            assert!(!is_reserved(topic), "{topic}");
+        }
     }
 }

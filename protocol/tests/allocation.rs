@@ -6,7 +6,7 @@ use grapevine_models::limits::{MAX_CLASSES, MAX_FEATURES};
 use grapevine_models::{Head, Heads, Method, Prototypes, Shape, Sums};
 use grapevine_protocol::limits::MAX_BLOB_BYTES;
 use grapevine_protocol::{
-    Aid, Assembler, BlobRef, Digest, Encoding, HeadsBody, Task, Update, UpdateContent, decode_to_aggregator,
+    AidBody, Assembler, BlobRef, Digest, Encoding, HeadsBody, Task, Update, UpdateContent, decode_to_aggregator,
     decode_to_device,
 };
 use peak_alloc::PeakAlloc;
@@ -25,12 +25,12 @@ fn claims_allocate_nothing() {
         assert!(peak < NEXT_TO_NOTHING, "{what}: {peak} bytes");
         let peak = peak_of(|| assert!(HeadsBody::decode(&body, largest).is_err()));
         assert!(peak < NEXT_TO_NOTHING, "{what} as heads: {peak} bytes");
-        let peak = peak_of(|| assert!(Aid::decode(&body, largest).is_err()));
+        let peak = peak_of(|| assert!(AidBody::decode(&body, largest).is_err()));
         assert!(peak < NEXT_TO_NOTHING, "{what} as an aid: {peak} bytes");
     }
-    for kind in 0..=2 {
-        let aid = [&[kind, 0, 0xe8, 7][..], &[0; 36]].concat();
-        let peak = peak_of(|| assert!(Aid::decode(&aid, largest).is_err()));
+    for kind in 0..=4 {
+        let aid = [&[kind, 0xe8, 7, 0][..], &[0; 36]].concat();
+        let peak = peak_of(|| assert!(AidBody::decode(&aid, largest).is_err()));
         assert!(peak < NEXT_TO_NOTHING, "an aid of kind {kind}: {peak} bytes");
     }
     for bytes in [200_000_000, u32::MAX, MAX_BLOB_BYTES as u32 + 1] {
@@ -58,9 +58,9 @@ fn false_claims() -> Vec<(&'static str, Vec<u8>, Task)> {
     };
     let statistics = Task::Statistics { extent: Sums::SecondMoment };
     vec![
-        ("two heads and every prototype in f32", claim(&[0, 0, 1, 0xe8, 7]), Task::Train),
-        ("two heads and every prototype in int8", claim(&[0, 2, 1, 0xe8, 7]), Task::Train),
-        ("65,535 prototypes", claim(&[0, 1, 0, 0xff, 0xff, 3]), Task::Train),
+        ("two heads and every prototype in f32", claim(&[0, 0, 2, 0xe8, 7, 0]), Task::Train),
+        ("two heads and every prototype in int8", claim(&[0, 2, 2, 0xe8, 7, 0]), Task::Train),
+        ("65,535 prototypes", claim(&[0, 1, 1, 0xff, 0xff, 3, 0]), Task::Train),
         ("the second moment", claim(&[1, 3]), statistics),
     ]
 }
@@ -70,7 +70,8 @@ fn honest_updates_cost_a_known_multiple() {
     let shape = Shape::new(100, 512).expect("within the limits");
     let head = Head { weight: vec![0.5; shape.weights()], bias: vec![0.5; shape.classes()] };
     let heads = Heads { main: head.clone(), supplementary: head };
-    let update = Update { samples: 9, content: UpdateContent::Trained { heads, prototypes: Prototypes::default() } };
+    let content = UpdateContent::Trained { heads: Some(heads), prototypes: Prototypes::default(), loss: None };
+    let update = Update { samples: 9, content };
     for (encoding, multiple) in [(Encoding::F32, 2), (Encoding::F16, 3), (Encoding::Int8, 8)] {
         let body = update.encode(shape, encoding);
         let peak = peak_of(|| drop(Update::decode(&body, shape, Task::Train, Method::RedGrape).expect("honest")));

@@ -7,7 +7,7 @@ use std::panic::catch_unwind;
 use std::path::PathBuf;
 
 use grapevine_models::{Method, Sums};
-use grapevine_protocol::{Aid, HeadsBody, Refusal, Task, Update, decode_to_aggregator, decode_to_device};
+use grapevine_protocol::{AidBody, HeadsBody, Refusal, Task, Update, decode_to_aggregator, decode_to_device};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -90,6 +90,8 @@ fn seeds_of_updates_are_refused_as_their_names_say() {
         ("trained-f32-classes-descending", train, Refusal::Content),
         ("trained-int8-infinite-scale", train, Refusal::NotFinite),
         ("trained-plain-no-samples", train, Refusal::Samples),
+        ("trained-with-loss-nan-loss", (Task::Train, Method::Climb), Refusal::NotFinite),
+        ("gradients-alone-without-any", (Task::Train, Method::Creff), Refusal::Content),
         ("statistics-means-sum-too-large", means, Refusal::Absurd),
         ("statistics-counts-too-many", counts, Refusal::Samples),
     ] {
@@ -106,7 +108,7 @@ fn other_seeds_are_taken_if_nothing_is_wrong_with_them() {
     heads.push("heads-plain-wrong-shape");
     taken("heads", &heads, |seed| HeadsBody::decode(&seed[1..], shape).is_ok());
     let aids: Vec<_> = examples::aids().iter().map(|(name, ..)| *name).collect();
-    taken("aid", &aids, |seed| Aid::decode(&seed[1..], shape).is_ok());
+    taken("aid", &aids, |seed| AidBody::decode(&seed[1..], shape).is_ok());
     let mut messages: Vec<_> = examples::to_aggregator().iter().map(|framed| framed.name).collect();
     // Whoever assembles refuses a claim, not whoever reads the message.
     messages.push("offer-200mb-claim");

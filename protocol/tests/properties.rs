@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use grapevine_models::limits::{MAX_FEATURE_VALUE, MAX_GRADIENT_VALUE, MAX_PARAMETER_VALUE, MAX_SAMPLES};
-use grapevine_models::{Head, Heads, Means, Method, Params, Prototypes, Samples, Shape, Statistics, Sums};
+use grapevine_models::limits::{
+    MAX_CLASS_WEIGHT, MAX_FEATURE_VALUE, MAX_GRADIENT_VALUE, MAX_LOSS, MAX_PARAMETER_VALUE, MAX_SAMPLES,
+};
+use grapevine_models::{
+    Gaussians, Head, Heads, Means, Method, Params, Prototypes, Samples, Shape, Start, Statistics, Sums, triangle,
+};
 use grapevine_protocol::limits::{MAX_BLOCKS, MAX_HARDWARE, MAX_HEADER_BYTES};
 use grapevine_protocol::{
-    Aid, Bitmap, BlobRef, BlockHeader, BodyError, BootId, Digest, Encoding, HeadsBody, Hello, Leaving, Notice, Offer,
-    Receipt, Refusal, Refused, RoundId, RunId, Task, ToAggregator, ToDevice, Update, UpdateContent, Want, Welcome,
-    decode_to_aggregator, decode_to_device, encode, largest_aid, largest_update,
+    Aid, AidBody, Bitmap, BlobRef, BlockHeader, BodyError, BootId, Digest, Encoding, HeadsBody, Hello, Leaving, Notice,
+    Offer, Receipt, Refusal, Refused, RoundId, RunId, Task, ToAggregator, ToDevice, Update, UpdateContent, Want,
+    Welcome, decode_to_aggregator, decode_to_device, encode, largest_aid, largest_update,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -56,7 +60,8 @@ proptest! {
 
     #[test]
     fn trained_updates_come_back_within_their_precision((shape, heads, prototypes) in trained(), samples in samples()) {
-        let update = Update { samples, content: UpdateContent::Trained { heads: heads.clone(), prototypes } };
+        let content = UpdateContent::Trained { heads: Some(heads.clone()), prototypes, loss: None };
+        let update = Update { samples, content };
         for encoding in ENCODINGS {
             let bytes = update.encode(shape, encoding);
             prop_assert!(bytes.len() <= largest_update(shape, Task::Train, Method::RedGrape));
@@ -103,13 +108,13 @@ proptest! {
     #[test]
     fn aids_come_back((shape, aid) in aid()) {
         for encoding in ENCODINGS {
-            let bytes = aid.encode(encoding);
+            let bytes = AidBody(aid.clone()).encode(encoding);
             prop_assert!(bytes.len() <= largest_aid(shape, method_of(&aid)));
-            match (&aid, Aid::decode(&bytes, shape).unwrap()) {
+            match (&aid, AidBody::decode(&bytes, shape).unwrap().0) {
                 (Aid::Prototypes(sent), Aid::Prototypes(received)) => prototypes_near(sent, &received, encoding),
                 (sent, received) => prop_assert_eq!(sent, &received),
             }
-            every_cut_and_every_extra_byte_is_refused(&bytes, |bytes| Aid::decode(bytes, shape).err());
+            every_cut_and_every_extra_byte_is_refused(&bytes, |bytes| AidBody::decode(bytes, shape).err());
         }
     }
 
@@ -141,10 +146,14 @@ fn one_flipped_byte_is_refused_or_leaves_sound_numbers() {
         });
     }
     for (name, aid, encoding) in examples::aids() {
-        each_flip(&aid.encode(encoding), |bytes| match Aid::decode(bytes, examples::shape()) {
+        each_flip(&aid.encode(encoding), |bytes| match AidBody::decode(bytes, examples::shape()).map(|body| body.0) {
             Ok(Aid::Prototypes(prototypes)) => assert_eq!(prototypes.check(examples::shape()), Ok(()), "{name}"),
             Ok(Aid::Means(means)) => assert!(means.by_class.values().flatten().all(|value| value.is_finite())),
             Ok(Aid::Prior(prior)) => assert!(prior.iter().all(|share| (0.0..=1.0).contains(share))),
+            Ok(Aid::Weights(weights)) => {
+                assert!(weights.iter().all(|weight| (0.0..=MAX_CLASS_WEIGHT).contains(weight)));
+            }
+            Ok(Aid::Gaussians(gaussians)) => assert!(gaussians.root.iter().all(|value| value.is_finite())),
             Err(error) => assert!(!error.to_string().is_empty()),
         });
     }
@@ -178,8 +187,9 @@ fn assert_refused_or_sound(bytes: &[u8], answer: &examples::Answer) {
     };
     assert!((1..=MAX_SAMPLES).contains(&update.samples));
     match update.content {
-        UpdateContent::Trained { heads, prototypes } => {
-            assert_eq!(heads.check(examples::shape()), Ok(()));
+        UpdateContent::Trained { heads, prototypes, loss } => {
+            assert!(heads.is_none_or(|heads| heads.check(examples::shape()).is_ok()));
+            assert!(loss.is_none_or(|loss| (0.0..=MAX_LOSS).contains(&loss)));
             assert_eq!(prototypes.check(examples::shape()), Ok(()));
         }
         UpdateContent::Statistics(statistics) => {
@@ -203,7 +213,10 @@ fn every_cut_and_every_extra_byte_is_refused(bytes: &[u8], refused: impl Fn(&[u8
 
 fn assert_near(sent: &UpdateContent, received: &UpdateContent, encoding: Encoding) {
     match (sent, received) {
-        (UpdateContent::Trained { heads: a, prototypes: p }, UpdateContent::Trained { heads: b, prototypes: q }) => {
+        (
+            UpdateContent::Trained { heads: Some(a), prototypes: p, .. },
+            UpdateContent::Trained { heads: Some(b), prototypes: q, .. },
+        ) => {
             head_near(&a.main, &b.main, encoding);
             head_near(&a.supplementary, &b.supplementary, encoding);
             prototypes_near(p, q, encoding);
@@ -244,6 +257,8 @@ fn method_of(aid: &Aid) -> Method {
         Aid::Prototypes(_) => Method::RedGrape,
         Aid::Means(_) => Method::RedGrapeLive,
         Aid::Prior(_) => Method::LogitAdjusted,
+        Aid::Weights(_) => Method::RatioLoss,
+        Aid::Gaussians(_) => Method::RedGrapePlus,
     }
 }
 
@@ -299,9 +314,13 @@ fn statistics() -> impl Strategy<Value = (Shape, Sums, Statistics)> {
 fn aid() -> impl Strategy<Value = (Shape, Aid)> {
     shape().prop_flat_map(|shape| {
         let mean = vec(value(MAX_FEATURE_VALUE), shape.features());
-        let means = by_class(shape, mean).prop_map(|by_class| Aid::Means(Means { by_class }));
+        let means = || by_class(shape, mean.clone()).prop_map(|by_class| Means { by_class });
         let prior = vec(0.0_f32..=1.0, shape.classes()).prop_map(Aid::Prior);
-        (Just(shape), prop_oneof![prototypes(shape).prop_map(Aid::Prototypes), means, prior])
+        let weights = vec(0.0..=MAX_CLASS_WEIGHT, shape.classes()).prop_map(Aid::Weights);
+        let root = vec(value(MAX_FEATURE_VALUE), triangle(shape.features()));
+        let gaussians = (means(), root).prop_map(|(means, root)| Aid::Gaussians(Gaussians { means, root }));
+        let prototypes = prototypes(shape).prop_map(Aid::Prototypes);
+        (Just(shape), prop_oneof![prototypes, means().prop_map(Aid::Means), prior, weights, gaussians])
     })
 }
 
@@ -393,10 +412,29 @@ fn notice() -> impl Strategy<Value = Notice> {
 
 fn params() -> impl Strategy<Value = Params> {
     let number = || proptest::num::f32::NORMAL;
-    let numbers = (number(), number(), number(), number());
-    (select(Method::ALL.to_vec()), numbers, any::<[u16; 4]>()).prop_map(
-        |(method, (learning_rate, momentum, lambda, clip), [rich_samples, batch, epochs, min_samples_to_share])| {
-            Params { method, learning_rate, momentum, lambda, rich_samples, clip, batch, epochs, min_samples_to_share }
+    let numbers = (number(), number(), number(), number(), number(), number());
+    let start = select(vec![Start::Zeros, Start::Ncm, Start::Lda]);
+    let own = proptest::array::uniform6(number());
+    (select(Method::ALL.to_vec()), numbers, any::<[u16; 4]>(), start, any::<bool>(), own).prop_map(
+        |(method, numbers, whole_numbers, start, averaged, own)| {
+            let (learning_rate, momentum, lambda, clip, start_scale, tau) = numbers;
+            let [rich_samples, batch, epochs, min_samples_to_share] = whole_numbers;
+            Params {
+                method,
+                learning_rate,
+                momentum,
+                lambda,
+                rich_samples,
+                clip,
+                batch,
+                epochs,
+                min_samples_to_share,
+                start,
+                start_scale,
+                averaged,
+                tau,
+                own,
+            }
         },
     )
 }

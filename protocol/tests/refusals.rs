@@ -1,11 +1,13 @@
 //! Everything wrong that can arrive, and the name under which it is refused.
 
-use grapevine_models::limits::{MAX_FEATURE_VALUE, MAX_GRADIENT_VALUE, MAX_PARAMETER_VALUE, MAX_SAMPLES};
+use grapevine_models::limits::{
+    MAX_CLASS_WEIGHT, MAX_FEATURE_VALUE, MAX_GRADIENT_VALUE, MAX_LOSS, MAX_PARAMETER_VALUE, MAX_SAMPLES,
+};
 use grapevine_models::{Head, Heads, Method, Prototypes, Shape, Sums};
 use grapevine_protocol::limits::{BLOCK_BYTES, MAX_BLOB_BYTES, MAX_FRAME_BYTES};
 use grapevine_protocol::{
-    Aid, Assembler, BlobRef, BlockError, BlockHeader, BodyError, Digest, Encoding, HeadsBody, Refusal, Task, Update,
-    UpdateContent, block, decode_to_aggregator, decode_to_device, largest_aid, largest_update,
+    Aid, AidBody, Assembler, BlobRef, BlockError, BlockHeader, BodyError, Digest, Encoding, HeadsBody, Refusal, Task,
+    Update, UpdateContent, block, decode_to_aggregator, decode_to_device, largest_aid, largest_update,
 };
 
 // Numbers of the wire.
@@ -21,7 +23,7 @@ fn update(kind: &[u8], arrays: &[&[u8]]) -> Vec<u8> {
 }
 
 fn trained(supplementary: bool, prototypes: u8, arrays: &[&[u8]]) -> Vec<u8> {
-    update(&[0, F32, u8::from(supplementary), prototypes], arrays)
+    update(&[0, F32, 1 + u8::from(supplementary), prototypes, 0], arrays)
 }
 
 fn numbers(values: &[f32]) -> Vec<u8> {
@@ -97,12 +99,12 @@ fn trained_updates() {
     for (what, body, reason) in [
         ("nothing", vec![], Refusal::Content),
         ("a header that ends", vec![2, 2, 10, 0], Refusal::Content),
-        ("an unknown encoding", update(&[0, 3, 0, 0], &[&good]), Refusal::Content),
-        ("a shape that cannot be", [&[1, 2, 10, 0, 0, 0, 0][..], &good].concat(), Refusal::Content),
-        ("another shape", [&[2, 3, 10, 0, 0, 0, 0][..], &good].concat(), Refusal::Shape),
-        ("the largest shape", [&[0xe8, 7, 0x80, 16, 10, 0, 0, 0, 0][..], &good].concat(), Refusal::Shape),
-        ("no samples", [&[2, 2, 0, 0, 0, 0, 0][..], &good].concat(), Refusal::Samples),
-        ("too many samples", [&[2, 2, 0x81, 0x80, 0x80, 8, 0, 0, 0, 0][..], &good].concat(), Refusal::Samples),
+        ("an unknown encoding", update(&[0, 3, 1, 0, 0], &[&good]), Refusal::Content),
+        ("a shape that cannot be", [&[1, 2, 10, 0, 0, 1, 0, 0][..], &good].concat(), Refusal::Content),
+        ("another shape", [&[2, 3, 10, 0, 0, 1, 0, 0][..], &good].concat(), Refusal::Shape),
+        ("the largest shape", [&[0xe8, 7, 0x80, 16, 10, 0, 0, 1, 0, 0][..], &good].concat(), Refusal::Shape),
+        ("no samples", [&[2, 2, 0, 0, 0, 1, 0, 0][..], &good].concat(), Refusal::Samples),
+        ("too many samples", [&[2, 2, 0x81, 0x80, 0x80, 8, 0, 0, 1, 0, 0][..], &good].concat(), Refusal::Samples),
         ("half a head", trained(false, 0, &[&good[..12]]), Refusal::Content),
         ("one byte too few", trained(false, 0, &[&good[..23]]), Refusal::Content),
         ("one byte too many", trained(false, 0, &[&good, &[0]]), Refusal::Content),
@@ -111,11 +113,11 @@ fn trained_updates() {
         ("NaN", trained(false, 0, &[&head(f32::NAN)]), Refusal::NotFinite),
         ("infinity", trained(false, 0, &[&head(f32::NEG_INFINITY)]), Refusal::NotFinite),
         ("NaN in the second head", trained(true, 0, &[&good, &head(f32::NAN)]), Refusal::NotFinite),
-        ("NaN in f16", update(&[0, F16, 0, 0], &[&[0, 0x7e, 0, 0, 0, 0, 0, 0], &biases]), Refusal::NotFinite),
-        ("a scale of NaN", update(&[0, INT8, 0, 0], &[&head_int8(f32::NAN)]), Refusal::NotFinite),
-        ("an infinite scale", update(&[0, INT8, 0, 0], &[&head_int8(f32::INFINITY)]), Refusal::NotFinite),
-        ("a scale that overflows", update(&[0, INT8, 0, 0], &[&head_int8(f32::MAX)]), Refusal::NotFinite),
-        ("an absurd scale", update(&[0, INT8, 0, 0], &[&head_int8(1e6)]), Refusal::Absurd),
+        ("NaN in f16", update(&[0, F16, 1, 0, 0], &[&[0, 0x7e, 0, 0, 0, 0, 0, 0], &biases]), Refusal::NotFinite),
+        ("a scale of NaN", update(&[0, INT8, 1, 0, 0], &[&head_int8(f32::NAN)]), Refusal::NotFinite),
+        ("an infinite scale", update(&[0, INT8, 1, 0, 0], &[&head_int8(f32::INFINITY)]), Refusal::NotFinite),
+        ("a scale that overflows", update(&[0, INT8, 1, 0, 0], &[&head_int8(f32::MAX)]), Refusal::NotFinite),
+        ("an absurd scale", update(&[0, INT8, 1, 0, 0], &[&head_int8(1e6)]), Refusal::Absurd),
         ("an absurd weight", trained(false, 0, &[&head(over)]), Refusal::Absurd),
         ("an absurd weight below zero", trained(false, 0, &[&head(-over)]), Refusal::Absurd),
         ("an unknown class", trained(false, 1, &[&good, &classes(&[2]), &good]), Refusal::Content),
@@ -125,6 +127,10 @@ fn trained_updates() {
         ("a prototype that does not come", trained(false, 1, &[&good, &classes(&[1])]), Refusal::Content),
         ("NaN in a prototype", trained(false, 1, &[&good, &classes(&[1]), &head(f32::NAN)]), Refusal::NotFinite),
         ("an absurd gradient", trained(false, 1, &[&good, &classes(&[0]), &head(steep)]), Refusal::Absurd),
+        ("no head", update(&[0, F32, 0, 0, 0], &[]), Refusal::Content),
+        ("three heads", update(&[0, F32, 3, 0, 0], &[&good, &good, &good]), Refusal::Content),
+        ("a loss", update(&[0, F32, 1, 0, 1], &[&numbers(&[0.5]), &good]), Refusal::Content),
+        ("a loss that does not come", update(&[0, F32, 1, 0, 1], &[]), Refusal::Content),
         ("statistics instead", update(&[1, 1], &[&whole(&[5, 5])]), Refusal::Content),
     ] {
         let refused = Update::decode(&body, shape(), Task::Train, Method::RedGrape).map_err(|error| error.refusal());
@@ -133,7 +139,7 @@ fn trained_updates() {
     for (what, fine) in [
         ("the largest weight", trained(false, 0, &[&head(MAX_PARAMETER_VALUE)])),
         ("the largest gradient", trained(false, 1, &[&good, &classes(&[1]), &head(-MAX_GRADIENT_VALUE)])),
-        ("the most samples", [&[2, 2, 0x80, 0x80, 0x80, 8, 0, 0, 0, 0][..], &good].concat()),
+        ("the most samples", [&[2, 2, 0x80, 0x80, 0x80, 8, 0, 0, 1, 0, 0][..], &good].concat()),
     ] {
         assert!(Update::decode(&fine, shape(), Task::Train, Method::RedGrape).is_ok(), "{what}");
     }
@@ -145,14 +151,41 @@ fn head_int8(scale: f32) -> Vec<u8> {
 
 #[test]
 fn what_the_method_does_not_ask_for() {
-    let supplementary = trained(true, 0, &[&head(1.0), &head(1.0)]);
-    let prototypes = trained(false, 1, &[&head(1.0), &classes(&[0]), &head(1.0)]);
     for method in Method::ALL {
+        let heads = |count: u8| -> Vec<u8> { (0..count).flat_map(|_| head(1.0)).collect() };
+        let sent = u8::from(method.sends_heads());
+        let loss = if method.sends_loss() { [&[1][..], &numbers(&[0.5])].concat() } else { vec![0] };
+        let with = |heads_sent: u8, prototypes: u8, arrays: &[&[u8]]| {
+            let kind = [&[0, F32, heads_sent, prototypes][..], &loss].concat();
+            update(&kind, &[&[&heads(heads_sent)[..]], arrays].concat())
+        };
+        let supplementary = with(2, 0, &[]);
+        let prototypes = with(sent, 1, &[&classes(&[0]), &head(1.0)]);
         let refused = |body: &[u8]| Update::decode(body, shape(), Task::Train, method).err().map(|e| e.refusal());
         let unless = |asked: bool| (!asked).then_some(Refusal::Content);
         assert_eq!(refused(&supplementary), unless(method.has_supplementary_head()), "{method}");
         assert_eq!(refused(&prototypes), unless(method.sends_prototypes()), "{method}");
-        assert_eq!(refused(&trained(false, 0, &[&head(1.0)])), None, "{method}");
+        let without_loss = if method.sends_heads() { unless(!method.sends_loss()) } else { Some(Refusal::Content) };
+        assert_eq!(refused(&trained(false, 0, &[&head(1.0)])), without_loss, "{method}");
+        let gradients = update(&[0, F32, 0, 1, 0], &[&classes(&[0]), &head(1.0)]);
+        assert_eq!(refused(&gradients), unless(!method.sends_heads()), "{method}");
+    }
+}
+
+#[test]
+fn losses() {
+    for (loss, reason) in [
+        (0.5, None),
+        (0.0, None),
+        (MAX_LOSS, None),
+        (MAX_LOSS * 1.01, Some(Refusal::Absurd)),
+        (-0.5, Some(Refusal::Absurd)),
+        (f32::NAN, Some(Refusal::NotFinite)),
+        (f32::INFINITY, Some(Refusal::NotFinite)),
+    ] {
+        let body = update(&[0, F32, 1, 0, 1], &[&numbers(&[loss]), &head(1.0)]);
+        let update = Update::decode(&body, shape(), Task::Train, Method::Climb);
+        assert_eq!(update.err().map(|error| error.refusal()), reason, "{loss}");
     }
 }
 
@@ -231,7 +264,15 @@ fn aids() {
         ("no prototypes at all", body(&[0, F32, 0], &[]), None),
         ("means", body(&[1, 2], &[&classes(&[0, 1]), &mean, &mean]), None),
         ("a prior", body(&[2], &[&numbers(&[0.5, 0.5])]), None),
-        ("an unknown aid", body(&[3, 0], &[]), Some(Refusal::Content)),
+        ("weights", body(&[3], &[&numbers(&[0.0, MAX_CLASS_WEIGHT])]), None),
+        ("gaussians", body(&[4, 1], &[&classes(&[1]), &mean, &numbers(&[1.0, 0.0, -1.0])]), None),
+        ("an unknown aid", body(&[5, 0], &[]), Some(Refusal::Content)),
+        ("a weight below zero", body(&[3], &[&numbers(&[-0.5, 1.0])]), Some(Refusal::Absurd)),
+        ("an absurd weight", body(&[3], &[&numbers(&[1.0, 1e6])]), Some(Refusal::Absurd)),
+        ("a weight of NaN", body(&[3], &[&numbers(&[1.0, f32::NAN])]), Some(Refusal::NotFinite)),
+        ("half a root", body(&[4, 1], &[&classes(&[1]), &mean, &numbers(&[1.0, 0.0])]), Some(Refusal::Content)),
+        ("an absurd root", body(&[4, 0], &[&numbers(&[1e3, 0.0, 1.0])]), Some(Refusal::Absurd)),
+        ("a root of NaN", body(&[4, 0], &[&numbers(&[f32::NAN, 0.0, 1.0])]), Some(Refusal::NotFinite)),
         ("unknown classes", body(&[1, 1], &[&classes(&[2]), &mean]), Some(Refusal::Content)),
         ("classes twice", body(&[1, 2], &[&classes(&[0, 0]), &mean, &mean]), Some(Refusal::Content)),
         ("more classes than there are", body(&[1, 3], &[&classes(&[0, 1, 2])]), Some(Refusal::Content)),
@@ -245,7 +286,7 @@ fn aids() {
         ("three shares", body(&[2], &[&numbers(&[0.5, 0.25, 0.25])]), Some(Refusal::Content)),
         ("an absurd gradient", body(&[0, F32, 1], &[&classes(&[0]), &head(300.0)]), Some(Refusal::Absurd)),
     ] {
-        let aid = Aid::decode(&body, shape());
+        let aid = AidBody::decode(&body, shape());
         assert_eq!(aid.err().map(|error| error.refusal()), reason, "{what}");
     }
 }
@@ -292,7 +333,8 @@ fn broken_numbers_are_refused_in_every_encoding() {
                 let mut main = Head { weight: vec![1.0, 0.5, -0.5, 0.25], bias: vec![0.0; 2] };
                 main.weight[at] = broken;
                 let heads = Heads { main, supplementary: Head::zeros(shape()) };
-                let content = UpdateContent::Trained { heads, prototypes: Prototypes::default() };
+                let content =
+                    UpdateContent::Trained { heads: Some(heads), prototypes: Prototypes::default(), loss: None };
                 let body = Update { samples: 1, content }.encode(shape(), encoding);
                 let refused = Update::decode(&body, shape(), Task::Train, Method::FedAvg).map_err(|e| e.refusal());
                 assert_eq!(refused, Err(Refusal::NotFinite), "{broken} at {at} in {encoding:?}");
@@ -308,13 +350,13 @@ fn no_encoding_is_longer_than_the_longest_update() {
         let head = Head { weight: vec![1.0; shape.weights()], bias: vec![1.0; classes] };
         let prototypes = Prototypes { by_class: (0..classes as u16).map(|class| (class, head.clone())).collect() };
         let heads = Heads { main: head.clone(), supplementary: head };
-        let content = UpdateContent::Trained { heads, prototypes: prototypes.clone() };
+        let content = UpdateContent::Trained { heads: Some(heads), prototypes: prototypes.clone(), loss: None };
         let update = Update { samples: MAX_SAMPLES, content };
         for encoding in [Encoding::F32, Encoding::F16, Encoding::Int8] {
             let bytes = update.encode(shape, encoding).len();
             let longest = largest_update(shape, Task::Train, Method::RedGrape);
             assert!(bytes <= longest, "{shape:?} {encoding:?}: {bytes} bytes, expected at most {longest}");
-            let aid = Aid::Prototypes(prototypes.clone()).encode(encoding).len();
+            let aid = AidBody(Aid::Prototypes(prototypes.clone())).encode(encoding).len();
             assert!(aid <= largest_aid(shape, Method::RedGrape), "{shape:?} {encoding:?}: an aid of {aid} bytes");
         }
     }

@@ -2,7 +2,7 @@
 
 use grapevine_models::Method;
 use grapevine_protocol::{
-    Aid, DeviceId, FleetId, HeadsBody, Refusal, Refused, RoundId, ToDevice, Update, class_list_digest,
+    AidBody, DeviceId, FleetId, HeadsBody, Refusal, Refused, RoundId, ToDevice, Update, class_list_digest,
     decode_to_aggregator, decode_to_device, encode, selection_ticket, topics,
 };
 
@@ -22,10 +22,7 @@ fn what_devices_say() {
         ("want", "01012937013f2181810606b2a799b05bda2849f3e369a20982a4138f0e0a55984ce4e0dc2a0b020904"),
         (
             "offer",
-            concat!(
-                "01024dac022937013f2181810606b2a799b05bda2849f3e369a20982a4138f0e0a55984ce4e0dc2aeffdb6f50d666972",
-                "7374",
-            ),
+            "01024dac022937013f2181810606b2a799b05bda2849f3e369a20982a4138f0e0a55984ce4e0dc2aeffdb6f50d6669727374",
         ),
         ("block", "01032937013f2181810606b2a799b05bda2849f3e369a20982a4138f0e0a55984ce40ae78a8d097365636f6e64"),
         ("leaving", "0104a846"),
@@ -47,32 +44,35 @@ fn what_the_aggregator_says() {
         (
             "notice-train",
             concat!(
-                "0102d1a20190e4d0b287d3aeeefe011102e8078010050000003e0000003f0000403f080000c03f20030502015c0bc242",
-                "3c1af18cd0172a4d1f84c01af25a3ee3c5ccd217e8e8a48924fe414ec5bee80701109d79437bb9079b50bca1cf364a33",
-                "4ff8edbd7bab38997d73e8450e7122a9e58a272ad5aad5aad5aad5aa55e0d403",
+                "0102d1a20190e4d0b287d3aeeefe011102e80780100c0000003e0000003f0000403f080000c03f200305020000c03e01",
+                "000080be0000003f000000400000000000000000000000000000000002015c0bc2423c1af18cd0172a4d1f84c01af25a",
+                "3ee3c5ccd217e8e8a48924fe414ec5bee80701109d79437bb9079b50bca1cf364a334ff8edbd7bab38997d73e8450e71",
+                "22a9e58a272ad5aad5aad5aad5aa55e0d403",
             ),
         ),
         (
             "notice-statistics",
             concat!(
-                "0102d1a20190e4d0b287d3aeeefe01110103e8078010050000003e0000003f0000403f080000c03f20030502015c0bc2",
-                "423c1af18cd0172a4d1f84c01af25a3ee3c5ccd217e8e8a48924fe414ec5bee80701109d79437bb9079b50bca1cf364a",
-                "334ff8edbd7bab38997d73e8450e7122a9e58a272ad5aad5aad5aad5aa55e0d403",
+                "0102d1a20190e4d0b287d3aeeefe01110103e80780100c0000003e0000003f0000403f080000c03f200305020000c03e",
+                "01000080be0000003f000000400000000000000000000000000000000002015c0bc2423c1af18cd0172a4d1f84c01af2",
+                "5a3ee3c5ccd217e8e8a48924fe414ec5bee80701109d79437bb9079b50bca1cf364a334ff8edbd7bab38997d73e8450e",
+                "7122a9e58a272ad5aad5aad5aad5aa55e0d403",
             ),
         ),
         (
             "notice-finished",
             concat!(
-                "0102d1a20190e4d0b287d3aeeefe011103e8078010050000003e0000003f0000403f080000c03f20030502015c0bc242",
-                "3c1af18cd0172a4d1f84c01af25a3ee3c5ccd217e8e8a48924fe414ec5bee80701109d79437bb9079b50bca1cf364a33",
-                "4ff8edbd7bab38997d73e8450e7122a9e58a272ad5aad5aad5aad5aa55e0d403",
+                "0102d1a20190e4d0b287d3aeeefe011103e80780100c0000003e0000003f0000403f080000c03f200305020000c03e01",
+                "000080be0000003f000000400000000000000000000000000000000002015c0bc2423c1af18cd0172a4d1f84c01af25a",
+                "3ee3c5ccd217e8e8a48924fe414ec5bee80701109d79437bb9079b50bca1cf364a334ff8edbd7bab38997d73e8450e71",
+                "22a9e58a272ad5aad5aad5aad5aa55e0d403",
             ),
         ),
         (
             "notice-wait",
             concat!(
-                "0102d1a20190e4d0b287d3aeeefe011100e8078010050000003e0000003f0000403f080000c03f2003050200002ad5aa",
-                "d5aad5aad5aa55e0d403",
+                "0102d1a20190e4d0b287d3aeeefe011100e80780100c0000003e0000003f0000403f080000c03f200305020000c03e01",
+                "000080be0000003f00000040000000000000000000000000000000000200002ad5aad5aad5aad5aa55e0d403",
             ),
         ),
         ("want", "01032937013f2181810606b2a799b05bda2849f3e369a20982a4138f0e0a55984ce4e0dc2a0b020904"),
@@ -95,26 +95,34 @@ fn updates() {
         (
             "trained-f32",
             concat!(
-                "0202e807000001020000fe3f000000bf0000803e0000febf0000c03f0000c0bf0000febf0000003e0000fe3f0000803f",
-                "0000803e000000bf000001000000fe3f0000803c0000febf000080bc0000003f000000bf0000003d0000febf000000bd",
-                "0000fe3f000040bf0000403f",
+                "0202e80700000202000000fe3f000000bf0000803e0000febf0000c03f0000c0bf0000febf0000003e0000fe3f000080",
+                "3f0000803e000000bf000001000000fe3f0000803c0000febf000080bc0000003f000000bf0000003d0000febf000000",
+                "bd0000fe3f000040bf0000403f",
             ),
         ),
         (
             "trained-f16",
             concat!(
-                "0202e80700010102f03f00b80034f0bf0000c03f0000c0bff0bf0030f03f003c0000803e000000bf00000100f03f0024",
-                "f0bf00a40000003f000000bf0028f0bf00a8f03f000040bf0000403f",
+                "0202e8070001020200f03f00b80034f0bf0000c03f0000c0bff0bf0030f03f003c0000803e000000bf00000100f03f00",
+                "24f0bf00a40000003f000000bf0028f0bf00a8f03f000040bf0000403f",
             ),
         ),
         (
             "trained-int8",
             concat!(
-                "0202e807000201020000803c7fe00000803c10810000c03f0000c0bf0000803c81080000803c7f400000803e000000bf",
-                "000001000000803c7f010000803c81ff0000003f000000bf0000803c02810000803cfe7f000040bf0000403f",
+                "0202e80700020202000000803c7fe00000803c10810000c03f0000c0bf0000803c81080000803c7f400000803e000000",
+                "bf000001000000803c7f010000803c81ff0000003f000000bf0000803c02810000803cfe7f000040bf0000403f",
             ),
         ),
-        ("trained-plain", "020201000000000000fe3f000000bf0000803e0000febf0000c03f0000c0bf"),
+        ("trained-plain", "02020100000100000000fe3f000000bf0000803e0000febf0000c03f0000c0bf"),
+        ("trained-with-loss", "02020100000100010000203f0000fe3f000000bf0000803e0000febf0000c03f0000c0bf"),
+        (
+            "gradients-alone",
+            concat!(
+                "0202010000000200000001000000fe3f0000803c0000febf000080bc0000003f000000bf0000003d0000febf000000bd",
+                "0000fe3f000040bf0000403f",
+            ),
+        ),
         ("statistics-counts", "02020501010200000001000000"),
         ("statistics-means", "020205010202000000010000000000e03f0000c03f000080be00000040"),
         (
@@ -137,10 +145,7 @@ fn heads() {
     let frozen = [
         (
             "heads-both",
-            concat!(
-                "0202010000fe3f000000bf0000803e0000febf0000c03f0000c0bf0000febf0000003e0000fe3f0000803f0000803e00",
-                "0000bf",
-            ),
+            "0202010000fe3f000000bf0000803e0000febf0000c03f0000c0bf0000febf0000003e0000fe3f0000803f0000803e000000bf",
         ),
         ("heads-plain", "0202000000fe3f000000bf0000803e0000febf0000c03f0000c0bf"),
     ];
@@ -170,13 +175,15 @@ fn aids() {
         ),
         ("means", "0102000001000000003f0000a0bf000000400000003e"),
         ("prior", "020000403f0000803e"),
+        ("weights", "030000c03f0080fa43"),
+        ("gaussians", "0402000001000000003f0000a0bf000000400000003e0000403f000000bf0000a03f"),
     ];
     let aids = examples::aids();
     assert_eq!(aids.len(), frozen.len());
     for ((name, aid, encoding), frozen) in aids.iter().zip(frozen) {
         let bytes = aid.encode(*encoding);
         assert_frozen(name, &bytes, frozen);
-        assert_eq!(Aid::decode(&bytes, examples::shape()).as_ref(), Ok(aid));
+        assert_eq!(AidBody::decode(&bytes, examples::shape()).as_ref(), Ok(aid));
     }
 }
 
@@ -257,13 +264,21 @@ fn refusal_numbers() {
 fn method_numbers() {
     let names = [
         "fedavg",
+        "fedprox",
+        "fed-focal",
+        "ratio-loss",
+        "climb",
+        "creff",
         "logit-adjusted",
+        "post-hoc",
         "redgrape",
         "redgrape-no-prototypes",
         "redgrape-no-supplementary",
         "redgrape-live",
+        "redgrape-plus",
         "ncm",
         "ridge",
+        "ridge-plain",
         "lda",
     ];
     assert_eq!(Method::ALL.len(), names.len());

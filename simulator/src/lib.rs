@@ -4,8 +4,10 @@
 //! round, the same stores, over a real MQTT broker. This crate adds only what surrounds them: where data come from,
 //! who holds what, and what is shown.
 //!
-//! Read [`demo::run`] first.
+//! Read [`demo::run`] first, then [`bench::run`].
 
+pub mod bench;
 pub mod data;
 pub mod demo;
+pub mod extractor;
 pub mod report;

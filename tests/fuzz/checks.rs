@@ -2,20 +2,20 @@
 
 use std::sync::OnceLock;
 
-use grapevine_models::limits::{MAX_FEATURE_VALUE, MAX_SAMPLES};
-use grapevine_models::{Heads, Method, Prototypes, Shape, Sums};
+use grapevine_models::limits::{MAX_CLASS_WEIGHT, MAX_FEATURE_VALUE, MAX_LOSS, MAX_SAMPLES};
+use grapevine_models::{Gaussians, Heads, Means, Method, Prototypes, Shape, Sums, triangle};
 use grapevine_protocol::limits::{BLOCK_BYTES, MAX_BLOCKS, MAX_FRAME_BYTES};
 use grapevine_protocol::{
-    Aid, Assembler, Bitmap, BlobRef, BlockError, BlockHeader, BodyError, Digest, Encoding, HeadsBody, Refusal, Task,
-    ToAggregator, ToDevice, Update, UpdateContent, block, decode_to_aggregator, decode_to_device, encode, largest_aid,
-    largest_update,
+    Aid, AidBody, Assembler, Bitmap, BlobRef, BlockError, BlockHeader, BodyError, Digest, Encoding, HeadsBody, Refusal,
+    Task, ToAggregator, ToDevice, Update, UpdateContent, block, decode_to_aggregator, decode_to_device, encode,
+    largest_aid, largest_update,
 };
 
 /// Classes and features of the fleets that the body targets know.
 const SHAPES: [(usize, usize); 3] = [(2, 2), (3, 1), (5, 4)];
 
 /// What the rounds of the update target ask for.
-const ROUNDS: [(Task, Method); 8] = [
+const ROUNDS: [(Task, Method); 10] = [
     (Task::Train, Method::RedGrape),
     (Task::Train, Method::FedAvg),
     (Task::Train, Method::RedGrapeNoSupplementary),
@@ -24,6 +24,8 @@ const ROUNDS: [(Task, Method); 8] = [
     (Task::Statistics { extent: Sums::Means }, Method::Ncm),
     (Task::Statistics { extent: Sums::SecondMoment }, Method::Ridge),
     (Task::Wait, Method::RedGrape),
+    (Task::Train, Method::Climb),
+    (Task::Train, Method::Creff),
 ];
 
 /// Most bytes the assembler target expects: three blocks, the last of which is short.
@@ -79,11 +81,16 @@ pub fn update(bytes: &[u8]) {
         }
     }
     match &update.content {
-        UpdateContent::Trained { heads, prototypes } => {
+        UpdateContent::Trained { heads, prototypes, loss } => {
             assert_eq!(task, Task::Train);
-            assert_eq!(heads.check(shape), Ok(()));
+            assert_eq!(heads.is_some(), method.sends_heads());
+            if let Some(heads) = heads {
+                assert_eq!(heads.check(shape), Ok(()));
+                assert!(method.has_supplementary_head() || heads.supplementary == Heads::zeros(shape).supplementary);
+            }
             assert_eq!(prototypes.check(shape), Ok(()));
-            assert!(method.has_supplementary_head() || heads.supplementary == Heads::zeros(shape).supplementary);
+            assert_eq!(loss.is_some(), method.sends_loss());
+            assert!(loss.is_none_or(|loss| (0.0..=MAX_LOSS).contains(&loss)));
             assert!(method.sends_prototypes() || *prototypes == Prototypes::default());
             let again = Update::decode(&update.encode(shape, Encoding::F32), shape, task, method);
             assert_eq!(again, Ok(update));
@@ -114,19 +121,17 @@ pub fn heads(bytes: &[u8]) {
 pub fn aid(bytes: &[u8]) {
     let Some((&first, body)) = bytes.split_first() else { return };
     let shape = shape(first);
-    let aid = match Aid::decode(body, shape) {
+    let aid = match AidBody::decode(body, shape) {
         Ok(aid) => aid,
         Err(error) => return sound_error(&error),
     };
-    let method = match &aid {
+    let method = match &aid.0 {
         Aid::Prototypes(prototypes) => {
             assert_eq!(prototypes.check(shape), Ok(()));
             Method::RedGrape
         }
         Aid::Means(means) => {
-            assert!(means.by_class.keys().all(|class| usize::from(*class) < shape.classes()));
-            assert!(means.by_class.values().all(|mean| mean.len() == shape.features()));
-            assert!(means.by_class.values().flatten().all(|value| value.abs() <= MAX_FEATURE_VALUE));
+            sound_means(means, shape);
             Method::RedGrapeLive
         }
         Aid::Prior(prior) => {
@@ -134,9 +139,26 @@ pub fn aid(bytes: &[u8]) {
             assert!(prior.iter().all(|share| (0.0..=1.0).contains(share)));
             Method::LogitAdjusted
         }
+        Aid::Weights(weights) => {
+            assert_eq!(weights.len(), shape.classes());
+            assert!(weights.iter().all(|weight| (0.0..=MAX_CLASS_WEIGHT).contains(weight)));
+            Method::RatioLoss
+        }
+        Aid::Gaussians(Gaussians { means, root }) => {
+            sound_means(means, shape);
+            assert_eq!(root.len(), triangle(shape.features()));
+            assert!(root.iter().all(|value| value.abs() <= MAX_FEATURE_VALUE));
+            Method::RedGrapePlus
+        }
     };
     assert!(body.len() <= largest_aid(shape, method));
-    assert_eq!(Aid::decode(&aid.encode(Encoding::F32), shape), Ok(aid));
+    assert_eq!(AidBody::decode(&aid.encode(Encoding::F32), shape), Ok(aid));
+}
+
+fn sound_means(means: &Means, shape: Shape) {
+    assert!(means.by_class.keys().all(|class| usize::from(*class) < shape.classes()));
+    assert!(means.by_class.values().all(|mean| mean.len() == shape.features()));
+    assert!(means.by_class.values().flatten().all(|value| value.abs() <= MAX_FEATURE_VALUE));
 }
 
 /// A script: whether the announced digest is right, the claimed length, then blocks in any order and state.

@@ -13,7 +13,7 @@ use grapevine_edge_client::device::{self, DeviceOptions};
 use grapevine_edge_client::session::{Event as DeviceEvent, Identity};
 use grapevine_edge_client::store::{Sample, Store, StoreIdentity};
 use grapevine_host::{BrokerAddress, Shutdown};
-use grapevine_models::{Heads, Params, Shape};
+use grapevine_models::{Head, Params, Shape};
 use grapevine_protocol::{BootId, Digest, Encoding, FleetId, Refusal, RunId, class_list_digest};
 
 /// What the aggregator of the federation told.
@@ -61,6 +61,7 @@ impl Federation {
             encoding: Encoding::F32,
             seed: 3,
             upload_bytes: 1 << 22,
+            auxiliary: None,
         };
         let (sender, told) = unbounded();
         let fleet: FleetId = "under-test".parse().expect("a name");
@@ -116,6 +117,7 @@ impl Federation {
             keep_alive: Duration::from_secs(30),
             longest_pause: Duration::from_secs(1),
             gate: None,
+            outgoing: None,
         };
         let shutdown = self.shutdown.clone();
         self.threads.push(thread::spawn(move || {
@@ -151,7 +153,7 @@ impl Observer for Teller {
         let _ = self.0.send(Told::Event(event.clone()));
     }
 
-    fn merged(&mut self, outcome: &RoundOutcome, _heads: Option<&Heads>) -> Option<serde_json::Value> {
+    fn merged(&mut self, outcome: &RoundOutcome, _head: Option<&Head>) -> Option<serde_json::Value> {
         let _ = self.0.send(Told::Merged(outcome.clone()));
         None
     }

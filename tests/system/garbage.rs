@@ -200,7 +200,7 @@ fn bad_messages(shape: Shape, rng: &mut ChaCha8Rng) -> Vec<Vec<u8>> {
 }
 
 fn update(shape: Shape, heads: Heads, samples: u32) -> Vec<u8> {
-    let content = UpdateContent::Trained { heads, prototypes: Prototypes::default() };
+    let content = UpdateContent::Trained { heads: Some(heads), prototypes: Prototypes::default(), loss: None };
     Update { samples, content }.encode(shape, Encoding::F32)
 }
 

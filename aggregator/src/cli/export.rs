@@ -122,7 +122,7 @@ fn head(ledger: &Ledger, wanted: Option<u32>, shape: Shape) -> anyhow::Result<(u
         Some(number) => merged.find(|round| round.round == number),
         None => merged.next_back(),
     };
-    let Some((round, digest)) = found.and_then(|round| Some((round.round, round.heads?))) else {
+    let Some((round, digest)) = found.and_then(|round| Some((round.round, round.in_use.or(round.heads)?))) else {
         match wanted {
             Some(number) => bail!("round {number} has no merged heads; `aggregator rounds` lists the rounds"),
             None => bail!("no round has merged heads yet; export after the first one, see `aggregator status`"),

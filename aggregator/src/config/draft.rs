@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use grapevine_host::draft::{quoted, quoted_list};
-use grapevine_models::{Method, Params};
+use grapevine_models::{Method, Params, Start};
 use grapevine_protocol::FleetId;
 
 use super::{LimitsSection, MethodSection, RoundSection};
@@ -137,7 +137,14 @@ encoding = "f32"
 # clip = {clip:?}
 # batch = {batch}
 # epochs = {epochs}
-"#,
+# Where the head starts: at "zeros", or at what sums of the devices' features give, "ncm" or "lda", times start_scale.
+# start = "{start}"
+# start_scale = {start_scale:?}
+# Whether the head in use is the mean of those of the last half of the rounds.
+# averaged = {averaged}
+# More head classes (above 0) or more tail classes (below 0) in the head in use.
+# tau = {tau:?}
+{own}"#,
             names = names.join(", "),
             method = self.method,
             min_samples_to_share = MethodSection::default().min_samples_to_share,
@@ -148,6 +155,36 @@ encoding = "f32"
             clip = defaults.clip,
             batch = defaults.batch,
             epochs = defaults.epochs,
+            start = start_name(defaults.start),
+            start_scale = defaults.start_scale,
+            averaged = defaults.averaged,
+            tau = defaults.tau,
+            own = own_text(&defaults),
         )
+    }
+}
+
+/// The settings that only this method has.
+fn own_text(defaults: &Params) -> String {
+    let mut text = String::new();
+    if let Some(samples) = defaults.method.auxiliary() {
+        text += &format!(
+            "# Samples of the aggregator's own, the paper has {samples} of each class. One line each: the features as the\n\
+             # extractor's manifest standardises them, then the class, separated by commas. Relative to this file.\n\
+             auxiliary = \"auxiliary.csv\"\n"
+        );
+    }
+    for (setting, value) in defaults.method.settings().iter().zip(defaults.own) {
+        let value = if setting.whole { format!("{value}") } else { format!("{value:?}") };
+        text += &format!("# Of {}: {}.\n# {} = {value}\n", defaults.method, setting.meaning, setting.name);
+    }
+    text
+}
+
+fn start_name(start: Start) -> &'static str {
+    match start {
+        Start::Zeros => "zeros",
+        Start::Ncm => "ncm",
+        Start::Lda => "lda",
     }
 }

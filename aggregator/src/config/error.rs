@@ -7,6 +7,8 @@ use grapevine_host::config;
 use grapevine_models::{Method, ParamsError, Shape, ShapeError};
 use grapevine_protocol::limits::MAX_BLOB_BYTES;
 
+use super::AuxiliaryError;
+
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -49,6 +51,37 @@ pub enum ConfigError {
         /// The fault.
         fault: ParamsError,
     },
+    /// A setting that the method does not have.
+    #[error("{}, [method]: `{key}` is not a setting of `{method}`; it has {known}", path.display(), known = own(*method))]
+    OtherMethod {
+        /// The configuration.
+        path: PathBuf,
+        /// Which setting.
+        key: &'static str,
+        /// The method.
+        method: Method,
+    },
+    /// A method that needs samples of the aggregator's own, and no file with them.
+    #[error(
+        "{}, [method]: `{method}` needs some {samples} samples of each class on the aggregator itself; name a file with \
+         their features as `auxiliary`", path.display()
+    )]
+    NoAuxiliary {
+        /// The configuration.
+        path: PathBuf,
+        /// The method.
+        method: Method,
+        /// How many the paper has of each class.
+        samples: u16,
+    },
+    /// The aggregator's own samples.
+    #[error("{}, [method]: `auxiliary`: {fault}", path.display())]
+    Auxiliary {
+        /// The configuration.
+        path: PathBuf,
+        /// The fault.
+        fault: AuxiliaryError,
+    },
     /// The extractor and the class list make no head.
     #[error("{}: {fault}", path.display())]
     Shape {
@@ -74,4 +107,10 @@ pub enum ConfigError {
         /// What to do.
         advice: &'static str,
     },
+}
+
+/// The method's own settings, in words.
+fn own(method: Method) -> String {
+    let names: Vec<&str> = method.settings().iter().map(|setting| setting.name).collect();
+    if names.is_empty() { "none of its own".to_owned() } else { format!("`{}`", names.join("`, `")) }
 }

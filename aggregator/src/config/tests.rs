@@ -1,3 +1,4 @@
+use grapevine_models::Method;
 use grapevine_models::manifest::{Input, Layout, Output};
 
 use super::*;
@@ -53,9 +54,14 @@ fn every_commented_setting_is_one_with_its_published_value() {
     for method in Method::ALL {
         let draft = Draft { method, ..draft() };
         let written: String = draft.text().replace("# participants", "participants");
-        let settings = ["learning_rate", "momentum", "lambda", "rich_samples", "clip", "batch", "epochs"];
-        let written =
-            settings.iter().fold(written, |text, key| text.replace(&format!("# {key} ="), &format!("{key} =")));
+        let common = ["learning_rate", "momentum", "lambda", "rich_samples", "clip", "batch", "epochs"];
+        let options = ["start", "start_scale", "averaged", "tau"];
+        let own = method.settings().iter().map(|setting| setting.name);
+        let uncomment = |text: String, key: &str| {
+            assert!(text.contains(&format!("# {key} =")), "{method}: {key}");
+            text.replace(&format!("# {key} ="), &format!("{key} ="))
+        };
+        let written = common.into_iter().chain(options).chain(own).fold(written, uncomment);
         let valid = check(&written).unwrap();
         assert_eq!(*valid.params, *check(&draft.text()).unwrap().params, "{method}");
         assert_eq!(valid.round.participants, Some(100));
@@ -83,6 +89,18 @@ fn faults_name_the_setting_and_what_it_may_be() {
         ("mqtt://me", "http://me", "begins with `mqtt://`"),
         ("fleet = \"north\"", "fleet = \"North\"", "`North` is not a name"),
         ("quorum =", "qorum =", "did you mean `quorum`?"),
+        ("# momentum =", "momentun =", "unknown key `momentun`; did you mean `momentum`?"),
+        ("# momentum = 0.9", "tolerence = 0.9", "unknown key `tolerence`; did you mean `tolerance`?"),
+        ("# momentum = 0.9", "mu = 0.9", "[method]: `mu` is not a setting of `redgrape`; it has none of its own"),
+        ("name = \"redgrape\"", "name = \"fedprox\"\nmu = -1", "[method]: `mu` is -1; it must be 0 to 1000"),
+        ("name = \"redgrape\"", "name = \"climb\"\nmu = 1", "it has `dual_step`, `tolerance`"),
+        (
+            "name = \"redgrape\"",
+            "name = \"ratio-loss\"",
+            "needs some 32 samples of each class on the aggregator itself",
+        ),
+        ("# tau = 0.0", "auxiliary = \"a.csv\"", "`auxiliary` is not a setting of `redgrape`"),
+        ("# start = \"zeros\"", "start = \"lad\"", "unknown variant `lad`"),
     ] {
         let text = draft().text().replace(from, to);
         assert_ne!(text, draft().text(), "{from}");
@@ -98,7 +116,8 @@ fn a_method_whose_messages_do_not_fit_is_refused_with_another() {
     let with = |method| check(&Draft { classes: classes.clone(), method, ..draft() }.text()).unwrap();
     let error = with(Method::RedGrape).round_config(&manifest(512)).unwrap_err().to_string();
     assert!(error.contains("`redgrape` with 1000 classes of 512 features") && error.contains("use `redgrape-live`"));
-    for method in Method::ALL.into_iter().filter(|method| !method.sends_prototypes()) {
+    let fits = |method: &Method| !method.sends_prototypes() && method.auxiliary().is_none();
+    for method in Method::ALL.into_iter().filter(fits) {
         assert!(with(method).round_config(&manifest(2_048)).is_ok(), "{method}");
     }
     let round = check(&draft().text()).unwrap().round_config(&manifest(64)).unwrap();

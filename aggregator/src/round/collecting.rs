@@ -3,10 +3,10 @@
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
-use grapevine_models::{HeadSum, PrototypeSum, Shape, Statistics};
+use grapevine_models::{RoundError, RoundSum, Step};
 use grapevine_protocol::{
-    DeviceId, Digest, Notice, Offer, Receipt, Refusal, RoundId, RunId, Task, ToDevice, Update, UpdateContent,
-    is_selected, largest_update,
+    DeviceId, Digest, Notice, Offer, Receipt, Refusal, RoundId, RunId, Task, ToDevice, Update, is_selected,
+    largest_update,
 };
 
 use super::{Action, Coordinator, Event, OpenRound, Phase};
@@ -42,16 +42,16 @@ pub(super) struct Collecting {
     extensions_left: u32,
 }
 
-/// The running sum of a round; its size does not depend on the number of devices.
-pub(super) enum RoundSum {
-    Trained(HeadSum, PrototypeSum),
-    Statistics(Statistics),
-}
-
 impl Collecting {
-    pub(super) fn new(notice: Notice, expected: BTreeSet<DeviceId>, deadline: Duration, extensions_left: u32) -> Self {
+    pub(super) fn new(
+        notice: Notice,
+        sum: RoundSum,
+        expected: BTreeSet<DeviceId>,
+        deadline: Duration,
+        extensions_left: u32,
+    ) -> Self {
         Self {
-            sum: RoundSum::new(notice.shape, notice.task),
+            sum,
             notice,
             accepted: BTreeMap::new(),
             storing: BTreeMap::new(),
@@ -85,40 +85,43 @@ impl Collecting {
 
     /// Adds a stored update; an update that cannot be added has no effect.
     fn add(&mut self, device: DeviceId, digest: Digest, update: &Update) -> Result<(), Refusal> {
-        match (&mut self.sum, &update.content) {
-            (RoundSum::Trained(heads, prototypes), UpdateContent::Trained { heads: new, prototypes: gradients }) => {
-                heads.add(new, update.samples).map_err(|_| Refusal::Samples)?;
-                prototypes.add(gradients).map_err(|_| Refusal::TooManyDevices)?;
-            }
-            (RoundSum::Statistics(total), UpdateContent::Statistics(statistics)) => {
-                total.add(statistics).map_err(|_| Refusal::Absurd)?;
-            }
-            (RoundSum::Trained(..), UpdateContent::Statistics(_))
-            | (RoundSum::Statistics(_), UpdateContent::Trained { .. }) => return Err(Refusal::Content),
-        }
+        self.sum.add(device.as_str(), &update.content, update.samples).map_err(|error| refusal(&error))?;
         self.samples += u64::from(update.samples);
         self.accepted.insert(device, digest);
         Ok(())
     }
 }
 
-impl RoundSum {
-    fn new(shape: Shape, task: Task) -> Self {
-        match task {
-            Task::Statistics { extent } => Self::Statistics(Statistics::empty(shape, extent)),
-            Task::Train | Task::Wait | Task::Finished => Self::Trained(HeadSum::new(shape), PrototypeSum::new(shape)),
-        }
+/// Under which name a sum's refusal is counted.
+fn refusal(error: &RoundError) -> Refusal {
+    match error {
+        RoundError::Content => Refusal::Content,
+        RoundError::Heads(_) => Refusal::Samples,
+        RoundError::Prototypes(_) => Refusal::TooManyDevices,
+        RoundError::Statistics(_) => Refusal::Absurd,
     }
 }
 
 impl Coordinator {
+    /// The sum of a round that asks for this, with nothing in it.
+    pub(super) fn empty_sum(&self, task: Task) -> RoundSum {
+        let step = match task {
+            Task::Statistics { extent } => Step::Gather(extent),
+            Task::Train => Step::Train,
+            Task::Wait | Task::Finished => Step::Done,
+        };
+        let memory = self.progress.model.decoded_memory(&self.config);
+        RoundSum::new(self.config.shape, step, &self.config.params, &memory)
+    }
+
     /// Continues a round that a stop interrupted: its stored updates are in the sum again, its time begins anew.
     pub(super) fn resume_round(&mut self, open: OpenRound, now: Duration) {
         let (task, method) = (open.notice.task, open.notice.params.method);
         let expected = open.accepted.iter().map(|(device, _)| device.clone()).collect();
         let deadline = now + self.config.deadline;
         let notice = Notice { boot: self.boot, ..open.notice };
-        let mut collecting = Collecting::new(notice, expected, deadline, self.config.extensions);
+        let sum = self.empty_sum(task);
+        let mut collecting = Collecting::new(notice, sum, expected, deadline, self.config.extensions);
         collecting.chosen = open.expected;
         for (device, content) in open.accepted {
             // The ledger holds only updates that passed this check before.

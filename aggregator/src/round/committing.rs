@@ -18,7 +18,7 @@ impl Coordinator {
         let asked = collecting.asked();
         let Collecting { notice, accepted, sum, samples, .. } = *collecting;
         self.uploads.clear();
-        let model = self.progress.model.after(sum, &self.config);
+        let model = self.progress.model.after(sum, self.progress.trained, &self.config);
         let outcome = RoundOutcome {
             run: self.run,
             round: notice.round,

@@ -32,7 +32,9 @@ impl Coordinator {
         self.actions.push_back(Action::PublishNotice(notice.clone()));
         self.report(Event::RoundOpened { round, expected: expected.len() });
         let deadline = now + self.config.deadline;
-        self.phase = Phase::Collecting(Box::new(Collecting::new(notice, expected, deadline, self.config.extensions)));
+        let sum = self.empty_sum(task);
+        let collecting = Collecting::new(notice, sum, expected, deadline, self.config.extensions);
+        self.phase = Phase::Collecting(Box::new(collecting));
     }
 
     /// After a round: opens the next one, or tells that there is none for now, so that nobody works on the last one.
@@ -49,6 +51,7 @@ impl Coordinator {
         self.phase = Phase::Finished;
         if !was_finished {
             self.actions.push_back(Action::FinishRun(self.run));
+            self.serving.offer_for_use(&self.progress.model);
             let notice = self.notice();
             self.actions.push_back(Action::PublishNotice(notice));
             self.report(Event::Finished);
@@ -56,8 +59,8 @@ impl Coordinator {
     }
 }
 
-/// The devices with the lowest tickets, and the highest ticket among them.
-fn choose(able: &[&DeviceId], wanted: usize, seed: u64, round: RoundId) -> (BTreeSet<DeviceId>, u64) {
+/// Who takes part in a round of training: the `wanted` devices with the lowest tickets, and the highest ticket among them.
+pub fn choose(able: &[&DeviceId], wanted: usize, seed: u64, round: RoundId) -> (BTreeSet<DeviceId>, u64) {
     let mut tickets: Vec<(u64, &DeviceId)> =
         able.iter().map(|device| (selection_ticket(seed, round, device), *device)).collect();
     tickets.sort();

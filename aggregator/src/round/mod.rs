@@ -19,8 +19,9 @@ mod uploads;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
-use grapevine_models::{Shape, Sums, ValidParams};
+use grapevine_models::{Shape, Step, ValidParams};
 use grapevine_protocol::topics::BlobKind;
 use grapevine_protocol::{
     BlockHeader, BootId, DeviceId, Digest, Encoding, Hello, Leaving, Notice, Receipt, Refusal, Refused, RoundId, RunId,
@@ -30,11 +31,13 @@ use grapevine_protocol::{
 pub use collecting::AcceptedUpdate;
 use collecting::Collecting;
 use committing::Committing;
+pub use gathering::choose;
 pub use model::{Content, Model};
 pub use registry::DeviceRecord;
 use registry::Registry;
 use serving::Serving;
 use uploads::Uploads;
+pub use uploads::WINDOW as UPLOAD_WINDOW;
 
 /// What a run is to do.
 #[derive(Clone, Debug)]
@@ -65,6 +68,26 @@ pub struct RoundConfig {
     pub seed: u64,
     /// Bytes of updates on their way in at any time.
     pub upload_bytes: usize,
+    /// The aggregator's own samples, for a method that needs some.
+    pub auxiliary: Option<Arc<Auxiliary>>,
+}
+
+/// Samples that the aggregator holds itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Auxiliary {
+    /// Standardised features, `[sample][feature]`.
+    pub features: Vec<f32>,
+    /// Classes, `[sample]`.
+    pub labels: Vec<u16>,
+}
+
+impl Auxiliary {
+    /// One name for these samples.
+    pub fn digest(&self) -> Digest {
+        let features = self.features.iter().flat_map(|feature| feature.to_le_bytes());
+        let labels = self.labels.iter().flat_map(|label| label.to_le_bytes());
+        Digest::of(&features.chain(labels).collect::<Vec<u8>>())
+    }
 }
 
 /// How far a run has come; what a restarted aggregator reads from its ledger.
@@ -385,15 +408,12 @@ impl Coordinator {
 
     /// What is to be done next in this run.
     fn next_task(&self) -> Task {
-        let method = self.config.params.method;
-        let extent = method.needs();
-        if extent != Sums::Nothing && !self.progress.has_sums {
-            return Task::Statistics { extent };
+        let Progress { has_sums, trained, .. } = self.progress;
+        match self.config.params.next_step(has_sums, trained, self.config.rounds) {
+            Step::Gather(extent) => Task::Statistics { extent },
+            Step::Train => Task::Train,
+            Step::Done => Task::Finished,
         }
-        if !method.is_one_shot() && self.progress.trained < self.config.rounds {
-            return Task::Train;
-        }
-        Task::Finished
     }
 
     /// The notice of what the fleet is doing now.
@@ -406,7 +426,8 @@ impl Coordinator {
     }
 
     fn notice_of(&self, task: Task, highest_ticket: u64) -> Notice {
-        let reference = |content: &Option<Content>| content.as_ref().map(|content| content.blob);
+        let reference = |content: Option<&Content>| content.map(|content| content.blob);
+        let model = &self.progress.model;
         let trains = task == Task::Train;
         Notice {
             boot: self.boot,
@@ -416,8 +437,8 @@ impl Coordinator {
             shape: self.config.shape,
             params: *self.config.params,
             encoding: self.config.encoding,
-            heads: reference(&self.progress.model.heads),
-            aid: reference(&self.progress.model.aid).filter(|_| trains),
+            heads: reference(if task == Task::Finished { model.for_use() } else { model.heads.as_ref() }),
+            aid: reference(model.aid.as_ref()).filter(|_| trains),
             seed: self.config.seed,
             highest_ticket,
             closes_in_ms: u32::try_from(self.config.deadline.as_millis()).unwrap_or(u32::MAX),

@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use grapevine_models::oneshot::{LDA_SHRINKAGE, RIDGE_STRENGTH, lda, ncm, ridge};
-use grapevine_models::{Head, Heads, Method, PrototypeSum, Prototypes, Statistics};
-use grapevine_protocol::{Aid, BlobRef, HeadsBody};
+use grapevine_models::{Conditions, FleetModel, Head, Heads, Memory, Merged, RoundSum, Samples};
+use grapevine_protocol::{AidBody, BlobRef, HeadsBody, MemoryBody};
 
 use super::RoundConfig;
-use super::collecting::RoundSum;
 
 /// A blob with its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,58 +28,60 @@ impl Content {
 pub struct Model {
     /// The heads; none before the first merge that makes any.
     pub heads: Option<Content>,
-    /// Prototypes, means or prior; none where the method has none, or before the first merge.
+    /// What the method adds to the heads; none where it adds nothing, or before the first merge.
     pub aid: Option<Content>,
+    /// What only the aggregator knows, and never publishes; none where that is nothing.
+    pub memory: Option<Content>,
+    /// The head that people classify with, where it is not the main one of `heads`.
+    pub in_use: Option<Content>,
 }
 
 impl Model {
-    /// The heads, decoded.
-    pub fn decoded_heads(&self, config: &RoundConfig) -> Option<Heads> {
-        let content = self.heads.as_ref()?;
-        HeadsBody::decode(&content.bytes, config.shape).ok().map(|body| body.0)
+    /// What people get: the head in use alone, or the heads as they are.
+    pub fn for_use(&self) -> Option<&Content> {
+        self.in_use.as_ref().or(self.heads.as_ref())
     }
 
-    /// The model after a round.
-    pub(super) fn after(&self, sum: RoundSum, config: &RoundConfig) -> Self {
-        match sum {
-            RoundSum::Trained(heads, prototypes) => {
-                let merged = heads.mean().map(|heads| Content::new(HeadsBody(heads).encode(config.shape)));
-                let aid = if config.params.method.sends_prototypes() {
-                    Some(self.merge_prototypes(&prototypes, config))
-                } else {
-                    self.aid.clone()
-                };
-                Self { heads: merged.or_else(|| self.heads.clone()), aid }
-            }
-            RoundSum::Statistics(statistics) => self.with_statistics(&statistics, config),
+    /// The head that people classify with, decoded.
+    pub fn head_in_use(&self, config: &RoundConfig) -> Option<Head> {
+        heads(self.for_use(), config).map(|heads| heads.main)
+    }
+
+    /// What only the aggregator knows, decoded.
+    pub(super) fn decoded_memory(&self, config: &RoundConfig) -> Memory {
+        let body = self.memory.as_ref().and_then(|content| MemoryBody::decode(&content.bytes, config.shape).ok());
+        body.map(|body| body.0).unwrap_or_default()
+    }
+
+    /// The model after a round; `trained` rounds of training were merged before it.
+    pub(super) fn after(&self, sum: RoundSum, trained: u32, config: &RoundConfig) -> Self {
+        let shape = config.shape;
+        let known = FleetModel {
+            heads: heads(self.heads.as_ref(), config),
+            aid: self.aid.as_ref().and_then(|content| AidBody::decode(&content.bytes, shape).ok()).map(|body| body.0),
+            memory: self.decoded_memory(config),
+            in_use: None,
+        };
+        let auxiliary = config.auxiliary.as_deref();
+        let conditions = Conditions {
+            params: &config.params,
+            seed: config.seed,
+            rounds: config.rounds,
+            trained,
+            auxiliary: auxiliary.and_then(|set| Samples::new(shape, &set.features, &set.labels).ok()),
+        };
+        let Merged { heads, aid, memory, in_use } = sum.merge(known, &conditions);
+        let content = |heads: Heads| Content::new(HeadsBody(heads).encode(shape));
+        let aid = aid.map(|aid| Content::new(AidBody(aid).encode(config.encoding)));
+        Self {
+            heads: heads.map(content).or_else(|| self.heads.clone()),
+            aid: aid.or_else(|| self.aid.clone()),
+            memory: (memory != Memory::default()).then(|| Content::new(MemoryBody(memory).encode())),
+            in_use: in_use.map(|main| content(Heads { main, supplementary: Head::zeros(shape) })),
         }
     }
+}
 
-    fn merge_prototypes(&self, sum: &PrototypeSum, config: &RoundConfig) -> Content {
-        let known = self.aid.as_ref().map(|content| Aid::decode(&content.bytes, config.shape));
-        let mut prototypes = match known {
-            Some(Ok(Aid::Prototypes(prototypes))) => prototypes,
-            Some(Ok(Aid::Means(_) | Aid::Prior(_)) | Err(_)) | None => Prototypes::default(),
-        };
-        sum.merge_into(&mut prototypes);
-        Content::new(Aid::Prototypes(prototypes).encode(config.encoding))
-    }
-
-    fn with_statistics(&self, statistics: &Statistics, config: &RoundConfig) -> Self {
-        let aid = |aid: Aid| Self { heads: self.heads.clone(), aid: Some(Content::new(aid.encode(config.encoding))) };
-        let heads = |main: Head| {
-            let heads = Heads { main, supplementary: Head::zeros(config.shape) };
-            Self { heads: Some(Content::new(HeadsBody(heads).encode(config.shape))), aid: self.aid.clone() }
-        };
-        match config.params.method {
-            Method::LogitAdjusted => aid(Aid::Prior(statistics.prior())),
-            Method::RedGrapeLive => aid(Aid::Means(statistics.means())),
-            Method::Ncm => heads(ncm(statistics)),
-            Method::Ridge => heads(ridge(statistics, RIDGE_STRENGTH)),
-            Method::Lda => heads(lda(statistics, LDA_SHRINKAGE)),
-            Method::FedAvg | Method::RedGrape | Method::RedGrapeNoPrototypes | Method::RedGrapeNoSupplementary => {
-                self.clone()
-            }
-        }
-    }
+fn heads(content: Option<&Content>, config: &RoundConfig) -> Option<Heads> {
+    HeadsBody::decode(&content?.bytes, config.shape).ok().map(|body| body.0)
 }

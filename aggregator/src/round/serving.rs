@@ -113,9 +113,18 @@ impl Served {
 }
 
 impl Serving {
-    /// Offers a model's blobs and no others.
+    /// Offers what a model's devices train with, and no other blobs.
     pub(super) fn offer(&mut self, model: &Model) {
-        for (kind, content) in [(BlobKind::Heads, &model.heads), (BlobKind::Aid, &model.aid)] {
+        self.offer_blobs(model.heads.as_ref(), model.aid.as_ref());
+    }
+
+    /// Offers what devices classify with, and no other blobs.
+    pub(super) fn offer_for_use(&mut self, model: &Model) {
+        self.offer_blobs(model.for_use(), None);
+    }
+
+    fn offer_blobs(&mut self, heads: Option<&Content>, aid: Option<&Content>) {
+        for (kind, content) in [(BlobKind::Heads, heads), (BlobKind::Aid, aid)] {
             let served = self.blobs.get(&kind).map(|served| served.content.blob);
             match content {
                 Some(content) if served != Some(content.blob) => {

@@ -25,6 +25,7 @@ fn config(method: Method) -> RoundConfig {
         encoding: Encoding::F32,
         seed: 9,
         upload_bytes: 1 << 20,
+        auxiliary: None,
     }
 }
 
@@ -50,7 +51,7 @@ fn heapless_text<const N: usize>(text: &str) -> heapless::String<N> {
 fn update(number: u32) -> Vec<u8> {
     let head = |value: f32| Head { weight: vec![value; 6], bias: vec![-value; 3] };
     let heads = Heads { main: head(number as f32 * 0.37), supplementary: Head::zeros(shape()) };
-    let content = UpdateContent::Trained { heads, prototypes: Default::default() };
+    let content = UpdateContent::Trained { heads: Some(heads), prototypes: Default::default(), loss: None };
     Update { samples: 10 + number, content }.encode(shape(), Encoding::F32)
 }
 
@@ -292,8 +293,9 @@ fn large_updates_are_fetched_in_windows_and_within_the_memory_given() {
     let mut harness = Harness::new(round);
     (0..3).for_each(|number| harness.say(number, ToAggregator::Hello(Hello { shape, ..hello(number) }), &[]));
     let content = |number: u32| {
-        let heads = Heads { main: Head::zeros(shape), supplementary: Head::zeros(shape) };
-        let content = UpdateContent::Trained { heads, prototypes: Default::default() };
+        let main = Head { weight: vec![1.0; shape.weights()], bias: vec![0.0; shape.classes()] };
+        let heads = Heads { main, supplementary: Head::zeros(shape) };
+        let content = UpdateContent::Trained { heads: Some(heads), prototypes: Default::default(), loss: None };
         Update { samples: 10 + number, content }.encode(shape, Encoding::F32)
     };
     (0..3).for_each(|number| harness.offer(number, 0, &content(number)));

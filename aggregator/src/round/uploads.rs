@@ -8,7 +8,7 @@ use grapevine_protocol::{Assembler, BlobRef, BlockHeader, DeviceId, Offer, Recei
 use super::{Coordinator, Phase};
 
 /// Blocks asked of one device at a time.
-const WINDOW: usize = 16;
+pub const WINDOW: usize = 16;
 /// Blocks asked of all devices at a time: below the default queue of every broker.
 const MAX_BLOCKS_IN_FLIGHT: usize = 512;
 /// A window that stands still so long is asked for again.

@@ -43,6 +43,8 @@ struct RunConfig {
     classes: String,
     shape: grapevine_models::Shape,
     params: grapevine_models::Params,
+    /// Of the aggregator's own samples.
+    auxiliary: Option<String>,
     seed: u64,
 }
 
@@ -82,6 +84,7 @@ fn run_config(options: &ServeOptions) -> RunConfig {
         classes: round.classes.to_string(),
         shape: round.shape,
         params: *round.params,
+        auxiliary: round.auxiliary.as_ref().map(|auxiliary| auxiliary.digest().to_string()),
         seed: round.seed,
     }
 }
@@ -96,6 +99,7 @@ fn resume(store: &Store, row: &RunRow, options: &ServeOptions) -> Result<Restore
         (stored.extractor == wanted.extractor, "extractor"),
         (stored.classes == wanted.classes, "class list"),
         (stored.params == wanted.params, "method or hyper-parameters"),
+        (stored.auxiliary == wanted.auxiliary, "file of auxiliary samples"),
         (stored == wanted, "seed or shape"),
     ] {
         if !same {
@@ -111,6 +115,8 @@ fn resume(store: &Store, row: &RunRow, options: &ServeOptions) -> Result<Restore
     let model = Model {
         heads: content(newest.and_then(|round| round.heads))?,
         aid: content(newest.and_then(|round| round.aid))?,
+        memory: content(newest.and_then(|round| round.memory))?,
+        in_use: content(newest.and_then(|round| round.in_use))?,
     };
     let last = rounds.last();
     let open = match last.filter(|round| round.phase == RoundPhase::Collecting) {
@@ -177,13 +183,16 @@ pub(super) fn commit(
     let mut keep = |content: &Option<Content>| -> Result<Option<crate::store::Digest>, StoreError> {
         content.as_ref().map(|content| store.put_blob(&content.bytes)).transpose()
     };
-    let (heads, aid) = (keep(&outcome.model.heads)?, keep(&outcome.model.aid)?);
+    let Model { heads, aid, memory, in_use } = &outcome.model;
+    let (heads, aid, memory, in_use) = (keep(heads)?, keep(aid)?, keep(memory)?, keep(in_use)?);
     store.commit_round(&MergedRound {
         run: outcome.run.0,
         round: outcome.round.0,
         closed_ms: wall_clock_ms(),
         heads,
         aid,
+        memory,
+        in_use,
         metrics_json: metrics.map(|metrics| metrics.to_string()),
     })?;
     store.forget_updates_before(outcome.run.0, outcome.round.0 + 1)?;

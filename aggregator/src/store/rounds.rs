@@ -20,20 +20,22 @@ impl Store {
 
     /// Closes a collecting round as merged, in one transaction; its blobs must be stored already.
     pub fn commit_round(&mut self, merged: &MergedRound) -> Result<(), StoreError> {
-        for digest in merged.heads.iter().chain(&merged.aid) {
+        for digest in [&merged.heads, &merged.aid, &merged.memory, &merged.in_use].into_iter().flatten() {
             self.blobs.read(digest)?;
         }
         let changed = self.write("commit a round to", |transaction| {
             transaction.execute(
-                "UPDATE rounds SET phase = 'merged', closed_ms = ?3, heads = ?4, aid = ?5, metrics_json = ?6 \
-                 WHERE run = ?1 AND round = ?2 AND phase = 'collecting'",
+                "UPDATE rounds SET phase = 'merged', closed_ms = ?3, heads = ?4, aid = ?5, metrics_json = ?6, \
+                 memory = ?7, in_use = ?8 WHERE run = ?1 AND round = ?2 AND phase = 'collecting'",
                 params![
                     Bits(merged.run),
                     merged.round,
                     Bits(merged.closed_ms),
                     merged.heads,
                     merged.aid,
-                    merged.metrics_json
+                    merged.metrics_json,
+                    merged.memory,
+                    merged.in_use,
                 ],
             )
         })?;
@@ -122,18 +124,20 @@ impl Store {
         self.delete_unnamed(&forgotten)
     }
 
-    /// Deletes what earlier rounds of a run gave to the devices beside the heads, of which only the newest is ever read
-    /// again. All heads stay.
+    /// Deletes what earlier rounds of a run gave to the devices beside the heads, and what only the aggregator knew, of
+    /// which only the newest is ever read again. All heads stay.
     pub fn forget_aids_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError> {
         self.check_writable()?;
         let forgotten: Vec<Digest> = self.rows(
-            "SELECT DISTINCT aid FROM rounds WHERE run = ?1 AND round < ?2 AND aid IS NOT NULL",
+            "SELECT aid FROM rounds WHERE run = ?1 AND round < ?2 AND aid IS NOT NULL \
+             UNION SELECT memory FROM rounds WHERE run = ?1 AND round < ?2 AND memory IS NOT NULL",
             params![Bits(run), round],
             |row| row.get(0),
         )?;
         self.write("forget aids in", |transaction| {
             transaction.execute(
-                "UPDATE rounds SET aid = NULL WHERE run = ?1 AND round < ?2 AND aid IS NOT NULL",
+                "UPDATE rounds SET aid = NULL, memory = NULL \
+                 WHERE run = ?1 AND round < ?2 AND (aid IS NOT NULL OR memory IS NOT NULL)",
                 params![Bits(run), round],
             )
         })?;
@@ -169,7 +173,8 @@ impl Store {
 
     fn is_named(&self, digest: &Digest) -> Result<bool, StoreError> {
         let query = "SELECT 1 FROM updates WHERE blob_kept = 1 AND digest = ?1 \
-                     UNION ALL SELECT 1 FROM rounds WHERE heads = ?1 OR aid = ?1 LIMIT 1";
+                     UNION ALL SELECT 1 FROM rounds \
+                     WHERE heads = ?1 OR aid = ?1 OR memory = ?1 OR in_use = ?1 LIMIT 1";
         Ok(self.row(query, [digest], |_| Ok(()))?.is_some())
     }
 }

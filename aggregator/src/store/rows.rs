@@ -98,6 +98,10 @@ pub struct MergedRound {
     pub heads: Option<Digest>,
     /// The blob of what the next round's devices need beside the heads.
     pub aid: Option<Digest>,
+    /// The blob of what only the aggregator knows.
+    pub memory: Option<Digest>,
+    /// The blob of the head in use, where it is not the main one of the heads.
+    pub in_use: Option<Digest>,
     /// What was measured.
     pub metrics_json: Option<String>,
 }
@@ -127,6 +131,12 @@ pub struct RoundRow {
     /// The blob of what the next round's devices need beside the heads.
     #[serde(serialize_with = "optional_hex")]
     pub aid: Option<Digest>,
+    /// The blob of what only the aggregator knows.
+    #[serde(serialize_with = "optional_hex")]
+    pub memory: Option<Digest>,
+    /// The blob of the head in use, where it is not the main one of the heads.
+    #[serde(serialize_with = "optional_hex")]
+    pub in_use: Option<Digest>,
     /// What was measured.
     pub metrics_json: Option<String>,
     /// The notice as published.
@@ -252,7 +262,7 @@ impl DeviceRow {
 /// Columns in the order [`RoundRow::read`] wants them; `accepted` is counted, so it can never disagree with the ledger.
 pub(super) const ROUND_COLUMNS: &str = "run, round, phase, task, opened_ms, closed_ms, expected, \
     (SELECT count(*) FROM updates WHERE updates.run = rounds.run AND updates.round = rounds.round), \
-    heads, aid, metrics_json, notice";
+    heads, aid, metrics_json, notice, memory, in_use";
 
 impl RoundRow {
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
@@ -269,6 +279,8 @@ impl RoundRow {
             aid: row.get(9)?,
             metrics_json: row.get(10)?,
             notice: row.get(11)?,
+            memory: row.get(12)?,
+            in_use: row.get(13)?,
         })
     }
 }

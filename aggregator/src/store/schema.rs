@@ -10,7 +10,7 @@ use super::StoreError;
 const APPLICATION_ID: i64 = 0x4752_5056;
 
 /// Step `n` brings a ledger from schema version `n` to `n + 1`. Steps are only ever appended.
-const MIGRATIONS: [&str; 1] = [VERSION_1];
+const MIGRATIONS: [&str; 2] = [VERSION_1, VERSION_2];
 
 /// The schema version this program writes.
 pub(super) const VERSION: usize = MIGRATIONS.len();
@@ -70,6 +70,14 @@ CREATE TABLE refusals (
     reason TEXT PRIMARY KEY,
     count  INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+";
+
+// What only the aggregator remembers, and the head in use where it is not the main one of `heads`.
+const VERSION_2: &str = "
+ALTER TABLE rounds ADD COLUMN memory BLOB CHECK (length(memory) = 32);
+ALTER TABLE rounds ADD COLUMN in_use BLOB CHECK (length(in_use) = 32);
+CREATE INDEX rounds_memory ON rounds (memory);
+CREATE INDEX rounds_in_use ON rounds (in_use);
 ";
 
 /// Brings the ledger at `path` to [`VERSION`], each step in one transaction.

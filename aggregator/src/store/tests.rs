@@ -28,7 +28,8 @@ fn update(round: u32, device: &str) -> NewUpdate {
 }
 
 fn merged(round: u32, heads: Option<Digest>) -> MergedRound {
-    MergedRound { run: RUN, round, closed_ms: 4_000, heads, aid: None, metrics_json: Some("{\"accuracy\":0.5}".into()) }
+    let metrics_json = Some("{\"accuracy\":0.5}".into());
+    MergedRound { run: RUN, round, closed_ms: 4_000, heads, aid: None, memory: None, in_use: None, metrics_json }
 }
 
 fn collecting(state: &Path) -> Store {

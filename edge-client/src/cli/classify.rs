@@ -1,12 +1,15 @@
-//! `edge-client classify`: images in, classes out.
+//! `edge-client classify`: images in, classes out, one line each as soon as it is known.
 
-use core::fmt::Write;
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use grapevine_edge_client::classify::Classifier;
-use grapevine_host::sentence::sentence;
+use grapevine_edge_client::classify::{Classifier, LatestHead, Prediction, visit_images};
+use grapevine_edge_client::image_input::{MAX_IMAGE_BYTES, read_image_file};
+use grapevine_edge_client::store::NewestHead;
+use grapevine_host::sentence::{one_line, sentence};
 use serde::Serialize;
 
 use super::setup::Setup;
@@ -15,79 +18,133 @@ use super::{Answer, Common};
 const EXAMPLES: &str = "\
 Examples:
   edge-client classify new.png
-  edge-client classify --top 1 pictures/*.jpg
-  edge-client classify new.png --json | jq -r '.[0].predictions[0].class'
+  edge-client classify --top 1 pictures/ more/*.jpg      # a folder stands for every image below it
+  ssh camera cat newest.jpg | edge-client classify -
+  edge-client classify new.png --json | jq -r '.predictions[0].class'
 
-Works beside `edge-client run`. Exit code 1 if an image could not be classified; all others are.";
+Works beside `edge-client run`: each image is classified with the head that is the newest in that moment.
+Exit code 1 if an image could not be classified; all others are.";
+
+/// Standard input.
+const STANDARD_INPUT: &str = "-";
 
 /// Classify images with the newest head.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
-    /// PNG or JPEG files.
+    /// PNG or JPEG files, folders of them, or `-` for one image on standard input.
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
     /// Classes to print per image, the likeliest first.
     #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     top: u16,
-    /// Print an array of images as JSON.
+    /// Print JSON Lines: one object per image.
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Serialize)]
 struct Classified {
-    image: PathBuf,
+    image: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
-    predictions: Vec<Likely>,
-}
-
-#[derive(Serialize)]
-struct Likely {
-    class: String,
-    label: u16,
-    probability: f64,
+    /// Of the head that was used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    round: Option<u32>,
+    predictions: Vec<Prediction>,
 }
 
 pub(super) fn classify(common: &Common, arguments: &Arguments) -> anyhow::Result<Answer> {
     let setup = Setup::load(common.configuration()?)?;
-    let newest = setup.read_store()?.newest_head()?.context(
+    let mut latest = LatestHead::of(Arc::new(setup.read_store()?));
+    latest.now()?.context(
         "this device has no head yet; `edge-client run` gets the fleet's, `edge-client train --save` makes its own",
     )?;
-    let classifier = Classifier::new(setup.extractor()?, newest.main, setup.config.classes)?;
-    let classified: Vec<Classified> =
-        arguments.images.iter().map(|image| look_at(&classifier, image, usize::from(arguments.top))).collect();
-    let mut answer = Answer::of(&classified, arguments.json, |classified| render(classified))?;
-    answer.complaints = classified.iter().filter_map(|image| image.error.clone()).collect();
-    answer.code = u8::from(!answer.complaints.is_empty());
-    Ok(answer)
+    let classifier = Classifier::new(setup.extractor()?, setup.config.classes)?;
+    let mut work = Work { classifier, latest, arguments, complaints: Vec::new(), is_heard: Ok(()) };
+    for image in &arguments.images {
+        work.take(image);
+    }
+    let Work { complaints, is_heard, .. } = work;
+    match is_heard {
+        // The reader had enough, as in `| head`.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+        heard => heard.context("cannot write the result; check where the output goes")?,
+    }
+    Ok(Answer { code: u8::from(!complaints.is_empty()), complaints, ..Answer::default() })
 }
 
-fn look_at(classifier: &Classifier, image: &Path, top: usize) -> Classified {
-    let mut classified = Classified { image: image.to_owned(), error: None, predictions: Vec::new() };
-    match classifier.classify(image) {
-        Ok(predictions) => {
-            let likely = predictions.into_iter().take(top);
-            classified.predictions = likely
-                .map(|each| Likely { class: each.class, label: each.label, probability: each.probability })
-                .collect();
-        }
-        Err(error) => {
-            let line = sentence(&error);
-            let name = image.display().to_string();
-            classified.error = Some(if line.contains(&name) { line } else { format!("{name}: {line}") });
-        }
-    }
-    classified
+struct Work<'a> {
+    classifier: Classifier,
+    latest: LatestHead,
+    arguments: &'a Arguments,
+    complaints: Vec<String>,
+    /// The first failure of the output ends all.
+    is_heard: io::Result<()>,
 }
 
-fn render(images: &[Classified]) -> String {
-    let mut text = String::new();
-    for image in images.iter().filter(|image| image.error.is_none()) {
-        let likely = image.predictions.iter().map(|each| format!("{} {:.1} %", each.class, 100.0 * each.probability));
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{}: {}", image.image.display(), likely.collect::<Vec<_>>().join(", "));
+impl Work<'_> {
+    fn take(&mut self, argument: &Path) {
+        if argument.as_os_str() == STANDARD_INPUT {
+            let bytes = read_input();
+            return self.look_at(STANDARD_INPUT.to_owned(), bytes);
+        }
+        let visited = visit_images(argument, &mut |path| {
+            let bytes = || read_image_file(path).map_err(|error| sentence(&error));
+            if self.is_heard.is_ok() {
+                self.look_at(path.display().to_string(), bytes());
+            }
+        });
+        let name = argument.display();
+        match visited {
+            Ok(true) => {}
+            Ok(false) => self.complaints.push(format!("no PNG or JPEG image in {name}; name a file or another folder")),
+            Err(error) => self.complaints.push(format!("cannot list {name}: {error}; check its permissions")),
+        }
     }
-    text
+
+    fn look_at(&mut self, image: String, bytes: Result<Vec<u8>, String>) {
+        let (error, round, predictions) = match bytes.and_then(|bytes| self.likely(&bytes)) {
+            Ok((round, predictions)) => (None, Some(round), predictions),
+            Err(line) if line.contains(&image) => (Some(line), None, Vec::new()),
+            Err(line) => (Some(format!("{image}: {line}")), None, Vec::new()),
+        };
+        self.complaints.extend(error.clone());
+        let classified = Classified { image, error, round, predictions };
+        let line = if self.arguments.json { json(&classified) } else { render(&classified) };
+        let mut output = io::stdout().lock();
+        self.is_heard = output.write_all(line.as_bytes()).and_then(|()| output.flush());
+    }
+
+    fn likely(&mut self, image: &[u8]) -> Result<(u32, Vec<Prediction>), String> {
+        let Some(NewestHead { round, main, .. }) = self.latest.now().map_err(|error| sentence(&error))? else {
+            return Err("the head is gone; `edge-client run` gets the fleet's".into());
+        };
+        let mut predictions = self.classifier.classify(main, image).map_err(|error| sentence(&error))?;
+        predictions.truncate(usize::from(self.arguments.top));
+        Ok((*round, predictions))
+    }
+}
+
+fn read_input() -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let read = io::stdin().lock().take(MAX_IMAGE_BYTES + 1).read_to_end(&mut bytes);
+    read.map_err(|error| format!("cannot read standard input: {error}"))?;
+    if bytes.len() as u64 > MAX_IMAGE_BYTES {
+        return Err(format!("standard input is larger than {MAX_IMAGE_BYTES} bytes; scale the image down"));
+    }
+    Ok(bytes)
+}
+
+fn json(classified: &Classified) -> String {
+    serde_json::to_string(classified).expect("texts and finite numbers are JSON") + "\n"
+}
+
+/// Nothing for an image that could not be classified: that is said on standard error.
+fn render(classified: &Classified) -> String {
+    if classified.error.is_some() {
+        return String::new();
+    }
+    let likely = classified.predictions.iter().map(|each| format!("{} {:.1} %", each.class, 100.0 * each.probability));
+    format!("{}: {}\n", one_line(&classified.image), likely.collect::<Vec<_>>().join(", "))
 }

@@ -4,13 +4,15 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use grapevine_edge_client::predict::{Figures, Outgoing};
 use grapevine_edge_client::session::Event;
 use grapevine_host::{cpu, files, memory};
 use serde::{Deserialize, Serialize};
@@ -56,6 +58,9 @@ pub(super) struct Liveness {
     /// What arrived and did not belong, by reason, since the start.
     #[serde(default)]
     pub(super) ignored: BTreeMap<String, u64>,
+    /// What became of the images of the watched folder; absent if none is watched.
+    #[serde(default)]
+    pub(super) predictions: Option<Figures>,
     pub(super) resident_bytes: Option<u64>,
     pub(super) peak_bytes: Option<u64>,
     /// Processor time since the start.
@@ -74,8 +79,8 @@ pub(super) struct Heart {
 }
 
 impl Heart {
-    /// Writes the first file at once and fails if it cannot be written.
-    pub(super) fn start(state: &Path) -> anyhow::Result<Self> {
+    /// Writes the first file at once and fails if it cannot be written. The figures of `outgoing` are in every file.
+    pub(super) fn start(state: &Path, outgoing: Option<Arc<Outgoing>>) -> anyhow::Result<Self> {
         let path = state.join(FILE);
         let liveness = Liveness {
             pid: process::id(),
@@ -84,19 +89,21 @@ impl Heart {
             refused: None,
             delivered: 0,
             ignored: BTreeMap::new(),
+            predictions: None,
             resident_bytes: None,
             peak_bytes: None,
             cpu_ms: None,
             started: seconds_now(),
             seen: 0,
         };
-        files::write_atomic(&path, &liveness.measured())?;
+        let pulse = Pulse { path, outgoing };
+        pulse.write(&liveness)?;
         let (changes, receiver) = unbounded();
         let first = liveness.clone();
         let thread = thread::Builder::new()
             .name("status".into())
             .stack_size(256 * 1024)
-            .spawn(move || beat(&path, first, &receiver))
+            .spawn(move || pulse.beat(first, &receiver))
             .context("cannot start a thread; the system is out of memory or of threads")?;
         Ok(Self { liveness, changes, thread })
     }
@@ -152,17 +159,47 @@ impl Liveness {
             Event::NewHeads(_) => {}
         }
     }
+}
 
-    /// The file's bytes, with the figures of this moment.
-    fn measured(&self) -> Vec<u8> {
-        let now = Self {
+/// What the file is written with.
+struct Pulse {
+    path: PathBuf,
+    outgoing: Option<Arc<Outgoing>>,
+}
+
+impl Pulse {
+    /// Writes the file, with the figures of this moment.
+    fn write(&self, liveness: &Liveness) -> Result<(), files::WriteError> {
+        let now = Liveness {
+            predictions: self.outgoing.as_ref().map(|outgoing| outgoing.figures()),
             resident_bytes: memory::resident_bytes(),
             peak_bytes: memory::peak_bytes(),
             cpu_ms: cpu::process_cpu().map(|cpu| cpu.as_millis() as u64),
             seen: seconds_now(),
-            ..self.clone()
+            ..liveness.clone()
         };
-        serde_json::to_vec_pretty(&now).expect("numbers and texts are JSON")
+        files::write_atomic(&self.path, &serde_json::to_vec_pretty(&now).expect("numbers and texts are JSON"))
+    }
+
+    fn beat(&self, mut newest: Liveness, changes: &Receiver<Liveness>) {
+        loop {
+            let ended = match changes.recv_timeout(BEAT) {
+                Ok(change) => {
+                    newest = change;
+                    let (last, ended) = rest(changes);
+                    newest = last.unwrap_or(newest);
+                    ended
+                }
+                Err(RecvTimeoutError::Timeout) => false,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            if let Err(error) = self.write(&newest) {
+                tracing::debug!("the status was not written: {error}");
+            }
+            if ended {
+                return;
+            }
+        }
     }
 }
 
@@ -183,27 +220,6 @@ pub(super) fn read(state: &Path) -> Option<Liveness> {
 #[allow(clippy::disallowed_methods, reason = "another process compares it with its own clock")]
 pub(super) fn seconds_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default()
-}
-
-fn beat(path: &Path, mut newest: Liveness, changes: &Receiver<Liveness>) {
-    loop {
-        let ended = match changes.recv_timeout(BEAT) {
-            Ok(change) => {
-                newest = change;
-                let (last, ended) = rest(changes);
-                newest = last.unwrap_or(newest);
-                ended
-            }
-            Err(RecvTimeoutError::Timeout) => false,
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
-        if let Err(error) = files::write_atomic(path, &newest.measured()) {
-            tracing::debug!("the status was not written: {error}");
-        }
-        if ended {
-            return;
-        }
-    }
 }
 
 /// Collects changes for a while; gives the last one, and whether the other side is gone.
@@ -234,7 +250,7 @@ mod tests {
     fn the_last_word_is_on_disk_when_the_heart_stops() {
         let folder = tempfile::tempdir().unwrap();
         assert!(read(folder.path()).is_none());
-        let mut heart = Heart::start(folder.path()).unwrap();
+        let mut heart = Heart::start(folder.path(), None).unwrap();
         let first = read(folder.path()).unwrap();
         assert_eq!((first.pid, first.state, first.round), (process::id(), Phase::Connecting, None));
         for event in [Event::Connected, Event::Welcome, Event::RoundBegan(RoundId(7)), Event::Delivered(RoundId(7))] {

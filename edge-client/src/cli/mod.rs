@@ -5,6 +5,7 @@
 mod classify;
 mod completions;
 mod failure;
+mod histogram;
 mod ingest;
 mod init;
 mod liveness;

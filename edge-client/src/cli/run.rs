@@ -5,17 +5,22 @@ use std::collections::hash_map::RandomState;
 use std::env::consts::{ARCH, OS};
 use std::fs;
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
+use anyhow::Context;
 use clap::Args;
+use grapevine_edge_client::classify::{Classifier, LatestHead};
+use grapevine_edge_client::config::Predictions;
 use grapevine_edge_client::device::{self, DeviceOptions};
+use grapevine_edge_client::predict::{Outgoing, Predictor};
 use grapevine_edge_client::session::{Event, Identity};
+use grapevine_edge_client::store::Store;
 use grapevine_host::{BrokerAddress, Shutdown};
 use grapevine_protocol::{BootId, class_list_digest};
 
 use super::liveness::Heart;
 use super::setup::Setup;
-use super::{Answer, Common, INTERRUPTED};
+use super::{Answer, Common, INTERRUPTED, ingest};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -23,6 +28,8 @@ Examples:
   edge-client run --until-finished && edge-client classify new.png
   edge-client run --broker mqtt://10.0.0.5 -v
 
+With `[predict]` in the configuration it also classifies the images that come into a folder and publishes what they show,
+with `[ingest]` it stores those that come into class folders and learns from them.
 Logs one line per round to standard error. `edge-client status` looks at a running device.
 Exit code 0 after Ctrl-C or SIGTERM; with --until-finished 130 if the run was not over yet.";
 
@@ -47,13 +54,19 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Answ
     let setup = Setup::load(config)?;
     let store = Arc::new(setup.open_store()?);
     let samples: u32 = store.counts()?.iter().sum();
-    let options = options(&setup);
+    let predicting = setup.config.predict.as_ref().map(|predict| Predicting::prepare(&setup, predict, &store));
+    let predicting = predicting.transpose()?;
+    let outgoing = predicting.as_ref().map(|predicting| predicting.outgoing.clone());
+    let options = options(&setup, outgoing.clone());
     let (fleet, device) = (&options.fleet, &options.identity.device);
     tracing::info!(%fleet, %device, broker = %options.broker, samples, "starting");
-    if samples == 0 {
+    if samples == 0 && setup.config.ingest_watch.is_none() {
         tracing::warn!("there are no samples, so this device only waits; stop it and run `edge-client ingest DIR`");
     }
-    let mut heart = Heart::start(&setup.config.state)?;
+    let mut heart = Heart::start(&setup.config.state, outgoing)?;
+    let predictor = predicting.map(|predicting| predicting.start(&shutdown)).transpose()?;
+    let watch = setup.config.ingest_watch.as_deref();
+    let ingest = watch.map(|folder| ingest::in_background(&setup, folder, &store, &shutdown)).transpose()?;
     let mut finished = false;
     let outcome = device::run(&options, &store, &shutdown, &mut |event| {
         heart.note(event);
@@ -62,6 +75,14 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Answ
             shutdown.request();
         }
     });
+    // Whatever ended the device ends what goes on beside it.
+    shutdown.request();
+    if ingest.is_some_and(|ingest| ingest.join().is_err()) {
+        tracing::error!("the ingesting thread panicked; please report what is printed above");
+    }
+    if predictor.is_some_and(|predictor| predictor.join().is_err()) {
+        tracing::error!("the predicting thread panicked; please report what is printed above");
+    }
     heart.stop();
     let report = outcome?;
     let traffic = report.traffic;
@@ -76,7 +97,32 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Answ
     Ok(Answer { code, ..Answer::default() })
 }
 
-fn options(setup: &Setup) -> DeviceOptions {
+/// What classifies the images of a watched folder, before it runs.
+struct Predicting {
+    predictor: Predictor,
+    outgoing: Arc<Outgoing>,
+}
+
+impl Predicting {
+    fn prepare(setup: &Setup, predict: &Predictions, store: &Arc<Store>) -> anyhow::Result<Self> {
+        let outgoing = Arc::new(Outgoing::new(&predict.topic));
+        let classifier = Classifier::new(setup.extractor()?, setup.config.classes.clone())?;
+        let latest = LatestHead::of(store.clone());
+        let device = setup.config.device.clone();
+        let predictor = Predictor::new(device, classifier, latest, &predict.watch, outgoing.clone());
+        tracing::info!(watch = %predict.watch.display(), topic = predict.topic, "predicting");
+        Ok(Self { predictor, outgoing })
+    }
+
+    fn start(self, shutdown: &Shutdown) -> anyhow::Result<JoinHandle<()>> {
+        let shutdown = shutdown.clone();
+        let thread = thread::Builder::new().name("predict".into());
+        let started = thread.spawn(move || self.predictor.run(&shutdown));
+        started.context("cannot start a thread; the system is out of memory or of threads")
+    }
+}
+
+fn options(setup: &Setup, outgoing: Option<Arc<Outgoing>>) -> DeviceOptions {
     let config = &setup.config;
     DeviceOptions {
         fleet: config.fleet.clone(),
@@ -92,6 +138,7 @@ fn options(setup: &Setup) -> DeviceOptions {
         keep_alive: config.keep_alive,
         longest_pause: config.longest_pause,
         gate: None,
+        outgoing,
     }
 }
 

@@ -6,12 +6,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 use grapevine_edge_client::config::ValidConfig;
+use grapevine_edge_client::predict::Figures;
 use grapevine_edge_client::store::{Store, StoreError};
 use grapevine_host::memory;
 use grapevine_host::sentence::sentence;
 use grapevine_protocol::Digest;
 use serde::Serialize;
 
+use super::histogram::{Style, histogram};
 use super::liveness::{self, Liveness, Phase, SILENCE_SECONDS};
 use super::setup::{LOCAL_RUN, Setup, store_path};
 use super::{Answer, Common};
@@ -20,11 +22,14 @@ const EXAMPLES: &str = "\
 Examples:
   edge-client status
   edge-client status --json | jq .running.resident_bytes
+  edge-client status --json | jq -r '.store.by_class[] | [.class, .samples] | @csv'
 
+The bars fill the terminal; they are plain ASCII where the locale has nothing else.
 Reads only, also beside `edge-client run`. Exit code 1 if something is wrong that a person must look at.";
 
-/// Width of the longest bar, in characters.
-const BAR: u32 = 40;
+/// Of a store that its writer did not close.
+const INTERRUPTED: &str = "the last `edge-client` that wrote the store was killed or lost its power; \
+                           nothing stored is lost, start it again (`edge-client run`)";
 /// Hexadecimal digits of a digest that people are shown.
 const SHORT: usize = 12;
 
@@ -64,16 +69,32 @@ struct Extractor {
 struct Contents {
     file_bytes: u64,
     samples: u32,
+    /// Most samples, by number and bytes.
     capacity: u32,
+    /// Most samples of one class; absent if it has no bound of its own.
+    capacity_per_class: Option<u32>,
     by_class: Vec<OfClass>,
+    /// The largest class over the smallest that has samples; absent without samples.
+    imbalance_ratio: Option<f64>,
+    classes_without_samples: usize,
     newest_head: Option<Origin>,
-    pending_update: Option<Origin>,
+    pending_update: Option<Pending>,
 }
 
 #[derive(Serialize)]
 struct OfClass {
     class: String,
     samples: u32,
+    /// Of all samples, 0 to 1.
+    share: f64,
+}
+
+/// An update that waits for its receipt.
+#[derive(Serialize)]
+struct Pending {
+    #[serde(flatten)]
+    origin: Origin,
+    bytes: usize,
 }
 
 /// Where a head or an update comes from.
@@ -126,16 +147,17 @@ impl Status {
                     sha256: setup.manifest.sha256.clone(),
                     features: setup.shape.features(),
                 });
-                match setup.read_store().and_then(|store| Contents::of(&store, &setup)) {
-                    Ok(contents) => status.store = Some(contents),
-                    Err(StoreError::Missing { .. }) => {}
-                    Err(error) => {
-                        // Only a process that is gone leaves a store like this, however recent its last word.
-                        if let (StoreError::NeedsRepair { .. }, Some(running)) = (&error, &mut status.running) {
-                            running.alive = false;
+                match setup.read_store().and_then(|store| Ok((Contents::of(&store, &setup)?, store.is_interrupted()))) {
+                    Ok((contents, is_interrupted)) => {
+                        status.store = Some(contents);
+                        if is_interrupted {
+                            problems.push(INTERRUPTED.into());
+                            // Only a process that is gone leaves a store like this, however recent its last word.
+                            status.running.iter_mut().for_each(|running| running.alive = false);
                         }
-                        problems.push(sentence(&error));
                     }
+                    Err(StoreError::Missing { .. }) => {}
+                    Err(error) => problems.push(sentence(&error)),
                 }
             }
             Err(error) => problems.push(sentence(error.as_ref())),
@@ -151,17 +173,28 @@ impl Contents {
         let counts = store.counts()?;
         let origin = |run, round, digest| Origin { run, round, sha256: Digest(digest).to_string() };
         let file = fs::metadata(store_path(&setup.config.state));
+        let samples: u32 = counts.iter().sum();
+        let (capacity, per_class) = (store.capacity(), store.limits().max_samples_per_class);
+        let of_class = |(&samples_of_class, class): (&u32, &String)| OfClass {
+            class: class.clone(),
+            samples: samples_of_class,
+            share: f64::from(samples_of_class) / f64::from(samples.max(1)),
+        };
+        let present = counts.iter().copied().filter(|&count| count > 0);
+        let ratio = |(most, least)| f64::from(most) / f64::from(least);
         Ok(Self {
             file_bytes: file.map(|file| file.len()).unwrap_or_default(),
-            samples: counts.iter().sum(),
-            capacity: store.capacity(),
-            by_class: counts
-                .into_iter()
-                .zip(&setup.config.classes)
-                .map(|(samples, class)| OfClass { class: class.clone(), samples })
-                .collect(),
+            samples,
+            capacity,
+            capacity_per_class: (per_class < capacity).then_some(per_class),
+            by_class: counts.iter().zip(&setup.config.classes).map(of_class).collect(),
+            imbalance_ratio: present.clone().max().zip(present.min()).map(ratio),
+            classes_without_samples: counts.iter().filter(|&&count| count == 0).count(),
             newest_head: store.newest_head()?.map(|newest| origin(newest.run, newest.round, newest.digest)),
-            pending_update: store.outbox()?.map(|entry| origin(entry.run, entry.round, entry.digest)),
+            pending_update: store.outbox()?.map(|entry| Pending {
+                origin: origin(entry.run, entry.round, entry.digest),
+                bytes: entry.bytes.len(),
+            }),
         })
     }
 }
@@ -175,15 +208,20 @@ fn render(status: &Status) -> String {
     ];
     if let Some(store) = &status.store {
         let Contents { samples, capacity, file_bytes, .. } = store;
-        lines.push(("store", format!("{samples} samples of at most {capacity}, file of {}", mebibytes(*file_bytes))));
+        let per_class = store.capacity_per_class.map(|most| format!(" and {most} per class")).unwrap_or_default();
+        let file = mebibytes(*file_bytes);
+        lines.push(("store", format!("{samples} samples of at most {capacity}{per_class}, file of {file}")));
         let newest = store.newest_head.as_ref();
         lines
             .push(("newest head", newest.map_or("none yet; `edge-client run` gets the fleet's".into(), render_origin)));
-        lines.push(("pending", store.pending_update.as_ref().map_or("nothing to deliver".into(), render_origin)));
+        lines.push(("pending", store.pending_update.as_ref().map_or("nothing to deliver".into(), render_pending)));
     } else if status.problems.is_empty() {
         lines.push(("store", "none yet; run `edge-client ingest DIR`".into()));
     }
     lines.push(("running", status.running.as_ref().map_or("never ran here".into(), render_running)));
+    if let Some(figures) = status.running.as_ref().and_then(|running| running.liveness.predictions) {
+        lines.push(("predictions", render_predictions(figures)));
+    }
     if let Some(bytes) = status.resident_bytes {
         lines.push(("this command", format!("{} resident", mebibytes(bytes))));
     }
@@ -193,7 +231,7 @@ fn render(status: &Status) -> String {
         let _ = writeln!(text, "{name:12}  {value}");
     }
     if let Some(store) = &status.store {
-        render_histogram(&store.by_class, &mut text);
+        render_classes(store, &mut text);
     }
     text
 }
@@ -242,14 +280,34 @@ fn render_running(running: &Running) -> String {
     line
 }
 
-fn render_histogram(by_class: &[OfClass], text: &mut String) {
-    let width = by_class.iter().map(|each| each.class.chars().count()).max().unwrap_or(0);
-    let most = by_class.iter().map(|each| each.samples).max().unwrap_or(0).max(1);
-    for OfClass { class, samples } in by_class {
-        // A class with any samples shows at least a sliver.
-        let length = (u64::from(*samples) * u64::from(BAR)).div_ceil(u64::from(most));
-        let bar = "█".repeat(length as usize);
-        let _ = writeln!(text, "  {class:width$}  {samples:>6}  {bar}");
+fn render_predictions(figures: Figures) -> String {
+    let Figures { published, waiting, dropped, unusable } = figures;
+    let mut line = format!("{published} published, {waiting} waiting");
+    for (count, what) in [(dropped, "dropped from a full queue"), (unusable, "images could not be used")] {
+        if count > 0 {
+            let _ = write!(line, ", {count} {what}");
+        }
+    }
+    line
+}
+
+fn render_pending(pending: &Pending) -> String {
+    format!("an update of {} bytes waits for its receipt: {}", pending.bytes, render_origin(&pending.origin))
+}
+
+fn render_classes(store: &Contents, text: &mut String) {
+    let by_class: Vec<(&str, u32)> = store.by_class.iter().map(|each| (each.class.as_str(), each.samples)).collect();
+    text.push_str(&histogram(&by_class, Style::of_output()));
+    if let Some(ratio) = store.imbalance_ratio {
+        let _ = write!(text, "imbalance ratio {ratio:.1} (largest class over smallest)");
+        match store.classes_without_samples {
+            0 => {}
+            1 => text.push_str(", 1 class has no samples"),
+            several => {
+                let _ = write!(text, ", {several} classes have no samples");
+            }
+        }
+        text.push('\n');
     }
 }
 

@@ -1,7 +1,6 @@
 //! `edge-client train`: a fleet of one device, without a broker.
 
 use core::fmt::Write;
-use core::time::Duration;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,10 +11,11 @@ use grapevine_edge_client::store::{Dataset, NewestHead, Store};
 use grapevine_edge_client::work::{WorkError, work};
 use grapevine_models::evaluate::Accuracy;
 use grapevine_models::{
-    Head, Heads, Method, Params, Prototypes, Samples, Shape, Statistics, Sums, class_counts, oneshot,
+    Conditions, FleetModel, Head, Heads, Method, Params, RoundSum, Samples, Shape, Start, Step, ValidParams,
+    class_counts,
 };
 use grapevine_protocol::{
-    Aid, BootId, DeviceId, Digest, Encoding, HeadsBody, Notice, RoundId, RunId, Task, Update, UpdateContent,
+    AidBody, BootId, DeviceId, Digest, Encoding, HeadsBody, Notice, RoundId, RunId, Task, Update,
 };
 use serde::Serialize;
 
@@ -85,22 +85,16 @@ pub(super) fn train(common: &Common, arguments: &Arguments) -> anyhow::Result<An
     }
     let shape = setup.shape;
     let samples = Samples::new(shape, &dataset.features, &dataset.labels)?;
-    let from_newest_head = newest.is_some() && !method.is_one_shot();
-    let (heads, time) = if method.is_one_shot() {
-        solve(method, &samples)
-    } else {
-        let mut fleet = FleetOfOne::new(&setup.config.device, shape, method, newest.map(|newest| newest.main));
-        fleet.prepare(&samples);
-        let started = now();
-        for round in 0..rounds {
-            fleet.round(round, &dataset)?;
-        }
-        (fleet.heads.unwrap_or_else(|| Heads::zeros(shape)), started.elapsed())
-    };
+    let mut fleet = FleetOfOne::new(&setup.config.device, &dataset, samples, method, rounds)?;
+    let from_newest_head = fleet.begin_with(newest.map(|newest| newest.main));
+    let started = now();
+    while fleet.step()? {}
+    let time = started.elapsed();
+    let head = fleet.model.in_use().cloned().unwrap_or_else(|| Head::zeros(shape));
     if save {
-        keep(&store, shape, &heads)?;
+        keep(&store, shape, &head)?;
     }
-    let accuracy = Accuracy::of(&heads.main, &samples);
+    let accuracy = Accuracy::of(&head, &samples);
     let counts = class_counts(&dataset.labels, shape.classes());
     let by_class = setup.config.classes.into_iter().zip(counts.into_iter().zip(&accuracy.by_class));
     let trained = Trained {
@@ -116,23 +110,36 @@ pub(super) fn train(common: &Common, arguments: &Arguments) -> anyhow::Result<An
     Ok(Answer::of(&trained, arguments.json, render)?)
 }
 
-/// The rounds of a fleet that has one device: what the aggregator would send comes from the device's own updates.
+/// A fleet that has one device: each step goes through the same bytes that a device of a larger fleet reads and writes.
 struct FleetOfOne<'a> {
     device: &'a DeviceId,
+    dataset: &'a Dataset,
+    samples: Samples<'a>,
     notice: Notice,
-    heads: Option<Heads>,
-    aid: Option<Aid>,
+    params: ValidParams,
+    rounds: u32,
+    has_sums: bool,
+    trained: u32,
+    model: FleetModel,
 }
 
 impl<'a> FleetOfOne<'a> {
-    fn new(device: &'a DeviceId, shape: Shape, method: Method, main: Option<Head>) -> Self {
+    fn new(
+        device: &'a DeviceId,
+        dataset: &'a Dataset,
+        samples: Samples<'a>,
+        method: Method,
+        rounds: u32,
+    ) -> Result<Self, WorkError> {
+        let shape = samples.shape();
+        let params = Params::defaults(method, shape.classes()).check()?;
         let notice = Notice {
             boot: BootId(0),
             run: RunId(LOCAL_RUN),
             round: RoundId(0),
-            task: Task::Train,
+            task: Task::Wait,
             shape,
-            params: Params::defaults(method, shape.classes()),
+            params: *params,
             encoding: Encoding::F32,
             heads: None,
             aid: None,
@@ -140,68 +147,57 @@ impl<'a> FleetOfOne<'a> {
             highest_ticket: u64::MAX,
             closes_in_ms: 0,
         };
-        let heads = main.map(|main| Heads { main, supplementary: Head::zeros(shape) });
-        Self { device, notice, heads, aid: None }
+        let model = FleetModel::default();
+        Ok(Self { device, dataset, samples, notice, params, rounds, has_sums: false, trained: 0, model })
     }
 
-    /// What the method needs to know before its first round.
-    fn prepare(&mut self, samples: &Samples<'_>) {
-        let method = self.notice.params.method;
-        let statistics = |extent| Statistics::of(samples, extent, self.notice.params.min_samples_to_share);
-        self.aid = match method.needs() {
-            Sums::Nothing => None,
-            Sums::Counts => Some(Aid::Prior(statistics(Sums::Counts).prior())),
-            extent @ (Sums::Means | Sums::SecondMoment) => Some(Aid::Means(statistics(extent).means())),
+    /// Goes on from a head, where the method does not begin with one of its own; says whether it does.
+    fn begin_with(&mut self, main: Option<Head>) -> bool {
+        let Some(main) = main.filter(|_| !self.params.method.is_one_shot() && self.params.start == Start::Zeros) else {
+            return false;
         };
+        self.model.heads = Some(Heads { main, supplementary: Head::zeros(self.notice.shape) });
+        true
     }
 
-    /// One round, through the same bytes that a device of a larger fleet reads and writes.
-    fn round(&mut self, round: u32, dataset: &Dataset) -> anyhow::Result<()> {
-        self.notice.round = RoundId(round);
-        let (shape, method) = (self.notice.shape, self.notice.params.method);
-        let heads = self.heads.take().map(|heads| Arc::from(HeadsBody(heads).encode(shape)));
-        let aid = self.aid.as_ref().map(|aid| Arc::from(aid.encode(Encoding::F32)));
-        let content = work(&Job { notice: self.notice.clone(), heads, aid }, self.device, dataset)?;
-        match Update::decode(&content, shape, Task::Train, method)?.content {
-            UpdateContent::Trained { heads, prototypes } => {
-                self.heads = Some(heads);
-                self.remember(prototypes);
-                Ok(())
-            }
-            UpdateContent::Statistics(_) => Err(WorkError::Nothing.into()),
+    /// The next step; `false` when there is none.
+    fn step(&mut self) -> anyhow::Result<bool> {
+        let step = self.params.next_step(self.has_sums, self.trained, self.rounds);
+        self.notice.task = match step {
+            Step::Gather(extent) => Task::Statistics { extent },
+            Step::Train => Task::Train,
+            Step::Done => return Ok(false),
+        };
+        let Notice { shape, task, .. } = self.notice;
+        let heads = self.model.heads.clone().map(|heads| Arc::from(HeadsBody(heads).encode(shape)));
+        let aid = self.model.aid.clone().map(|aid| Arc::from(AidBody(aid).encode(Encoding::F32)));
+        let content = work(&Job { notice: self.notice.clone(), heads, aid }, self.device, self.dataset)?;
+        let update = Update::decode(&content, shape, task, self.params.method)?;
+        let mut sum = RoundSum::new(shape, step, &self.params, &self.model.memory);
+        sum.add(self.device.as_str(), &update.content, update.samples)?;
+        let conditions = Conditions {
+            params: &self.params,
+            seed: self.notice.seed,
+            rounds: self.rounds,
+            trained: self.trained,
+            // Nobody else is here to have some.
+            auxiliary: Some(self.samples),
+        };
+        self.model.update(sum.merge(self.model.clone(), &conditions));
+        match step {
+            Step::Gather(_) => self.has_sums = true,
+            Step::Train | Step::Done => self.trained += 1,
         }
-    }
-
-    fn remember(&mut self, prototypes: Prototypes) {
-        if self.notice.params.method.sends_prototypes() {
-            self.aid = Some(Aid::Prototypes(prototypes));
-        }
+        self.notice.round.0 += 1;
+        Ok(true)
     }
 }
 
-/// A one-shot method's head and the time it took.
-fn solve(method: Method, samples: &Samples<'_>) -> (Heads, Duration) {
-    let started = now();
-    let statistics = Statistics::of(samples, method.needs(), 1);
-    let main = match method {
-        Method::Ridge => oneshot::ridge(&statistics, oneshot::RIDGE_STRENGTH),
-        Method::Lda => oneshot::lda(&statistics, oneshot::LDA_SHRINKAGE),
-        Method::Ncm
-        | Method::FedAvg
-        | Method::LogitAdjusted
-        | Method::RedGrape
-        | Method::RedGrapeNoPrototypes
-        | Method::RedGrapeNoSupplementary
-        | Method::RedGrapeLive => oneshot::ncm(&statistics),
-    };
-    let supplementary = Head::zeros(samples.shape());
-    (Heads { main, supplementary }, started.elapsed())
-}
-
-fn keep(store: &Store, shape: Shape, heads: &Heads) -> anyhow::Result<()> {
-    heads.check(shape).context("the trained head cannot be used; look at the images and the extractor")?;
-    let digest = Digest::of(&HeadsBody(heads.clone()).encode(shape)).0;
-    store.put_head(&NewestHead { run: LOCAL_RUN, round: 0, main: heads.main.clone(), digest })?;
+fn keep(store: &Store, shape: Shape, head: &Head) -> anyhow::Result<()> {
+    head.check(shape).context("the trained head cannot be used; look at the images and the extractor")?;
+    let heads = Heads { main: head.clone(), supplementary: Head::zeros(shape) };
+    let digest = Digest::of(&HeadsBody(heads).encode(shape)).0;
+    store.put_head(&NewestHead { run: LOCAL_RUN, round: 0, main: head.clone(), digest })?;
     Ok(())
 }
 
@@ -238,15 +234,10 @@ mod tests {
         let samples = Samples::new(shape, &dataset.features, &dataset.labels).unwrap();
         let device = "alone".parse().unwrap();
         for method in Method::ALL {
-            let heads = if method.is_one_shot() {
-                solve(method, &samples).0
-            } else {
-                let mut fleet = FleetOfOne::new(&device, shape, method, None);
-                fleet.prepare(&samples);
-                (0..5).try_for_each(|round| fleet.round(round, &dataset)).unwrap();
-                fleet.heads.unwrap()
-            };
-            assert_eq!(Accuracy::of(&heads.main, &samples).balanced(), 1.0, "{method}");
+            let mut fleet = FleetOfOne::new(&device, &dataset, samples, method, 5).unwrap();
+            while fleet.step().unwrap() {}
+            let head = fleet.model.in_use().unwrap();
+            assert_eq!(Accuracy::of(head, &samples).balanced(), 1.0, "{method}");
         }
     }
 }

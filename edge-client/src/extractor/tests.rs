@@ -1,7 +1,8 @@
-use std::fs;
+use std::fs::{self, File};
 
-use grapevine_models::manifest::{Input, Output};
+use grapevine_models::manifest::{Input, Layout, Output};
 
+use super::inspect::{Question, Side, inspect};
 use super::*;
 
 /// A protobuf message, written by hand: the few fields of ONNX that the tests need.
@@ -225,8 +226,124 @@ fn models_that_cannot_run_are_refused() {
     let unmade = projection(weights()).nest(12, value("nowhere", &[1]));
     assert!(matches!(refusal(&manifest(), &model(unmade)), ExtractorError::NotOnnx { .. }));
 
-    let claimed = tensor("weights", &[1 << 40, 1 << 40], &WEIGHTS);
-    assert!(matches!(refusal(&manifest(), &model(projection(claimed))), ExtractorError::Unsupported { .. }));
+    for claimed in [vec![1 << 40, 1 << 40], vec![1 << 63, 2], vec![u64::MAX, 3], vec![4, 4], vec![1 << 25]] {
+        let claimed = tensor("weights", &claimed, &WEIGHTS);
+        assert!(matches!(refusal(&manifest(), &model(projection(claimed))), ExtractorError::NotOnnx { .. }));
+    }
+}
+
+#[test]
+fn windows_of_absurd_size_are_refused() {
+    let ints = |name: &str, values: &[u64]| {
+        let attribute =
+            values.iter().fold(Message::default().text(1, name), |message, &value| message.number(8, value));
+        attribute.number(20, 7)
+    };
+    let pool = |attribute: Message| {
+        let pool = node("AveragePool", &["image"], "features").nest(5, attribute);
+        let graph = Message::default().nest(1, pool).nest(11, value("image", &[0, 1, 2, 2]));
+        model(graph.nest(12, value("features", &[0, 3])))
+    };
+    for (name, values) in [
+        ("kernel_shape", [1 << 40, 1 << 40]),
+        ("kernel_shape", [4_000, 4_000]),
+        ("kernel_shape", [u64::MAX, u64::MAX]),
+        ("strides", [1 << 62, 1]),
+        ("pads", [1 << 33, 1 << 33]),
+    ] {
+        refusal(&manifest(), &pool(ints(name, &values)));
+    }
+}
+
+#[test]
+fn more_parts_than_any_model_has_are_not_parsed() {
+    // Two bytes each in the file, two hundred in memory.
+    let nodes = [0x0a, 0].repeat(600_000);
+    let graph = Message(nodes).nest(12, value("features", &[0, 3]));
+    let error = refusal(&manifest(), &model(graph));
+    assert!(matches!(&error, ExtractorError::NotOnnx { reason, .. } if reason.contains("parts")), "{error}");
+
+    let deep = (0..20).fold(Message::default(), |graph, _| {
+        Message::default().nest(1, node("If", &["image"], "features").nest(5, Message::default().nest(6, graph)))
+    });
+    let error = refusal(&manifest(), &model(deep));
+    assert!(matches!(&error, ExtractorError::NotOnnx { reason, .. } if reason.contains("too deep")), "{error}");
+}
+
+#[test]
+fn what_is_no_file_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(matches!(Extractor::load(&manifest(), folder.path()), Err(ExtractorError::Read { .. })));
+    #[cfg(unix)]
+    assert!(matches!(Extractor::load(&manifest(), Path::new("/dev/zero")), Err(ExtractorError::Read { .. })));
+}
+
+#[test]
+fn an_output_of_another_rank_is_refused() {
+    let cube = Message::default()
+        .nest(1, node("Relu", &["image"], "features"))
+        .nest(11, value("image", &[0, 1, 2, 2]))
+        .nest(12, value("features", &[0, 1, 2, 2]));
+    let error = refusal(&manifest(), &model(cube));
+    assert!(matches!(error, ExtractorError::Output { .. }) && error.to_string().contains("[1, d]"), "{error}");
+}
+
+#[test]
+fn a_model_that_gives_no_numbers_is_found_out_on_the_first_image() {
+    let weights = [f32::NAN; 12];
+    let extractor = load(&manifest(), &model(projection(tensor("weights", &[4, 3], &weights)))).unwrap();
+    for features in [extractor.extract(&[0.0; 4]), extractor.extract_raw(&[0.0; 4])] {
+        assert!(matches!(features, Err(ExtractorError::FeatureValue { feature: 0, .. })), "{features:?}");
+    }
+}
+
+#[test]
+fn sides_that_are_not_fixed_are_fixed_by_the_manifest() {
+    let model_of = |shape: &[u64]| {
+        let graph = Message::default()
+            .nest(1, node("Flatten", &["image"], "flat"))
+            .nest(1, node("MatMul", &["flat", "weights"], "features"))
+            .nest(5, tensor("weights", &[4, 3], &WEIGHTS));
+        model(graph.nest(11, value("image", shape)).nest(12, value("features", &[0, 3])))
+    };
+    load(&manifest(), &model_of(&[0, 0, 0, 0])).unwrap();
+    load(&manifest(), &model_of(&[1, 1, 2, 2])).unwrap();
+    for fixed in [[8, 1, 2, 2], [0, 3, 2, 2], [0, 1, 4, 2]] {
+        let error = refusal(&manifest(), &model_of(&fixed));
+        assert!(matches!(error, ExtractorError::Input { .. }), "{error}");
+    }
+    // Fixed to a size that the model cannot take.
+    let mut large = manifest();
+    (large.input.width, large.input.height) = (3, 3);
+    assert!(matches!(refusal(&large, &model_of(&[0, 0, 0, 0])), ExtractorError::Unsupported { .. }));
+}
+
+#[test]
+fn a_file_is_described_and_tried() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    fs::write(&path, good_model()).unwrap();
+    let inspection = inspect(&path, &Question { manifest: Some(&manifest()), ..Question::default() }).unwrap();
+    assert_eq!((inspection.opset, inspection.parameters, inspection.bytes), (Some(13), 12, good_model().len() as u64));
+    assert_eq!(
+        inspection.operations.iter().map(|(name, count)| (name.as_str(), *count)).collect::<Vec<_>>(),
+        [("Flatten", 1), ("MatMul", 1)]
+    );
+    let [input] = inspection.inputs.as_slice() else { panic!("{:?}", inspection.inputs) };
+    assert_eq!((input.name.as_str(), input.kind.as_str()), ("image", "f32"));
+    assert_eq!(input.shape.as_deref().map(|shape| shape[0].clone()), Some(Side::Any("N".into())));
+    let trial = inspection.trial.unwrap();
+    assert_eq!((trial.input_shape, trial.features, trial.multiply_adds), ([1, 1, 2, 2], 3, Some(12)));
+    assert!(trial.image_ms > 0.0 && trial.images > 0, "{trial:?}");
+
+    let alone = inspect(&path, &Question::default()).unwrap();
+    assert_eq!(alone.trial.unwrap().input_shape, [1, 1, 2, 2]);
+    let unknown = Message::default().nest(1, node("Nonesuch", &["image"], "features"));
+    let unknown = unknown.nest(11, value("image", &[0, 1, 2, 2])).nest(12, value("features", &[0, 3]));
+    fs::write(&path, model(unknown)).unwrap();
+    let inspection = inspect(&path, &Question::default()).unwrap();
+    assert_eq!(inspection.unknown_operations, ["Nonesuch"]);
+    assert!(inspection.failure.unwrap().contains("does not know Nonesuch"));
 }
 
 #[test]
@@ -238,7 +355,8 @@ fn weights_in_another_file_are_refused() {
     fs::write(folder.path().join("weights.bin"), [0; 48]).unwrap();
     let path = folder.path().join("model.onnx");
     fs::write(&path, model(projection(external))).unwrap();
-    assert!(matches!(Extractor::load(&manifest(), &path), Err(ExtractorError::Unsupported { .. })));
+    let error = Extractor::load(&manifest(), &path).unwrap_err();
+    assert!(matches!(&error, ExtractorError::ExternalData { file, .. } if file == "weights.bin"), "{error}");
 }
 
 /// The shipped extractor gives what onnxruntime 1.32 gives for the same pixels.

@@ -1,5 +1,9 @@
-use core::cell::{Cell, RefCell};
+use core::sync::atomic::{AtomicUsize, Ordering};
+use std::cell::RefCell;
+use std::fs;
+use std::sync::Arc;
 
+use grapevine_host::Shutdown;
 use grapevine_models::Shape;
 use grapevine_models::manifest::Manifest;
 use image::GrayImage;
@@ -7,6 +11,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::store::{StoreIdentity, StoreLimits};
+use crate::watch::{PATIENCE, SETTLE, Watch};
 
 struct Device {
     folder: TempDir,
@@ -50,8 +55,13 @@ impl Device {
         self.ingest_until(&|| false)
     }
 
-    fn ingest_until(&self, stop: &dyn Fn() -> bool) -> Result<Report, IngestError> {
+    fn ingest_until(&self, stop: &(dyn Fn() -> bool + Sync)) -> Result<Report, IngestError> {
         ingest(&self.images(), &self.classes, &self.input, &self.extractor, &self.store, &|_| {}, stop)
+    }
+
+    fn following(&self, cores: Cores) -> Ingest<'_> {
+        let Self { classes, input, extractor, store, .. } = self;
+        Ingest { classes, input, extractor, store, cores }
     }
 }
 
@@ -62,10 +72,8 @@ fn images_are_stored_under_their_class() {
     device.write_images("two", 3);
     let seen = RefCell::new(Vec::new());
     let progress = |progress: Progress| seen.borrow_mut().push((progress.done, progress.total));
-    let report =
-        ingest(&device.images(), &device.classes, &device.input, &device.extractor, &device.store, &progress, &|| {
-            false
-        });
+    let Device { classes, input, extractor, store, .. } = &device;
+    let report = ingest(&device.images(), classes, input, extractor, store, &progress, &|| false);
     assert_eq!(report.unwrap(), Report { images: 8, added: 8, ..Report::default() });
     assert_eq!(seen.into_inner(), [(0, 8), (8, 8)]);
     assert_eq!(device.store.counts().unwrap(), [5, 0, 3]);
@@ -95,28 +103,26 @@ fn what_cannot_be_used_is_reported_by_name() {
     fs::write(device.images().join("zero/broken.jpeg"), b"not an image").unwrap();
     fs::write(device.images().join("zero/notes.txt"), b"not considered").unwrap();
     fs::write(device.images().join("zero/.hidden.png"), b"not considered").unwrap();
+    fs::create_dir(device.images().join("zero/folder.png")).unwrap();
     let report = device.ingest().unwrap();
-    assert_eq!((report.images, report.added), (3, 2));
-    assert_eq!(report.unknown_folders, [device.images().join("cats")]);
-    assert_eq!(report.unreadable.len(), 1);
-    assert!(report.unreadable[0].0.ends_with("zero/broken.jpeg"));
-    assert!(report.unreadable[0].1.contains("neither a PNG nor a JPEG"), "{}", report.unreadable[0].1);
+    assert_eq!((report.images, report.added), (4, 2));
+    assert_eq!(report.unknown_classes, ["cats"]);
+    let [(broken, why), (folder, why_not)] = report.unreadable.as_slice() else { panic!("{:?}", report.unreadable) };
+    assert!(broken.ends_with("zero/broken.jpeg") && why.contains("neither a PNG nor a JPEG"), "{broken}: {why}");
+    assert!(folder.ends_with("zero/folder.png") && why_not.contains("no regular file"), "{folder}: {why_not}");
 }
 
 #[test]
 fn stopping_keeps_what_was_done() {
     let device = device();
-    device.write_images("zero", 100);
-    let asked = Cell::new(0);
-    let stop = || asked.replace(asked.get() + 1) == 1;
-    let report = device.ingest_until(&stop).unwrap();
-    assert_eq!((report.added, report.stopped), (CHUNK_IMAGES as u32, true));
-    assert_eq!(device.store.counts().unwrap()[0], CHUNK_IMAGES as u32);
-    let report = device.ingest().unwrap();
-    assert_eq!(
-        (report.added, report.duplicates, report.stopped),
-        (100 - CHUNK_IMAGES as u32, CHUNK_IMAGES as u32, false)
-    );
+    device.write_images("zero", 200);
+    let asked = AtomicUsize::new(0);
+    let stop = || asked.fetch_add(1, Ordering::Relaxed) >= 100;
+    let first = device.ingest_until(&stop).unwrap();
+    assert!(first.stopped && first.added > 0 && first.added < 200, "{first:?}");
+    assert_eq!(device.store.counts().unwrap()[0], first.added);
+    let second = device.ingest().unwrap();
+    assert_eq!((second.added, second.duplicates, second.stopped), (200 - first.added, first.added, false));
 }
 
 #[test]
@@ -135,9 +141,110 @@ fn a_full_store_leaves_images_out_before_extracting_them() {
 fn a_folder_without_images_is_explained() {
     let device = device();
     let message = device.ingest().unwrap_err().to_string();
-    assert!(message.contains("one folder per class") && message.contains("zero"), "{message}");
+    assert!(message.contains("one folder per class"), "{message}");
     device.write_images("cats", 1);
-    assert!(device.ingest().unwrap_err().to_string().contains("cats"));
+    let message = device.ingest().unwrap_err().to_string();
+    assert!(message.contains("zero/1.png (found folders of no class: cats)"), "{message}");
     fs::remove_dir_all(device.images()).unwrap();
-    assert!(matches!(device.ingest(), Err(IngestError::Folder { .. })));
+    assert!(matches!(device.ingest(), Err(IngestError::Source(_))));
+}
+
+#[test]
+fn a_split_is_chosen_by_name() {
+    let device = device();
+    device.write_images("train/zero", 4);
+    device.write_images("test/zero", 2);
+    let path = device.images();
+    let Source::Images(source) = Source::open(&path).unwrap() else { panic!("a folder holds images") };
+    let plan = Plan::new(&path, &source, Split::Test, &device.classes).unwrap();
+    let report = device.following(Cores::One).images(&plan, &|_| {}, &|| false).unwrap();
+    assert_eq!((plan.total(), report.added), (2, 2));
+    let error = Plan::new(&path, &source, Split::Validation, &device.classes).unwrap_err().to_string();
+    assert!(error.contains("has no validation split, only train and test"), "{error}");
+    assert_eq!(device.ingest().unwrap().added, 4, "the training split unless asked otherwise");
+}
+
+/// Follows the folder until `done` says that the report is complete.
+fn follow(device: &Device, cores: Cores, watch: &mut Watch, done: &dyn Fn(&Report) -> bool) -> Report {
+    let shutdown = Shutdown::manual();
+    device
+        .following(cores)
+        .follow(watch, &shutdown, &mut |report| {
+            if done(report) {
+                shutdown.request();
+            }
+        })
+        .unwrap()
+}
+
+#[test]
+fn a_followed_folder_is_stored_as_it_fills() {
+    let device = Arc::new(device());
+    device.write_images("zero", 3);
+    fs::write(device.images().join("stray.png"), b"of no class").unwrap();
+    let writer = device.clone();
+    let mut wrote = false;
+    let shutdown = Shutdown::manual();
+    let report =
+        device.following(Cores::One).follow(&mut Watch::new(&device.images()), &shutdown, &mut |report| match report
+            .added
+        {
+            3 if !wrote => {
+                writer.write_images("two", 30);
+                wrote = true;
+            }
+            33 => drop(shutdown.request()),
+            _ => {}
+        });
+    let report = report.unwrap();
+    assert_eq!((report.images, report.added, report.unreadable.len()), (33, 33, 0));
+    assert_eq!(report.unknown_classes, ["."]);
+    assert_eq!(device.store.counts().unwrap(), [3, 0, 30]);
+    let again = follow(&device, Cores::All, &mut Watch::new(&device.images()), &|report| report.images == 33);
+    assert_eq!((again.added, again.duplicates), (0, 33));
+}
+
+#[test]
+fn a_half_written_image_is_taken_when_it_is_whole() {
+    let device = device();
+    device.write_images("zero", 1);
+    let path = device.images().join("zero/000.png");
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    // Long settled: the camera stopped in the middle for longer than it should.
+    let mut watch = Watch::new(&device.images());
+    watch.look(Duration::ZERO).unwrap();
+    let arrivals = watch.look(SETTLE).unwrap();
+    let mut following = follow::Following::default();
+    let ingest = device.following(Cores::One);
+    let shutdown = Shutdown::manual();
+    assert!(!following.take(&ingest, &mut watch, &arrivals, &shutdown).unwrap());
+    assert_eq!(following.report, Report::default(), "it is not called broken");
+    fs::write(&path, &whole).unwrap();
+    let mut now = SETTLE + Duration::from_secs(1);
+    assert!(watch.look(now).unwrap().is_empty());
+    now += SETTLE;
+    let arrivals = watch.look(now).unwrap();
+    assert!(following.take(&ingest, &mut watch, &arrivals, &shutdown).unwrap());
+    assert_eq!((following.report.added, following.report.unreadable.len()), (1, 0));
+}
+
+#[test]
+fn an_image_that_stays_broken_is_reported_once() {
+    let device = device();
+    fs::create_dir(device.images().join("one")).unwrap();
+    fs::write(device.images().join("one/half.jpg"), b"\xff\xd8\xff\xe0").unwrap();
+    let ingest = device.following(Cores::One);
+    let (mut watch, mut following, shutdown) =
+        (Watch::new(&device.images()), follow::Following::default(), Shutdown::manual());
+    let mut reported = 0;
+    for seconds in 0..3 * PATIENCE.as_secs() {
+        let arrivals = watch.look(Duration::from_secs(seconds)).unwrap();
+        following.take(&ingest, &mut watch, &arrivals, &shutdown).unwrap();
+        let count = following.report.unreadable.len();
+        assert!(count == 0 || seconds >= PATIENCE.as_secs());
+        reported = count;
+    }
+    assert_eq!((reported, following.report.images), (1, 1));
+    assert!(following.report.unreadable[0].0.ends_with("one/half.jpg"));
 }

@@ -9,7 +9,7 @@ use grapevine_protocol::{Assembler, Bitmap, BlobRef, BlockHeader, ToAggregator, 
 use super::{Action, Event, FIRST_PAUSE, Session, next_pause};
 
 /// Blocks asked for at a time: 2 MiB, little enough for any broker's queue.
-const WINDOW: usize = 32;
+pub const WINDOW: usize = 32;
 
 /// One blob on its way to this device.
 pub(super) struct Download {

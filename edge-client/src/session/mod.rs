@@ -17,12 +17,13 @@ use grapevine_models::Shape;
 use grapevine_protocol::topics::BlobKind;
 use grapevine_protocol::{
     BlobRef, BootId, DeviceId, Digest, Hello, Leaving, Notice, Receipt, Refusal, Refused, RoundId, RunId, Task,
-    ToAggregator, ToDevice, Welcome, is_selected, largest_aid,
+    ToAggregator, ToDevice, Welcome, is_selected, largest_aid, largest_heads,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use download::Download;
+pub use download::WINDOW as DOWNLOAD_WINDOW;
 use outbox::Outbox;
 
 /// First pause before something unanswered is said again; doubles up to [`LONGEST_PAUSE`].
@@ -228,6 +229,15 @@ impl Session {
         self.proceed(now);
     }
 
+    /// The device holds another number of samples now. One that held none was asked for nothing, so it says hello anew;
+    /// other numbers are told with the next hello.
+    pub fn handle_samples(&mut self, now: Duration, samples: u32) {
+        let held_none = core::mem::replace(&mut self.samples, samples) == 0;
+        if held_none && samples > 0 && self.link != Link::Offline {
+            self.greet(now, FIRST_PAUSE);
+        }
+    }
+
     /// Everything that waited long enough is said again.
     pub fn handle_timeout(&mut self, now: Duration) {
         match self.link {
@@ -388,7 +398,7 @@ impl Session {
             return;
         }
         if let Some(blob) = notice.heads.filter(|blob| self.heads.as_ref().is_none_or(|(have, _)| have != blob)) {
-            let limit = largest_aid(notice.shape, grapevine_models::Method::FedAvg);
+            let limit = largest_heads(notice.shape);
             return self.begin_download(now, BlobKind::Heads, blob, limit);
         }
         self.save_heads(&notice);
@@ -411,7 +421,7 @@ impl Session {
         let heads = notice.heads.and(self.heads.as_ref()).map(|(_, content)| content.clone());
         let aid = notice.aid.and(self.aid.as_ref()).map(|(_, content)| content.clone());
         // Prototypes are large and new every round; means and priors stay the same for the whole run.
-        self.aid.take_if(|_| notice.params.method.sends_prototypes());
+        self.aid.take_if(|_| notice.params.method.renews_aid());
         self.actions.push_back(Action::Work(Job { notice, heads, aid }));
     }
 

@@ -1,4 +1,4 @@
-//! What the device remembers beside its features: its name, the pending update, the newest head, cached blobs.
+//! What the device remembers beside its features: the pending update and the newest head.
 //!
 //! A record whose checksum does not fit reads as absent: each of them can be had again from the aggregator or from
 //! the features, so a damaged one costs a message and not the device.
@@ -6,19 +6,14 @@
 use grapevine_models::Head;
 use redb::{ReadableTable, WriteTransaction};
 
-use super::record::{outbox_header, pack_head, parse_head, parse_outbox, seal, unseal};
+use super::record::{entry_of, outbox_header, pack_head, parse_head, parse_outbox, seal, unseal};
 use super::{Digest, RECORDS, Store, StoreError};
 
-/// Most bytes of a device name or a note.
-const MAX_NOTE_BYTES: usize = 4 << 10;
-/// Most bytes of an update or a cached blob: two heads of the largest shape, with room for prototypes.
-const MAX_BLOB_BYTES: usize = 64 << 20;
+/// Most bytes of an update: two heads of the largest shape, with room for prototypes.
+const MAX_UPDATE_BYTES: usize = 64 << 20;
 
-const IDENTITY: &str = "identity";
 const OUTBOX: &str = "outbox";
 const HEAD: &str = "head";
-const NOTE_PREFIX: &str = "note/";
-const BLOB_PREFIX: &str = "blob/";
 
 /// An update that waits for its receipt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,20 +42,11 @@ pub struct NewestHead {
 }
 
 impl Store {
-    /// The device's name, if it was given one.
-    pub fn identity(&self) -> Result<Option<String>, StoreError> {
-        self.record(IDENTITY, |payload| String::from_utf8(payload.to_vec()).ok())
-    }
-
-    /// Names the device. The name outlives [`Store::reset`].
-    pub fn set_identity(&self, identity: &str) -> Result<(), StoreError> {
-        check_size("a device name", identity.len(), MAX_NOTE_BYTES)?;
-        self.put_record(IDENTITY, &[identity.as_bytes()])
-    }
-
     /// Keeps one update until its receipt comes; it replaces an older one, whose round is over.
     pub fn put_outbox(&self, entry: &OutboxEntry) -> Result<(), StoreError> {
-        check_size("an update", entry.bytes.len(), MAX_BLOB_BYTES)?;
+        if entry.bytes.len() > MAX_UPDATE_BYTES {
+            return Err(StoreError::TooLarge { bytes: entry.bytes.len(), limit: MAX_UPDATE_BYTES });
+        }
         self.put_record(OUTBOX, &[&outbox_header(entry), &entry.bytes])
     }
 
@@ -75,7 +61,7 @@ impl Store {
         if self.outbox()?.is_none_or(|entry| entry.digest != digest) {
             return Ok(false);
         }
-        self.write(|transaction| {
+        self.database.write(|transaction| {
             let mut records = transaction.open_table(RECORDS)?;
             // Looked at again inside the transaction: another thread may have put a new update meanwhile.
             let pending = records.get(OUTBOX)?.and_then(|record| unseal(OUTBOX, record.value()).and_then(parse_outbox));
@@ -107,40 +93,26 @@ impl Store {
         self.record(HEAD, |payload| parse_head(payload, shape))
     }
 
-    /// A few bytes under a name of the caller's.
-    pub fn note(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        self.record(&format!("{NOTE_PREFIX}{key}"), |payload| Some(payload.to_vec()))
-    }
-
-    /// Keeps a few bytes under a name. Notes outlive [`Store::reset`].
-    pub fn set_note(&self, key: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        check_size("a note", bytes.len(), MAX_NOTE_BYTES)?;
-        self.put_record(&format!("{NOTE_PREFIX}{key}"), &[bytes])
-    }
-
-    /// The cached blob of this kind, if it is the one of this digest.
-    pub fn blob(&self, kind: &str, digest: Digest) -> Result<Option<Vec<u8>>, StoreError> {
-        self.record(&format!("{BLOB_PREFIX}{kind}"), |payload| {
-            Some(payload.split_first_chunk::<32>().filter(|(stored, _)| **stored == digest)?.1.to_vec())
+    /// The newest head if it is another one than `known`, and `None` if there is none or no other. Cheap while nothing
+    /// changes: for whoever uses heads for a long time beside the process that stores them.
+    pub fn newer_head(&self, known: &NewestHead) -> Result<Option<NewestHead>, StoreError> {
+        let shape = self.shape();
+        self.record(HEAD, |payload| {
+            let is_known = entry_of(payload) == Some((known.run, known.round, known.digest));
+            if is_known { None } else { parse_head(payload, shape) }
         })
-    }
-
-    /// Caches a blob in place of the last one of its kind.
-    pub fn put_blob(&self, kind: &str, digest: Digest, bytes: &[u8]) -> Result<(), StoreError> {
-        check_size("a cached blob", bytes.len(), MAX_BLOB_BYTES)?;
-        self.put_record(&format!("{BLOB_PREFIX}{kind}"), &[&digest, bytes])
     }
 
     fn put_record(&self, name: &str, payload: &[&[u8]]) -> Result<(), StoreError> {
         let record = seal(name, payload);
-        self.write(|transaction| {
+        self.database.write(|transaction| {
             transaction.open_table(RECORDS)?.insert(name, record.as_slice())?;
             Ok(())
         })
     }
 
     fn record<T>(&self, name: &str, parse: impl FnOnce(&[u8]) -> Option<T>) -> Result<Option<T>, StoreError> {
-        self.read(|transaction| {
+        self.database.read(|transaction| {
             let Some(record) = transaction.open_table(RECORDS)?.get_owned(name)? else { return Ok(None) };
             let Some(payload) = unseal(name, record.value()) else {
                 tracing::warn!(record = name, "a stored record is damaged and counts as absent");
@@ -151,13 +123,10 @@ impl Store {
     }
 }
 
-/// Forgets what belongs to one model: the head, the pending update and the cached blobs.
+/// Forgets what belongs to one model: the head and the pending update.
 pub(super) fn forget_model(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     let mut records = transaction.open_table(RECORDS)?;
-    records.retain(|name, _| name != OUTBOX && name != HEAD && !name.starts_with(BLOB_PREFIX))?;
+    records.remove(OUTBOX)?;
+    records.remove(HEAD)?;
     Ok(())
-}
-
-fn check_size(what: &'static str, bytes: usize, limit: usize) -> Result<(), StoreError> {
-    if bytes <= limit { Ok(()) } else { Err(StoreError::TooLarge { what, bytes, limit }) }
 }

@@ -1,8 +1,11 @@
 //! What can go wrong with a store, sorted by whose fault it is.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use redb::DatabaseError;
+
+use super::database::CHANGED;
 
 /// Why a store could not be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -21,18 +24,27 @@ pub enum StoreError {
         /// Digest asked for, hexadecimal.
         configured: String,
     },
-    /// The labels mean other classes.
+    /// The labels mean other classes, and whoever found it only reads.
     #[error(
-        "the store {path} was filled for the classes {stored:?}, but the configuration now lists {configured:?}; \
-         run `edge-client ingest --reset` to read the images again, or restore the old list"
+        "the store {path} was filled for another class list; the next `edge-client run` or `edge-client ingest` takes \
+         its samples over by name"
     )]
     ClassesChanged {
         /// The store's file.
         path: PathBuf,
-        /// The list in the store.
-        stored: Vec<String>,
-        /// The list asked for.
-        configured: Vec<String>,
+    },
+    /// A class that has samples is no longer listed.
+    #[error(
+        "the store {path} holds {samples} samples of `{class}`, which the configuration no longer lists; put it back \
+         into `classes`, or run `edge-client ingest --reset` to forget all samples and read the images again"
+    )]
+    ClassGone {
+        /// The store's file.
+        path: PathBuf,
+        /// The missing class.
+        class: String,
+        /// Its samples.
+        samples: u32,
     },
     /// The store's rows have another length.
     #[error(
@@ -76,9 +88,9 @@ pub enum StoreError {
         /// The store's file.
         path: PathBuf,
     },
-    /// The process that wrote it was killed, and a reader must not repair.
-    #[error("the store {path} was not closed properly; `edge-client run` or `edge-client ingest` repairs it")]
-    NeedsRepair {
+    /// A writer began while the state that a killed one left was being read.
+    #[error("the store {path} changed while it was read; try again")]
+    Changed {
         /// The store's file.
         path: PathBuf,
     },
@@ -108,11 +120,9 @@ pub enum StoreError {
         /// Its value.
         value: f32,
     },
-    /// A text or blob beyond its limit.
-    #[error("{what} of {bytes} bytes is over the store's limit of {limit} bytes")]
+    /// An update beyond its limit.
+    #[error("an update of {bytes} bytes is over the store's limit of {limit} bytes")]
     TooLarge {
-        /// What was to be stored.
-        what: &'static str,
         /// Its size.
         bytes: usize,
         /// The limit.
@@ -139,8 +149,20 @@ pub enum StoreError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// There is no room for what was to be written.
+    #[error("the disk is full: {path} cannot grow; free some space, everything stored so far is kept")]
+    Full {
+        /// The store's file.
+        path: PathBuf,
+    },
+    /// The database could not be opened again after a failure of the disk, and another thread was told why.
+    #[error("the store {path} is closed after a failure of the disk; check its free space and health")]
+    Closed {
+        /// The store's file.
+        path: PathBuf,
+    },
     /// The database failed while it was open.
-    #[error("the store {path} failed: {source}; check the disk's free space and health, then start again")]
+    #[error("the store {path} failed: {source}; check the disk's free space and health")]
     Storage {
         /// The store's file.
         path: PathBuf,
@@ -151,31 +173,33 @@ pub enum StoreError {
 
 /// Sorts what the database says when it opens a file.
 pub(super) fn open_error(path: &Path, error: DatabaseError) -> StoreError {
-    use std::io::ErrorKind;
     let path = path.to_owned();
     let error = redb::Error::from(error);
     if matches!(error, redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch) {
         return StoreError::Busy { path };
     }
-    if matches!(error, redb::Error::RepairAborted) {
-        return StoreError::NeedsRepair { path };
-    }
     let redb::Error::Io(source) = error else { return storage_error(&path, error) };
-    if source.kind() == ErrorKind::NotFound {
-        return StoreError::Missing { path };
+    match source.kind() {
+        ErrorKind::NotFound => StoreError::Missing { path },
+        // Not a database at all, or cut short.
+        ErrorKind::InvalidData | ErrorKind::UnexpectedEof => StoreError::Damaged { path, reason: source.to_string() },
+        CHANGED => StoreError::Changed { path },
+        kind if is_full(kind) => StoreError::Full { path },
+        _ => StoreError::File { path, source },
     }
-    // Not a database at all, or cut short.
-    if matches!(source.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) {
-        return StoreError::Damaged { path, reason: source.to_string() };
-    }
-    StoreError::File { path, source }
 }
 
 /// Sorts what the database says while it is open.
 pub(super) fn storage_error(path: &Path, error: redb::Error) -> StoreError {
     let path = path.to_owned();
-    if let redb::Error::Corrupted(reason) = error {
-        return StoreError::Damaged { path, reason };
+    match error {
+        redb::Error::Corrupted(reason) => StoreError::Damaged { path, reason },
+        redb::Error::Io(source) if source.kind() == CHANGED => StoreError::Changed { path },
+        redb::Error::Io(source) if is_full(source.kind()) => StoreError::Full { path },
+        error => StoreError::Storage { path, source: Box::new(error) },
     }
-    StoreError::Storage { path, source: Box::new(error) }
+}
+
+pub(super) fn is_full(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
 }

@@ -3,23 +3,27 @@
 use grapevine_models::limits::MAX_FEATURE_VALUE;
 use redb::{ReadableTable, ReadableTableMetadata, Table};
 
+use super::identity::COUNTS_KEY;
 use super::record::{
     SAMPLE_KEY_BYTES, is_intact, pack_features, sample_bytes, sample_key, split_sample_key, unpack_features,
 };
-use super::{COUNTS_KEY, Digest, LABELS, SAMPLES, STATE, Store, StoreError};
+use super::{Digest, LABELS, SAMPLES, STATE, Store, StoreError};
 
 /// How much a store may hold; whichever bound is met first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreLimits {
     /// Most samples.
     pub max_samples: u32,
-    /// Most bytes of samples. The file is a little larger: it also holds trees, free pages and device records.
+    /// Most samples of one class.
+    pub max_samples_per_class: u32,
+    /// Most bytes of disk that the samples may take, by an estimate of what the trees around them need. Heads, a pending
+    /// update and the pages that one commit replaces come on top: a few MiB.
     pub max_bytes: u64,
 }
 
 impl Default for StoreLimits {
     fn default() -> Self {
-        Self { max_samples: 20_000, max_bytes: 64 << 20 }
+        Self { max_samples: 20_000, max_samples_per_class: u32::MAX, max_bytes: 64 << 20 }
     }
 }
 
@@ -44,7 +48,7 @@ pub struct Inserted {
     pub duplicates: u32,
     /// Stored samples that gave way.
     pub evicted: u32,
-    /// New samples of a largest class, left out of a full store.
+    /// New samples left out: of a largest class of a full store, or of a class that is full itself.
     pub refused: u32,
 }
 
@@ -55,7 +59,7 @@ pub enum Wanted {
     Yes,
     /// Its content is stored.
     Duplicate,
-    /// The store is full and the image would be left out.
+    /// The store or its class is full and the image would be left out.
     Full,
 }
 
@@ -72,58 +76,55 @@ pub struct Dataset {
 
 impl Store {
     /// Stores a batch in one commit. When the store is full, the class with the most samples gives way; inside a
-    /// class the images with the smallest digests stay: a uniform sample of all that were seen, the same whatever
-    /// the order, and ingesting a folder again changes nothing.
+    /// class the images with the smallest digests stay. As digests look random that is what a reservoir gives, a uniform
+    /// sample of all that were seen, to within one sample; but it needs no memory of what was seen, and ingesting a
+    /// folder again changes nothing.
     pub fn insert_batch(&self, samples: &[Sample<'_>]) -> Result<Inserted, StoreError> {
         samples.iter().try_for_each(|sample| self.check(sample))?;
         if samples.is_empty() {
             return Ok(Inserted::default());
         }
-        let (capacity, features, classes) = (self.capacity(), self.shape().features(), self.shape().classes());
-        self.write(|transaction| {
+        let shape = self.shape();
+        let (capacity, per_class) = (self.capacity(), self.limits.max_samples_per_class);
+        self.database.write(|transaction| {
             let mut state = transaction.open_table(STATE)?;
             let mut tables = Tables {
                 samples: transaction.open_table(SAMPLES)?,
                 labels: transaction.open_table(LABELS)?,
-                counts: unpack_counts(state.get(COUNTS_KEY)?.as_ref().map(|counts| counts.value()), classes),
+                counts: counts_in(&state, shape.classes())?,
                 capacity,
-                features,
+                per_class,
+                features: shape.features(),
             };
             let mut inserted = Inserted::default();
+            tables.trim(&mut inserted)?;
             let mut record = Vec::new();
             for sample in samples {
                 tables.insert(sample, &mut record, &mut inserted)?;
             }
-            let counts: Vec<u8> = tables.counts.iter().flat_map(|count| count.to_le_bytes()).collect();
-            state.insert(COUNTS_KEY, counts.as_slice())?;
+            state.insert(COUNTS_KEY, pack_counts(&tables.counts).as_slice())?;
             Ok(inserted)
-        })
-    }
-
-    /// Whether this content is stored and readable.
-    pub fn contains(&self, digest: &Digest) -> Result<bool, StoreError> {
-        let features = self.shape().features();
-        self.read(|transaction| {
-            let Some(label) = transaction.open_table(LABELS)?.get_owned(digest)? else { return Ok(false) };
-            let key = sample_key(label.value(), digest);
-            let record = transaction.open_table(SAMPLES)?.get_owned(&key)?;
-            Ok(record.is_some_and(|record| is_intact(&key, record.value(), features)))
         })
     }
 
     /// Whether a new image of this class and content would be stored now.
     pub fn wants(&self, label: u16, digest: &Digest) -> Result<Wanted, StoreError> {
-        if self.contains(digest)? {
-            return Ok(Wanted::Duplicate);
-        }
-        let (capacity, classes) = (self.capacity(), self.shape().classes());
-        self.read(|transaction| {
-            let state = transaction.open_table(STATE)?.get_owned(COUNTS_KEY)?;
-            let counts = unpack_counts(state.as_ref().map(|counts| counts.value()), classes);
-            if counts.iter().sum::<u32>() < capacity || largest(&counts, label).0 != label {
+        let shape = self.shape();
+        let (capacity, per_class) = (self.capacity(), self.limits.max_samples_per_class);
+        self.database.read(|transaction| {
+            let samples = transaction.open_table(SAMPLES)?;
+            if let Some(stored) = transaction.open_table(LABELS)?.get_owned(digest)? {
+                let key = sample_key(stored.value(), digest);
+                // Under a damaged record the image is wanted again.
+                let record = samples.get_owned(&key)?;
+                let is_intact = record.is_some_and(|record| is_intact(&key, record.value(), shape.features()));
+                return Ok(if is_intact { Wanted::Duplicate } else { Wanted::Yes });
+            }
+            let counts = counts_in(&transaction.open_table(STATE)?, shape.classes())?;
+            let full = full_class(&counts, label, capacity, per_class);
+            if full.is_none_or(|(gives_way, _)| gives_way != label) {
                 return Ok(Wanted::Yes);
             }
-            let samples = transaction.open_table(SAMPLES)?;
             let beaten = last_of(&samples, label)?.is_some_and(|last| *digest < last);
             Ok(if beaten { Wanted::Yes } else { Wanted::Full })
         })
@@ -132,7 +133,7 @@ impl Store {
     /// Every readable sample, ordered by label, then digest: the same rows whatever order they arrived in.
     pub fn load_all(&self) -> Result<Dataset, StoreError> {
         let width = self.shape().features();
-        let dataset = self.read(|transaction| {
+        let dataset = self.database.read(|transaction| {
             let samples = transaction.open_table(SAMPLES)?;
             let rows = samples.len()? as usize;
             let mut dataset =
@@ -158,10 +159,12 @@ impl Store {
     /// Stored samples per class `[class]`.
     pub fn counts(&self) -> Result<Vec<u32>, StoreError> {
         let classes = self.shape().classes();
-        self.read(|transaction| {
-            let counts = transaction.open_table(STATE)?.get_owned(COUNTS_KEY)?;
-            Ok(unpack_counts(counts.as_ref().map(|counts| counts.value()), classes))
-        })
+        self.database.read(|transaction| counts_in(&transaction.open_table(STATE)?, classes))
+    }
+
+    /// The bounds in force.
+    pub fn limits(&self) -> StoreLimits {
+        self.limits
     }
 
     /// Most samples the limits leave room for.
@@ -191,10 +194,27 @@ struct Tables<'txn> {
     labels: Table<'txn, &'static [u8; 32], u16>,
     counts: Vec<u32>,
     capacity: u32,
+    per_class: u32,
     features: usize,
 }
 
 impl Tables<'_> {
+    /// Brings the tables within bounds that were lowered.
+    fn trim(&mut self, inserted: &mut Inserted) -> Result<(), redb::Error> {
+        while let Some(label) = self.class_over_bounds() {
+            let Some(victim) = last_of(&self.samples, label)? else { break };
+            self.remove(label, &victim)?;
+            inserted.evicted += 1;
+        }
+        Ok(())
+    }
+
+    fn class_over_bounds(&self) -> Option<u16> {
+        let over = (0_u16..).zip(&self.counts).find(|&(_, &count)| count > self.per_class).map(|(label, _)| label);
+        let is_over = total(&self.counts) > u64::from(self.capacity);
+        over.or_else(|| is_over.then(|| largest(&self.counts, 0).0))
+    }
+
     fn insert(
         &mut self,
         sample: &Sample<'_>,
@@ -205,8 +225,7 @@ impl Tables<'_> {
             inserted.duplicates += 1;
             return Ok(());
         }
-        while self.counts.iter().sum::<u32>() >= self.capacity {
-            let (label, count) = largest(&self.counts, sample.label);
+        while let Some((label, count)) = self.full_class(sample.label) {
             let victim = if count == 0 { None } else { last_of(&self.samples, label)? };
             let Some(victim) = victim.filter(|victim| label != sample.label || sample.digest < *victim) else {
                 inserted.refused += 1;
@@ -222,6 +241,11 @@ impl Tables<'_> {
         self.counts[usize::from(sample.label)] += 1;
         inserted.added += 1;
         Ok(())
+    }
+
+    /// The class that a newcomer pushes out of, and its samples; `None` while there is room.
+    fn full_class(&self, newcomer: u16) -> Option<(u16, u32)> {
+        full_class(&self.counts, newcomer, self.capacity, self.per_class)
     }
 
     /// Whether the content is stored; a damaged record makes room for a good one.
@@ -257,6 +281,20 @@ fn last_of(
     Ok(entry.map(|(key, _)| split_sample_key(key.value()).1))
 }
 
+/// The class that a newcomer pushes out of, and its samples: its own if that is full, else the largest of a full store;
+/// `None` while there is room.
+fn full_class(counts: &[u32], newcomer: u16, capacity: u32, per_class: u32) -> Option<(u16, u32)> {
+    let own = counts.get(usize::from(newcomer)).copied().unwrap_or(0);
+    if own >= per_class {
+        return Some((newcomer, own));
+    }
+    (total(counts) >= u64::from(capacity)).then(|| largest(counts, newcomer))
+}
+
+fn total(counts: &[u32]) -> u64 {
+    counts.iter().map(|&count| u64::from(count)).sum()
+}
+
 /// The class that gives way and its samples: the largest; among equals the newcomer's own, so that an exchange
 /// which balances nothing does not happen.
 fn largest(counts: &[u32], newcomer: u16) -> (u16, u32) {
@@ -265,9 +303,18 @@ fn largest(counts: &[u32], newcomer: u16) -> (u16, u32) {
     (0_u16..).zip(counts).fold(start, |best, (label, &count)| if count > best.1 { (label, count) } else { best })
 }
 
-fn unpack_counts(bytes: Option<&[u8]>, classes: usize) -> Vec<u32> {
-    let mut counts: Vec<u32> =
-        bytes.unwrap_or_default().chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+/// Samples per class; those of classes that are not in the table are zero.
+pub(super) fn counts_in(
+    state: &impl ReadableTable<&'static str, &'static [u8]>,
+    classes: usize,
+) -> Result<Vec<u32>, redb::Error> {
+    let stored = state.get(COUNTS_KEY)?;
+    let bytes = stored.as_ref().map(|counts| counts.value()).unwrap_or_default();
+    let mut counts: Vec<u32> = bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
     counts.resize(classes, 0);
-    counts
+    Ok(counts)
+}
+
+pub(super) fn pack_counts(counts: &[u32]) -> Vec<u8> {
+    counts.iter().flat_map(|count| count.to_le_bytes()).collect()
 }

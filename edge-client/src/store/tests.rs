@@ -1,5 +1,9 @@
+mod crash;
+mod disk;
+mod fairness;
+mod full_disk;
+
 use grapevine_models::Head;
-use proptest::prelude::*;
 use redb::ReadableTable;
 use tempfile::TempDir;
 
@@ -63,8 +67,6 @@ fn the_same_content_is_stored_once() {
     let first = insert(&store, &[(0, 1), (0, 2), (0, 1)]);
     assert_eq!(first, Inserted { added: 2, duplicates: 1, ..Inserted::default() });
     assert_eq!(insert(&store, &[(1, 2)]).duplicates, 1, "also in another class");
-    assert!(store.contains(&digest(1)).unwrap());
-    assert!(!store.contains(&digest(3)).unwrap());
     assert_eq!(store.wants(0, &digest(1)).unwrap(), Wanted::Duplicate);
     assert_eq!(store.wants(0, &digest(3)).unwrap(), Wanted::Yes);
     assert_eq!(store.counts().unwrap(), [2, 0]);
@@ -97,26 +99,20 @@ fn a_reopened_store_has_everything() {
     let store = open(&folder, 2);
     insert(&store, &[(0, 1), (1, 2)]);
     let entry = OutboxEntry { run: 5, round: 6, digest: [1; 32], bytes: vec![9; 100_000] };
-    store.set_identity("pi-17").unwrap();
     store.put_outbox(&entry).unwrap();
     store.put_head(&head()).unwrap();
-    store.set_note("boots", &[4]).unwrap();
-    store.put_blob("aid", [8; 32], b"blob").unwrap();
     let dataset = store.load_all().unwrap();
     drop(store);
 
     let store = open(&folder, 2);
     assert_eq!(store.load_all().unwrap(), dataset);
     assert_eq!(store.counts().unwrap(), [1, 1]);
-    assert_eq!(store.identity().unwrap().as_deref(), Some("pi-17"));
     assert_eq!(store.outbox().unwrap(), Some(entry));
     assert_eq!(store.newest_head().unwrap(), Some(head()));
-    assert_eq!(store.note("boots").unwrap(), Some(vec![4]));
-    assert_eq!(store.blob("aid", [8; 32]).unwrap().as_deref(), Some(&b"blob"[..]));
 }
 
 #[test]
-fn another_identity_is_refused_with_a_way_out() {
+fn another_extractor_is_refused_with_a_way_out() {
     let folder = tempfile::tempdir().unwrap();
     drop(open(&folder, 2));
     let path = folder.path().join("edge.redb");
@@ -124,36 +120,72 @@ fn another_identity_is_refused_with_a_way_out() {
 
     let extractor = StoreIdentity { extractor: [0xcd; 32], ..identity(2) };
     assert!(refusal(&extractor).contains("abababababab"), "{}", refusal(&extractor));
-    let classes = StoreIdentity { classes: vec!["class 1".into(), "class 0".into()], ..identity(2) };
-    assert!(refusal(&classes).contains("classes"));
     let shape = StoreIdentity { shape: Shape::new(2, FEATURES + 1).unwrap(), ..identity(2) };
     assert!(refusal(&shape).contains("5 features"));
-    for changed in [&extractor, &classes, &shape] {
+    for changed in [&extractor, &shape] {
         assert!(refusal(changed).contains("edge-client ingest --reset"));
     }
     let contradiction = StoreIdentity { classes: vec!["only".into()], ..identity(2) };
     assert!(matches!(Store::open(&path, &contradiction), Err(StoreError::ClassCount { names: 1, classes: 2 })));
 }
 
+/// The identity of a store with these classes.
+fn listing(classes: &[&str]) -> StoreIdentity {
+    let classes: Vec<String> = classes.iter().map(|&class| class.into()).collect();
+    StoreIdentity { shape: Shape::new(classes.len(), FEATURES).unwrap(), classes, ..identity(2) }
+}
+
 #[test]
-fn a_reset_forgets_the_model_and_keeps_the_name() {
+fn another_class_list_takes_the_samples_over_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("edge.redb");
+    let store = Store::open(&path, &listing(&["cat", "dog", "emu"])).unwrap();
+    insert(&store, &[(0, 1), (0, 2), (0, 3), (2, 4)]);
+    drop(store);
+    for (classes, expected) in [
+        (&["cat", "dog", "emu", "fox"][..], &[3, 0, 1, 0][..]),
+        (&["emu", "cat"], &[1, 3]),
+        (&["ant", "cat", "bee", "emu"], &[0, 3, 0, 1]),
+        (&["cat", "emu"], &[3, 1]),
+    ] {
+        let store = Store::open(&path, &listing(classes)).unwrap();
+        assert_eq!(store.counts().unwrap(), expected, "{classes:?}");
+        let dataset = store.load_all().unwrap();
+        assert_eq!((dataset.labels.len(), dataset.damaged), (4, 0), "{classes:?}");
+        let emu = classes.iter().position(|&class| class == "emu").unwrap();
+        let row = dataset.labels.iter().position(|&label| usize::from(label) == emu).unwrap();
+        assert_eq!(dataset.features[row * FEATURES..][..FEATURES], features(4), "{classes:?}");
+        assert_eq!(store.wants(0, &digest(4)).unwrap(), Wanted::Duplicate);
+        disk::check(&store);
+        assert_eq!((store.newest_head().unwrap(), store.outbox().unwrap()), (None, None), "they were of another list");
+        store.put_outbox(&OutboxEntry { run: 5, round: 6, digest: [1; 32], bytes: vec![9] }).unwrap();
+        let shape = store.shape();
+        let main = Head { weight: vec![0.5; shape.weights()], bias: vec![0.0; shape.classes()] };
+        store.put_head(&NewestHead { run: 1, round: 2, main, digest: [2; 32] }).unwrap();
+    }
+    let error = Store::open(&path, &listing(&["cat", "dog"])).err().unwrap();
+    assert!(matches!(&error, StoreError::ClassGone { class, samples: 1, .. } if class == "emu"), "{error}");
+    let (_, found) = Store::open_read_only(&path).unwrap();
+    let error = found.expect(&path, &listing(&["emu", "cat"])).unwrap_err();
+    assert!(matches!(error, StoreError::ClassesChanged { .. }), "{error}");
+    assert_eq!(Store::open(&path, &listing(&["cat", "emu"])).unwrap().counts().unwrap(), [3, 1], "nothing was lost");
+}
+
+#[test]
+fn a_reset_forgets_everything() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder, 2);
     insert(&store, &[(0, 1), (1, 2)]);
-    store.set_identity("pi-17").unwrap();
     store.put_head(&head()).unwrap();
-    store.put_blob("aid", [8; 32], b"blob").unwrap();
     store.put_outbox(&OutboxEntry { run: 5, round: 6, digest: [1; 32], bytes: vec![9] }).unwrap();
     let path = store.path().to_owned();
     drop(store);
 
     let changed = StoreIdentity { extractor: [1; 32], ..identity(3) };
     let store = Store::reset(&path, &changed).unwrap();
-    assert_eq!(store.identity().unwrap().as_deref(), Some("pi-17"));
     assert_eq!(store.counts().unwrap(), [0, 0, 0]);
     assert_eq!(store.load_all().unwrap(), Dataset::default());
     assert_eq!((store.newest_head().unwrap(), store.outbox().unwrap()), (None, None));
-    assert_eq!(store.blob("aid", [8; 32]).unwrap(), None);
     drop(store);
     Store::open(&path, &changed).unwrap();
 }
@@ -183,22 +215,58 @@ fn a_second_writer_is_refused_and_a_reader_is_not() {
     assert_eq!(reader.counts().unwrap(), [1, 0]);
     insert(&store, &[(1, 2)]);
     assert_eq!(reader.counts().unwrap(), [1, 1], "it follows the writer");
-    assert!(matches!(reader.set_identity("x"), Err(StoreError::ReadOnly { .. })));
+    assert!(matches!(reader.empty_outbox([0; 32]), Ok(false)));
+    assert!(matches!(reader.put_head(&head()), Err(StoreError::ReadOnly { .. })));
 
     let missing = Store::open_read_only(&folder.path().join("none.redb")).err().unwrap();
     assert!(matches!(missing, StoreError::Missing { .. }), "{missing}");
 }
 
 #[test]
-fn a_killed_process_loses_nothing_that_was_committed() {
+fn a_killed_process_loses_nothing_and_its_store_can_be_read_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder, 2);
     insert(&store, &[(0, 1), (1, 2)]);
+    store.put_head(&head()).unwrap();
     // The file as a kill leaves it: without the marks of a proper end.
     let copy = folder.path().join("killed.redb");
     fs::copy(store.path(), &copy).unwrap();
+    let left = fs::read(&copy).unwrap();
+
+    let (reader, found) = Store::open_read_only(&copy).unwrap();
+    assert!(reader.is_interrupted());
+    assert_eq!((found, reader.counts().unwrap()), (identity(2), vec![1, 1]));
+    assert_eq!(reader.load_all().unwrap(), store.load_all().unwrap());
+    assert_eq!(reader.newest_head().unwrap(), Some(head()));
+    assert!(matches!(reader.put_head(&head()), Err(StoreError::ReadOnly { .. })));
+    drop(reader);
+    assert!(fs::read(&copy).unwrap() == left, "a reader changes nothing");
+
     let reopened = Store::open(&copy, &identity(2)).unwrap();
     assert_eq!(reopened.load_all().unwrap(), store.load_all().unwrap());
+    assert!(!Store::open_read_only(&copy).unwrap().0.is_interrupted());
+}
+
+#[test]
+fn a_reader_of_what_a_killed_process_left_notices_the_next_writer() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder, 2);
+    insert(&store, &[(0, 1), (1, 2)]);
+    let copy = folder.path().join("killed.redb");
+    fs::copy(store.path(), &copy).unwrap();
+    let past = fs::metadata(&copy).unwrap().modified().unwrap() - core::time::Duration::from_secs(60);
+    File::options().write(true).open(&copy).unwrap().set_modified(past).unwrap();
+
+    let (reader, _) = Store::open_read_only(&copy).unwrap();
+    let writer = Store::open(&copy, &identity(2)).unwrap();
+    insert(&writer, &(10..300).map(|image| (0, image)).collect::<Vec<_>>());
+    // What is in the reader's memory may still be used; what it must fetch belongs to another state.
+    assert!(
+        matches!(reader.load_all(), Err(StoreError::Changed { .. })) || reader.load_all().unwrap().labels.len() == 2
+    );
+    drop(reader);
+    let (reader, _) = Store::open_read_only(&copy).unwrap();
+    assert_eq!((reader.is_interrupted(), reader.counts().unwrap()), (false, vec![291, 1]));
 }
 
 #[test]
@@ -208,6 +276,7 @@ fn damaged_samples_are_left_out_and_ingesting_again_repairs_them() {
     insert(&store, &[(0, 1), (0, 2), (1, 3)]);
     let key = sample_key(0, &digest(1));
     store
+        .database
         .write(|transaction| {
             let mut samples = transaction.open_table(SAMPLES)?;
             let mut record = samples.get(&key)?.expect("the sample is stored").value().to_vec();
@@ -218,7 +287,7 @@ fn damaged_samples_are_left_out_and_ingesting_again_repairs_them() {
         .unwrap();
     let dataset = store.load_all().unwrap();
     assert_eq!((dataset.labels.as_slice(), dataset.damaged), (&[0_u16, 1][..], 1));
-    assert!(!store.contains(&digest(1)).unwrap());
+    assert_eq!(store.wants(0, &digest(1)).unwrap(), Wanted::Yes);
     assert_eq!(insert(&store, &[(0, 1)]).added, 1);
     assert_eq!(store.load_all().unwrap().damaged, 0);
     assert_eq!(store.counts().unwrap(), [2, 1]);
@@ -230,6 +299,7 @@ fn damaged_device_records_read_as_absent() {
     let store = open(&folder, 2);
     store.put_head(&head()).unwrap();
     store
+        .database
         .write(|transaction| {
             let mut records = transaction.open_table(RECORDS)?;
             let mut record = records.get("head")?.expect("the head is stored").value().to_vec();
@@ -257,15 +327,15 @@ fn only_the_receipt_of_the_pending_update_empties_the_outbox() {
 }
 
 #[test]
-fn one_blob_is_kept_per_kind() {
+fn a_newer_head_is_told_from_the_known_one() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder, 2);
-    store.put_blob("aid", [1; 32], b"one").unwrap();
-    store.put_blob("model", [1; 32], b"other").unwrap();
-    store.put_blob("aid", [2; 32], b"two").unwrap();
-    assert_eq!(store.blob("aid", [1; 32]).unwrap(), None);
-    assert_eq!(store.blob("aid", [2; 32]).unwrap().as_deref(), Some(&b"two"[..]));
-    assert_eq!(store.blob("model", [1; 32]).unwrap().as_deref(), Some(&b"other"[..]));
+    assert_eq!(store.newer_head(&head()).unwrap(), None);
+    store.put_head(&head()).unwrap();
+    assert_eq!(store.newer_head(&head()).unwrap(), None);
+    let next = NewestHead { round: 8, digest: [4; 32], ..head() };
+    store.put_head(&next).unwrap();
+    assert_eq!(store.newer_head(&head()).unwrap(), Some(next));
 }
 
 #[test]
@@ -283,84 +353,6 @@ fn samples_that_do_not_fit_are_refused_and_nothing_of_their_batch_is_stored() {
     assert!(matches!(refused(sample(0, &[0.0, f32::NAN, 0.0, 0.0, 0.0])), StoreError::FeatureValue { index: 1, .. }));
     assert!(matches!(refused(sample(0, &[300.0, 0.0, 0.0, 0.0, 0.0])), StoreError::FeatureValue { index: 0, .. }));
     assert_eq!(store.counts().unwrap(), [0, 0]);
-    assert!(matches!(store.set_note("n", &[0; 5000]), Err(StoreError::TooLarge { bytes: 5000, .. })));
-}
-
-#[test]
-fn a_full_store_balances_its_classes() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = limited(&folder, 3, 12);
-    assert_eq!(
-        insert(&store, &(0..20).map(|image| (0, image)).collect::<Vec<_>>()).added,
-        12 + evictions_of_one_class()
-    );
-    assert_eq!(store.counts().unwrap(), [12, 0, 0]);
-    insert(&store, &[(1, 100), (1, 101)]);
-    assert_eq!(store.counts().unwrap(), [10, 2, 0], "the largest class gave way");
-    insert(&store, &(200..260).map(|image| (2, image)).collect::<Vec<_>>());
-    assert_eq!(store.counts().unwrap(), [5, 2, 5]);
-    // A second look at images that were seen changes nothing.
-    let before = store.load_all().unwrap();
-    assert_eq!(insert(&store, &(200..260).map(|image| (2, image)).collect::<Vec<_>>()).added, 0);
-    assert_eq!(store.load_all().unwrap(), before);
-    assert!((200..260).any(|image| store.wants(2, &digest(image)).unwrap() == Wanted::Full));
-}
-
-/// How many of images 12 to 19 have a digest below the largest that is kept when they arrive.
-fn evictions_of_one_class() -> u32 {
-    let mut kept: Vec<Digest> = (0..12).map(digest).collect();
-    let mut replaced = 0;
-    for image in 12..20 {
-        kept.sort_unstable();
-        let last = kept.last_mut().unwrap();
-        if digest(image) < *last {
-            *last = digest(image);
-            replaced += 1;
-        }
-    }
-    replaced
-}
-
-#[test]
-fn bytes_bound_the_store_too() {
-    let folder = tempfile::tempdir().unwrap();
-    let max_bytes = 10 * record::sample_bytes(FEATURES) + 1;
-    let store = open(&folder, 2).with_limits(StoreLimits { max_bytes, ..StoreLimits::default() });
-    assert_eq!(store.capacity(), 10);
-    insert(&store, &(0..30).map(|image| (0, image)).collect::<Vec<_>>());
-    assert_eq!(store.counts().unwrap(), [10, 0]);
-    let none = store.with_limits(StoreLimits { max_samples: 0, max_bytes });
-    assert_eq!(insert(&none, &[(1, 50)]).refused, 1);
-}
-
-proptest! {
-    // Each case is a database on a disk.
-    #![proptest_config(ProptestConfig::with_cases(24))]
-
-    #[test]
-    fn a_class_never_loses_samples_while_another_has_more(
-        images in prop::collection::vec((0_u16..4, 0_u32..300), 1..90),
-        capacity in 1_u32..25,
-    ) {
-        let folder = tempfile::tempdir().unwrap();
-        let store = limited(&folder, 4, capacity);
-        let mut counts = vec![0; 4];
-        for image in images {
-            let inserted = insert(&store, &[image]);
-            let now = store.counts().unwrap();
-            let largest = *counts.iter().max().unwrap();
-            for (before, after) in counts.iter().zip(&now) {
-                prop_assert!(after >= before || *before == largest, "{counts:?} became {now:?}");
-            }
-            prop_assert!(now.iter().sum::<u32>() <= capacity);
-            prop_assert_eq!(inserted.added + inserted.duplicates + inserted.refused, 1);
-            counts = now;
-        }
-        let dataset = store.load_all().unwrap();
-        for (label, &count) in (0..4).zip(&counts) {
-            prop_assert_eq!(dataset.labels.iter().filter(|&&stored| stored == label).count() as u32, count);
-        }
-    }
 }
 
 #[test]
@@ -381,7 +373,7 @@ fn a_rotten_file_never_brings_the_process_down() {
     let path = folder.path().join("edge.redb");
     let store = open(&folder, 3);
     insert(&store, &(0..200).map(|image| ((image % 3) as u16, image)).collect::<Vec<_>>());
-    store.set_identity("pi-17").unwrap();
+    store.put_outbox(&OutboxEntry { run: 5, round: 6, digest: [1; 32], bytes: vec![9; 20_000] }).unwrap();
     drop(store);
     let whole = fs::read(&path).unwrap();
     let rotten = folder.path().join("rotten.redb");
@@ -394,7 +386,7 @@ fn a_rotten_file_never_brings_the_process_down() {
         }
         fs::write(&rotten, bytes).unwrap();
         if let Ok(store) = Store::open(&rotten, &identity(3)) {
-            let (_, _, _) = (store.load_all(), store.identity(), store.counts());
+            let (_, _, _) = (store.load_all(), store.outbox(), store.counts());
             let _ = store.insert_batch(&[Sample { label: 1, digest: digest(1_000), features: &features(1) }]);
         }
         let reset = Store::reset(&rotten, &identity(3)).unwrap();

@@ -3,7 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::Samples;
+use super::{Redraw, Samples};
 use crate::head::Head;
 use crate::params::ValidParams;
 use crate::prototype::Prototypes;
@@ -21,6 +21,8 @@ pub enum Balance<'a> {
     Prototypes(&'a Prototypes),
     /// The fleet's class means stand for the classes the device lacks.
     Means(&'a Means),
+    /// A small set drawn anew for every step.
+    Redrawn(Redraw<'a>),
 }
 
 /// The locally balanced set: rows with the weight each has in the balanced gradient, and the constant part that gradient
@@ -49,7 +51,7 @@ impl BalancedSet {
         let is_rich = |class: &u16| counts[usize::from(*class)] >= u32::from(params.rich_samples);
         let rich = (0..shape.classes() as u16).filter(is_rich).count();
         let known: Vec<u16> = match balance {
-            Balance::Nothing => return None,
+            Balance::Nothing | Balance::Redrawn(_) => return None,
             Balance::Local => Vec::new(),
             Balance::Prototypes(prototypes) => prototypes.by_class.keys().copied().collect(),
             Balance::Means(means) => means.by_class.keys().copied().collect(),
@@ -74,7 +76,7 @@ impl BalancedSet {
                 set.constant = Some(mean);
             }
             Balance::Means(means) => set.add_means(samples, means, &missing, 1.0 - rich_share),
-            Balance::Nothing | Balance::Local | Balance::Prototypes(_) => {}
+            Balance::Nothing | Balance::Local | Balance::Prototypes(_) | Balance::Redrawn(_) => {}
         }
         Some(set)
     }

@@ -5,14 +5,16 @@
 //! only the samples' inner products, `K = X X^T`, made once per round; the norm of a gradient `E^T X` is
 //! `sqrt(trace(E^T K E))`. A step costs `n` instead of `d` per row and class, and no product to form the gradient.
 
+use alloc::borrow::Cow;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use super::balance::BalancedSet;
 use super::{Samples, Step, Tensor, clip_factor, rescale_factor};
-use crate::exp::{norm, softmax_error};
-use crate::head::Heads;
-use crate::kernel;
+use crate::exp::{dot, norm, softmax_error};
+use crate::head::{Head, Heads};
+use crate::kernel::{self, Rows};
+use crate::local::Loss;
 use crate::params::ValidParams;
 
 /// More rows than this are left to the primal form: the inner products alone would take 4 MiB.
@@ -21,13 +23,14 @@ const MOST_ROWS: usize = 1_024;
 pub(super) struct Dual<'a> {
     samples: Samples<'a>,
     params: ValidParams,
+    loss: Loss<'a>,
     /// The heads as received, but for the biases, which are trained as they are.
     start: Heads,
     adjustment: Vec<f32>,
     summed_bias: Vec<f32>,
     momentum_bias: Vec<f32>,
     /// Samples, then the means of the balanced set: `[N][d]`.
-    rows: Vec<f32>,
+    rows: Cow<'a, [f32]>,
     /// Inner products of the rows, `[N][N]`.
     products: Vec<f32>,
     /// Coefficients of both heads, their sum and the momentum, `[N][C]`.
@@ -61,12 +64,10 @@ struct Gradient {
 }
 
 struct Scratch {
-    /// Rows of the inner products, `[rows][N]`.
-    products: Vec<f32>,
-    /// The inner products among the rows at hand, `[rows][rows]`.
-    among: Vec<f32>,
+    /// Of the rows at hand, `[rows][C]`.
     logits: Vec<f32>,
-    image: Vec<f32>,
+    /// The inner products of their errors, `[rows][rows]`.
+    among: Vec<f32>,
 }
 
 impl<'a> Dual<'a> {
@@ -83,12 +84,15 @@ impl<'a> Dual<'a> {
         samples: Samples<'a>,
         heads: Heads,
         set: Option<BalancedSet>,
-        adjustment: Vec<f32>,
+        loss: Loss<'a>,
         params: ValidParams,
     ) -> Self {
+        let adjustment = loss.adjustment(samples.shape().classes());
         let (classes, features) = (samples.shape().classes(), samples.shape().features());
-        let mut rows = samples.features.to_vec();
-        rows.extend(set.iter().flat_map(|set| &set.means));
+        let rows = match &set {
+            Some(set) if !set.means.is_empty() => Cow::Owned([samples.features, &set.means].concat()),
+            Some(_) | None => Cow::Borrowed(samples.features),
+        };
         let count = rows.len() / features;
         let product = |weight: &[f32]| {
             let mut logits = vec![0.0; count * classes];
@@ -109,7 +113,7 @@ impl<'a> Dual<'a> {
             logits: product(&constant.weight),
         });
         let mut products = vec![0.0; count * count];
-        kernel::logits(&rows, &rows, &vec![0.0; count], features, &mut products);
+        kernel::inner_products(Rows::all(&rows, features), &mut products);
         let zeros = || vec![0.0; count * classes];
         let gradient = || Gradient { coefficients: zeros(), bias: vec![0.0; classes] };
         let most =
@@ -117,6 +121,7 @@ impl<'a> Dual<'a> {
         Self {
             samples,
             params,
+            loss,
             start: heads,
             adjustment,
             summed_bias,
@@ -132,12 +137,7 @@ impl<'a> Dual<'a> {
             constant,
             gradient: gradient(),
             balanced_gradient: gradient(),
-            scratch: Scratch {
-                products: vec![0.0; most * count],
-                among: vec![0.0; most * most],
-                logits: vec![0.0; most * classes],
-                image: vec![0.0; most * classes],
-            },
+            scratch: Scratch { logits: vec![0.0; most * classes], among: vec![0.0; most * most] },
             rows,
         }
     }
@@ -176,24 +176,35 @@ impl<'a> Dual<'a> {
         }
     }
 
+    /// A copy of the main head as it stands.
+    pub(super) fn main(&self) -> Head {
+        let mut main = self.start.main.clone();
+        self.add_main(&mut main.weight);
+        main
+    }
+
     /// The heads: one product back from coefficients to weights.
-    pub(super) fn heads(&self) -> Heads {
-        let features = self.samples.shape().features();
-        let mut heads = self.start.clone();
-        let back = |coefficients: &[f32], weight: &mut [f32]| {
-            let mut unused = vec![0.0; self.summed_bias.len()];
-            kernel::accumulate_gradient(coefficients, &self.rows, features, 1.0, weight, &mut unused);
-        };
-        back(&self.main, &mut heads.main.weight);
+    pub(super) fn into_heads(mut self) -> Heads {
+        let mut weight = core::mem::take(&mut self.start.main.weight);
+        self.add_main(&mut weight);
+        self.start.main.weight = weight;
         if self.params.method.has_supplementary_head() {
-            back(&self.supplementary, &mut heads.supplementary.weight);
+            let weight = &mut self.start.supplementary.weight;
+            kernel::add_combinations(
+                &self.supplementary,
+                Rows::all(&self.rows, self.samples.shape().features()),
+                weight,
+            );
         }
+        self.start
+    }
+
+    fn add_main(&self, weight: &mut [f32]) {
+        kernel::add_combinations(&self.main, Rows::all(&self.rows, self.samples.shape().features()), weight);
         let constant = self.balanced.as_ref().and_then(|set| set.constant.as_ref());
         if let (Some(constant), Some(taken)) = (constant, &self.constant) {
-            let weights = heads.main.weight.iter_mut().zip(&constant.weight);
-            weights.for_each(|(w, value)| *w += taken.coefficient * value);
+            weight.iter_mut().zip(&constant.weight).for_each(|(w, value)| *w += taken.coefficient * value);
         }
-        heads
     }
 
     /// Fills the local gradient and gives the norms of its weight and bias parts.
@@ -201,15 +212,15 @@ impl<'a> Dual<'a> {
         let classes = self.summed_bias.len();
         let taken = self.constant.as_ref().map(|constant| (constant.coefficient, constant.logits.as_slice()));
         let from = Start { logits: &self.summed_start, bias: &self.summed_bias, constant: taken };
-        let count = self.scratch.logits_at(batch, &self.products, &self.summed, &from);
+        self.scratch.logits_at(batch, &self.products, &self.summed, &from);
         let share = 1.0 / batch.len() as f32;
         self.gradient.bias.fill(0.0);
         for (row, &index) in self.scratch.logits.chunks_exact_mut(classes).zip(batch) {
-            softmax_error(row, usize::from(self.samples.labels()[index as usize]), share);
+            self.loss.error(row, usize::from(self.samples.labels()[index as usize]), share);
             add(&mut self.gradient.bias, row);
             self.gradient.coefficients[index as usize * classes..][..classes].copy_from_slice(row);
         }
-        let squared = self.scratch.squared_norm(batch, count, classes);
+        let squared = self.scratch.squared_norm(batch, &self.products, classes);
         (libm::sqrt(squared.max(0.0)), norm(&self.gradient.bias))
     }
 
@@ -219,7 +230,7 @@ impl<'a> Dual<'a> {
         let classes = self.summed_bias.len();
         let taken = self.constant.as_ref().map(|constant| (constant.coefficient, constant.logits.as_slice()));
         let from = Start { logits: &self.main_start, bias: &self.start.main.bias, constant: taken };
-        let count = self.scratch.logits_at(&set.members, &self.products, &self.main, &from);
+        self.scratch.logits_at(&set.members, &self.products, &self.main, &from);
         match &set.constant {
             Some(constant) => self.balanced_gradient.bias.copy_from_slice(&constant.bias),
             None => self.balanced_gradient.bias.fill(0.0),
@@ -235,7 +246,8 @@ impl<'a> Dual<'a> {
             }
         }
         let constant = self.constant.as_ref().map_or(0.0, |constant| constant.norm);
-        let squared = self.scratch.squared_norm(&set.members, count, classes) + 2.0 * across + constant * constant;
+        let own = self.scratch.squared_norm(&set.members, &self.products, classes);
+        let squared = own + 2.0 * across + constant * constant;
         let own = (libm::sqrt(squared.max(0.0)), norm(&self.balanced_gradient.bias));
         (rescale_factor(local.0, own.0), rescale_factor(local.1, own.1))
     }
@@ -249,50 +261,39 @@ struct Start<'a> {
 }
 
 impl Scratch {
-    /// Logits of some rows into `logits`, leaving their inner products in `products`; gives the number of all rows.
-    fn logits_at(&mut self, members: &[u32], products: &[f32], coefficients: &[f32], start: &Start<'_>) -> usize {
+    /// Logits of some rows into `logits`.
+    fn logits_at(&mut self, members: &[u32], products: &[f32], coefficients: &[f32], start: &Start<'_>) {
         let classes = start.bias.len();
-        let count = coefficients.len() / classes;
-        let rows = self.products.chunks_exact_mut(count).zip(self.logits.chunks_exact_mut(classes)).zip(members);
-        for ((row, logits), &member) in rows {
-            let member = member as usize;
-            row.copy_from_slice(&products[member * count..][..count]);
-            let own = &start.logits[member * classes..][..classes];
-            logits.iter_mut().zip(own.iter().zip(start.bias)).for_each(|(logit, (own, bias))| *logit = own + bias);
+        for (logits, &member) in self.logits.chunks_exact_mut(classes).zip(members) {
+            let at = member as usize * classes;
+            let own = start.logits[at..at + classes].iter().zip(start.bias);
+            logits.iter_mut().zip(own).for_each(|(logit, (own, bias))| *logit = own + bias);
             if let Some((coefficient, constant)) = start.constant {
-                let constant = &constant[member * classes..][..classes];
+                let constant = &constant[at..at + classes];
                 logits.iter_mut().zip(constant).for_each(|(logit, value)| *logit += coefficient * value);
             }
         }
-        let logits = &mut self.logits[..members.len() * classes];
-        kernel::accumulate_product(&self.products[..members.len() * count], coefficients, count, logits);
-        count
+        let rows = Rows::chosen(products, coefficients.len() / classes, members);
+        kernel::product_of(rows, coefficients, &mut self.logits[..members.len() * classes]);
     }
 
-    /// `trace(E^T K E)` of the errors that stand in `logits` for the rows whose products stand in `products`.
-    fn squared_norm(&mut self, members: &[u32], count: usize, classes: usize) -> f64 {
+    /// `trace(E^T K E)` of the errors that stand in `logits`: the sum of `K` and `E E^T`, entry by entry. Both are
+    /// symmetric.
+    fn squared_norm(&mut self, members: &[u32], products: &[f32], classes: usize) -> f64 {
         let size = members.len();
-        for (among, row) in self.among.chunks_exact_mut(size.max(1)).zip(self.products.chunks_exact(count)).take(size) {
-            among.iter_mut().zip(members).for_each(|(entry, &member)| *entry = row[member as usize]);
+        let among = &mut self.among[..size * size];
+        kernel::inner_products(Rows::all(&self.logits[..size * classes], classes), among);
+        let count = products.len().isqrt();
+        let mut squared = 0.0;
+        for (i, (row, &member)) in among.chunks_exact(size.max(1)).zip(members).enumerate() {
+            let products = &products[member as usize * count..][..count];
+            let product = |at: usize| f64::from(row[at]) * f64::from(products[members[at] as usize]);
+            squared += product(i) + 2.0 * (0..i).map(product).sum::<f64>();
         }
-        let errors = &self.logits[..size * classes];
-        let image = &mut self.image[..size * classes];
-        image.fill(0.0);
-        kernel::accumulate_product(&self.among[..size * size], errors, size, image);
-        errors.chunks(classes).zip(image.chunks(classes)).map(|(e, q)| dot(e, q)).sum()
+        squared
     }
 }
 
 fn add(target: &mut [f32], values: &[f32]) {
     target.iter_mut().zip(values).for_each(|(t, v)| *t += v);
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    let mut lanes = [0.0_f64; 4];
-    let (left, right) = (a.chunks_exact(4), b.chunks_exact(4));
-    let rest: f64 = left.remainder().iter().zip(right.remainder()).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum();
-    for (x, y) in left.zip(right) {
-        lanes.iter_mut().zip(x.iter().zip(y)).for_each(|(lane, (x, y))| *lane += f64::from(*x) * f64::from(*y));
-    }
-    lanes.iter().sum::<f64>() + rest
 }

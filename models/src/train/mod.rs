@@ -7,20 +7,29 @@
 mod balance;
 mod dual;
 mod primal;
+mod redrawn;
 mod samples;
 
 use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use rand_chacha::ChaCha8Rng;
+
+use crate::exp::{focal_error, softmax_error};
 use crate::head::{Head, Heads};
-use crate::params::{Method, ValidParams};
+use crate::kernel::vectorised;
+use crate::local::{Local, Loss};
+use crate::params::ValidParams;
+use crate::prior::log_prior;
 use crate::sampling::Plan;
 
 pub use balance::Balance;
 use balance::BalancedSet;
 use dual::Dual;
-use primal::Primal;
+use primal::{Balancing, Primal};
+pub use redrawn::Redraw;
+use redrawn::Redrawn;
 pub use samples::{Samples, SamplesError};
 
 /// One device's training in one round. Make it, call [`LocalTraining::run`], take the heads.
@@ -38,27 +47,39 @@ enum Form<'a> {
 }
 
 impl<'a> LocalTraining<'a> {
-    /// Prepares a round: `balanced` holds the indices of the samples drawn from rich classes (see [`Plan`]),
-    /// `prior [C]` is the fleet's class prior, used by `logit-adjusted` alone.
+    /// Prepares a round: `balanced` holds the indices of the samples drawn from rich classes once for the round, `draws`
+    /// is where sets that are drawn for every step come from (see [`Plan`] for both).
     pub fn new(
         samples: Samples<'a>,
         heads: Heads,
-        balance: Balance<'_>,
+        local: Local<'a>,
         balanced: &[u32],
-        prior: Option<&[f32]>,
+        draws: ChaCha8Rng,
         params: ValidParams,
     ) -> Self {
-        let adjustment = match prior {
-            Some(prior) if params.method == Method::LogitAdjusted => log_prior(prior),
-            Some(_) | None => vec![0.0; samples.shape().classes()],
+        let set = match local.balance {
+            Balance::Redrawn(redraw) => {
+                let redrawn = Redrawn::new(samples, redraw, &params, draws).map(Box::new);
+                let balancing = redrawn.map_or(Balancing::Nothing, Balancing::Redrawn);
+                return Self::primal(samples, heads, balancing, local, params);
+            }
+            balance => BalancedSet::new(&samples, balance, balanced, &params),
         };
-        let set = params.method.balances().then(|| BalancedSet::new(&samples, balance, balanced, &params)).flatten();
-        let form = if Dual::is_quicker(&samples, set.as_ref(), &params) {
-            Form::Dual(Box::new(Dual::new(samples, heads, set, adjustment, params)))
-        } else {
-            Form::Primal(Box::new(Primal::new(samples, heads, set, adjustment, params)))
-        };
-        Self { form }
+        if local.proximal == 0.0 && Dual::is_quicker(&samples, set.as_ref(), &params) {
+            return Self { form: Form::Dual(Box::new(Dual::new(samples, heads, set, local.loss, params))) };
+        }
+        let balancing = set.map_or(Balancing::Nothing, |set| Balancing::once(set, &samples));
+        Self::primal(samples, heads, balancing, local, params)
+    }
+
+    fn primal(
+        samples: Samples<'a>,
+        heads: Heads,
+        balancing: Balancing<'a>,
+        local: Local<'a>,
+        params: ValidParams,
+    ) -> Self {
+        Self { form: Form::Primal(Box::new(Primal::new(samples, heads, balancing, local, params))) }
     }
 
     /// Every mini-batch of every epoch of a plan.
@@ -84,7 +105,7 @@ impl<'a> LocalTraining<'a> {
     pub fn main(&self) -> Head {
         match &self.form {
             Form::Primal(primal) => primal.heads.main.clone(),
-            Form::Dual(dual) => dual.heads().main,
+            Form::Dual(dual) => dual.main(),
         }
     }
 
@@ -92,7 +113,7 @@ impl<'a> LocalTraining<'a> {
     pub fn into_heads(self) -> Heads {
         match self.form {
             Form::Primal(primal) => primal.heads,
-            Form::Dual(dual) => dual.heads(),
+            Form::Dual(dual) => dual.into_heads(),
         }
     }
 }
@@ -110,11 +131,23 @@ fn rescale_factor(target: f64, own: f64) -> f32 {
     if own > 0.0 && ratio.is_finite() { ratio } else { 0.0 }
 }
 
-/// The logarithm of a prior, with a class nobody holds at half the smallest share instead of minus infinity.
-fn log_prior(prior: &[f32]) -> Vec<f32> {
-    let smallest = prior.iter().copied().filter(|p| *p > 0.0).fold(f32::INFINITY, f32::min);
-    let floor = if smallest.is_finite() { smallest / 2.0 } else { 1.0 };
-    prior.iter().map(|&p| libm::logf(if p > 0.0 { p } else { floor })).collect()
+impl Loss<'_> {
+    /// What the loss adds to the bias that it sees, `[C]`.
+    fn adjustment(self, classes: usize) -> Vec<f32> {
+        match self {
+            Self::Shifted(prior) => log_prior(prior),
+            Self::CrossEntropy | Self::Focal(_) | Self::Weighted(_) => vec![0.0; classes],
+        }
+    }
+
+    /// Turns the logits of one sample into `share` times the loss's gradient in them; the adjustment is in the logits.
+    fn error(self, row: &mut [f32], label: usize, share: f32) {
+        match self {
+            Self::CrossEntropy | Self::Shifted(_) => softmax_error(row, label, share),
+            Self::Focal(gamma) => focal_error(row, label, share, gamma),
+            Self::Weighted(weights) => softmax_error(row, label, share * weights[label]),
+        }
+    }
 }
 
 /// The step of one tensor in either form, in one pass over memory: momentum, both heads, and their sum.
@@ -150,6 +183,11 @@ impl Step {
     }
 
     fn apply(self, tensor: Tensor<'_>) {
+        vectorised!(_ => self.apply_in_lanes(tensor));
+    }
+
+    #[inline(always)]
+    fn apply_in_lanes(self, tensor: Tensor<'_>) {
         let rows = tensor.main.iter_mut().zip(tensor.summed).zip(tensor.momentum).zip(tensor.gradient);
         let rows = rows.zip(tensor.balanced);
         if self.both_heads {

@@ -1,13 +1,16 @@
 //! Training on the heads themselves: for devices with at least as many samples as features.
 
+use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use super::balance::BalancedSet;
+use super::redrawn::Redrawn;
 use super::{Samples, Step, Tensor, clip_factor, rescale_factor};
 use crate::exp::{norm, softmax_error};
 use crate::head::{Head, Heads};
 use crate::kernel;
+use crate::local::{Local, Loss};
 use crate::params::ValidParams;
 
 /// Rows of the balanced set that are taken through the head at a time.
@@ -16,7 +19,10 @@ const BALANCED_ROWS: usize = 128;
 pub(super) struct Primal<'a> {
     samples: Samples<'a>,
     params: ValidParams,
+    loss: Loss<'a>,
     pub(super) heads: Heads,
+    /// `mu` and the received main head that it holds this one back to.
+    proximal: Option<(f32, Head)>,
     /// `W + Ŵ` and `b + b̂ + log prior`: what the local loss sees.
     summed: Head,
     /// Added to the summed bias: the log prior of logit adjustment, else zeros.
@@ -25,39 +31,52 @@ pub(super) struct Primal<'a> {
     momentum: Head,
     gradient: Head,
     balanced_gradient: Head,
-    balanced: Option<(BalancedSet, Vec<f32>)>,
-    rows: Vec<f32>,
+    balancing: Balancing<'a>,
     logits: Vec<f32>,
+}
+
+/// What the main head is balanced with.
+pub(super) enum Balancing<'a> {
+    Nothing,
+    /// A set and its rows, `[row][d]`; its gradient is rescaled to the norm of the local one.
+    Once(BalancedSet, Vec<f32>),
+    /// A set that is drawn for every step; its gradient is taken as it is.
+    Redrawn(Box<Redrawn<'a>>),
+}
+
+impl Balancing<'_> {
+    pub(super) fn once(set: BalancedSet, samples: &Samples<'_>) -> Self {
+        let d = samples.shape().features();
+        let own = set.members.len() - set.means.len() / d;
+        let mut rows = vec![0.0; own * d];
+        samples.gather(&set.members[..own], &mut rows);
+        rows.extend_from_slice(&set.means);
+        Self::Once(set, rows)
+    }
 }
 
 impl<'a> Primal<'a> {
     pub(super) fn new(
         samples: Samples<'a>,
         heads: Heads,
-        set: Option<BalancedSet>,
-        adjustment: Vec<f32>,
+        balancing: Balancing<'a>,
+        local: Local<'a>,
         params: ValidParams,
     ) -> Self {
         let shape = samples.shape();
         let batch = usize::from(params.batch).min(samples.labels().len());
-        let balanced = set.map(|set| {
-            let own = set.members.len() - set.means.len() / shape.features();
-            let mut rows = vec![0.0; own * shape.features()];
-            samples.gather(&set.members[..own], &mut rows);
-            rows.extend_from_slice(&set.means);
-            (set, rows)
-        });
         let mut primal = Self {
             samples,
             params,
+            loss: local.loss,
+            proximal: (local.proximal > 0.0).then(|| (local.proximal, heads.main.clone())),
             summed: heads.main.clone(),
             heads,
-            adjustment,
+            adjustment: local.loss.adjustment(shape.classes()),
             momentum: Head::zeros(shape),
             gradient: Head::zeros(shape),
             balanced_gradient: Head::zeros(shape),
-            balanced,
-            rows: vec![0.0; batch * shape.features()],
+            balancing,
             logits: vec![0.0; batch.max(BALANCED_ROWS) * shape.classes()],
         };
         primal.add_up_heads();
@@ -67,29 +86,44 @@ impl<'a> Primal<'a> {
     pub(super) fn step(&mut self, batch: &[u32]) {
         self.local_gradient(batch);
         let local = (norm(&self.gradient.weight), norm(&self.gradient.bias));
-        let rescale = match &self.balanced {
-            Some((set, rows)) => {
-                balanced_gradient(set, rows, &self.heads.main, &mut self.logits, &mut self.balanced_gradient);
-                let own = &self.balanced_gradient;
-                (rescale_factor(local.0, norm(&own.weight)), rescale_factor(local.1, norm(&own.bias)))
-            }
-            None => (0.0, 0.0),
-        };
+        let rescale = self.balance(local);
         self.update(clip_factor(&self.params, local), rescale);
     }
 
     fn local_gradient(&mut self, batch: &[u32]) {
-        let (classes, features) = (self.samples.shape().classes(), self.samples.shape().features());
-        let rows = &mut self.rows[..batch.len() * features];
+        let classes = self.samples.shape().classes();
+        let rows = self.samples.rows(batch);
         let logits = &mut self.logits[..batch.len() * classes];
-        self.samples.gather(batch, rows);
-        kernel::logits(rows, &self.summed.weight, &self.summed.bias, features, logits);
+        kernel::logits_of(rows, &self.summed.weight, &self.summed.bias, logits);
         let share = 1.0 / batch.len() as f32;
         for (row, &index) in logits.chunks_exact_mut(classes).zip(batch) {
-            softmax_error(row, usize::from(self.samples.labels()[index as usize]), share);
+            self.loss.error(row, usize::from(self.samples.labels()[index as usize]), share);
         }
         let Head { weight, bias } = &mut self.gradient;
-        kernel::accumulate_gradient(logits, rows, features, 0.0, weight, bias);
+        kernel::gradient_of(logits, rows, false, weight, bias);
+        if let Some((mu, received)) = &self.proximal {
+            hold_back(*mu, weight, &self.heads.main.weight, &received.weight);
+            hold_back(*mu, bias, &self.heads.main.bias, &received.bias);
+        }
+    }
+
+    /// Fills the balanced gradient and gives what rescales its two parts.
+    fn balance(&mut self, local: (f64, f64)) -> (f32, f32) {
+        let (main, logits, gradient) = (&self.heads.main, &mut self.logits, &mut self.balanced_gradient);
+        match &mut self.balancing {
+            Balancing::Nothing => (0.0, 0.0),
+            Balancing::Once(set, rows) => {
+                let of = Weighted { rows, labels: &set.labels, weights: &set.weights, constant: set.constant.as_ref() };
+                balanced_gradient(of, main, logits, gradient);
+                (rescale_factor(local.0, norm(&gradient.weight)), rescale_factor(local.1, norm(&gradient.bias)))
+            }
+            Balancing::Redrawn(set) => {
+                set.draw();
+                let of = Weighted { rows: &set.rows, labels: &set.labels, weights: &set.weights, constant: None };
+                balanced_gradient(of, main, logits, gradient);
+                (1.0, 1.0)
+            }
+        }
     }
 
     fn update(&mut self, clip: f32, rescale: (f32, f32)) {
@@ -130,17 +164,31 @@ impl<'a> Primal<'a> {
     }
 }
 
-/// Writes the balanced gradient at the main head; `rows` are the set's features, `logits` is scratch space.
-fn balanced_gradient(set: &BalancedSet, rows: &[f32], main: &Head, logits: &mut [f32], gradient: &mut Head) {
+/// Adds the gradient of `mu / 2 * |w - received|²`.
+fn hold_back(mu: f32, gradient: &mut [f32], weights: &[f32], received: &[f32]) {
+    let entries = gradient.iter_mut().zip(weights.iter().zip(received));
+    entries.for_each(|(gradient, (weight, received))| *gradient += mu * (weight - received));
+}
+
+/// A balanced set: rows `[row][d]` with the weight of each, and a part that does not change.
+struct Weighted<'a> {
+    rows: &'a [f32],
+    labels: &'a [u16],
+    weights: &'a [f32],
+    constant: Option<&'a Head>,
+}
+
+/// Writes the balanced gradient at the main head; `logits` is scratch space.
+fn balanced_gradient(set: Weighted<'_>, main: &Head, logits: &mut [f32], gradient: &mut Head) {
     let classes = main.bias.len();
     let features = main.weight.len() / classes;
     let mut beta = 0.0;
-    if let Some(constant) = &set.constant {
+    if let Some(constant) = set.constant {
         gradient.weight.copy_from_slice(&constant.weight);
         gradient.bias.copy_from_slice(&constant.bias);
         beta = 1.0;
     }
-    let chunks = rows.chunks(BALANCED_ROWS * features);
+    let chunks = set.rows.chunks(BALANCED_ROWS * features);
     let labels = set.labels.chunks(BALANCED_ROWS).zip(set.weights.chunks(BALANCED_ROWS));
     for (rows, (labels, weights)) in chunks.zip(labels) {
         let logits = &mut logits[..labels.len() * classes];

@@ -1,5 +1,8 @@
 //! A device's labelled features, checked once.
 
+use core::ops::Range;
+
+use crate::kernel::Rows;
 use crate::limits::{MAX_FEATURE_VALUE, MAX_SAMPLES};
 use crate::shape::Shape;
 
@@ -66,6 +69,21 @@ impl<'a> Samples<'a> {
         self.shape
     }
 
+    /// `[n][d]`.
+    pub fn features(&self) -> &'a [f32] {
+        self.features
+    }
+
+    /// Some of the samples, those of a range of positions.
+    ///
+    /// # Panics
+    /// If the range goes beyond the samples.
+    pub fn part(&self, range: Range<usize>) -> Self {
+        let d = self.shape.features();
+        let features = &self.features[range.start * d..range.end * d];
+        Self { shape: self.shape, features, labels: &self.labels[range] }
+    }
+
     /// `[n]`.
     pub fn labels(&self) -> &'a [u16] {
         self.labels
@@ -74,6 +92,11 @@ impl<'a> Samples<'a> {
     /// The samples in order, each `[d]` with its label.
     pub fn iter(&self) -> impl Iterator<Item = (&'a [f32], u16)> {
         self.features.chunks_exact(self.shape.features()).zip(self.labels.iter().copied())
+    }
+
+    /// The features of the samples at `indices`.
+    pub(crate) fn rows<'b>(&'b self, indices: &'b [u32]) -> Rows<'b> {
+        Rows::chosen(self.features, self.shape.features(), indices)
     }
 
     /// Copies the rows at `indices` into `rows [indices.len()][d]`.

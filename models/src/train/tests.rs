@@ -2,6 +2,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
+use crate::methods::Method;
 use crate::params::{Params, Sums};
 use crate::prototype::Prototypes;
 use crate::shape::Shape;
@@ -35,29 +36,34 @@ fn both_forms_train_the_same_heads() {
         let prototypes = Prototypes { by_class: (0..6).map(|class| (class, head(&mut rng, shape))).collect() };
         let means = Statistics::of(&samples, Sums::Means, 1).means();
         let prior = [0.4, 0.3, 0.15, 0.1, 0.05, 0.0];
-        for (method, balance) in [
-            (Method::FedAvg, Balance::Nothing),
-            (Method::LogitAdjusted, Balance::Nothing),
-            (Method::RedGrape, Balance::Nothing),
-            (Method::RedGrape, Balance::Prototypes(&prototypes)),
-            (Method::RedGrapeNoPrototypes, Balance::Local),
-            (Method::RedGrapeNoSupplementary, Balance::Prototypes(&prototypes)),
-            (Method::RedGrapeLive, Balance::Means(&means)),
+        let weights = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0];
+        let balanced_with = |balance| Local { balance, ..Local::PLAIN };
+        let with_loss = |loss| Local { loss, ..Local::PLAIN };
+        for (method, local) in [
+            (Method::FedAvg, Local::PLAIN),
+            (Method::LogitAdjusted, with_loss(Loss::Shifted(&prior))),
+            (Method::FedFocal, with_loss(Loss::Focal(2.0))),
+            (Method::RatioLoss, with_loss(Loss::Weighted(&weights))),
+            (Method::RedGrape, Local::PLAIN),
+            (Method::RedGrape, balanced_with(Balance::Prototypes(&prototypes))),
+            (Method::RedGrapeNoPrototypes, balanced_with(Balance::Local)),
+            (Method::RedGrapeNoSupplementary, balanced_with(Balance::Prototypes(&prototypes))),
+            (Method::RedGrapeLive, balanced_with(Balance::Means(&means))),
         ] {
             let params = Params { lambda: 0.5, rich_samples: 3, batch: 8, ..Params::defaults(method, 6) };
             let params = params.check().unwrap();
             let mut plan = Plan::draw(&labels, 6, &params, ChaCha8Rng::seed_from_u64(seed));
             let balanced = plan.balanced().to_vec();
-            let adjustment = if method == Method::LogitAdjusted { log_prior(&prior) } else { vec![0.0; 6] };
-            let set = || method.balances().then(|| BalancedSet::new(&samples, balance, &balanced, &params)).flatten();
+            let set = || BalancedSet::new(&samples, local.balance, &balanced, &params);
             assert!(Dual::is_quicker(&samples, set().as_ref(), &params));
-            let mut dual = Dual::new(samples, heads.clone(), set(), adjustment.clone(), params);
-            let mut primal = Primal::new(samples, heads.clone(), set(), adjustment, params);
+            let mut dual = Dual::new(samples, heads.clone(), set(), local.loss, params);
+            let balancing = set().map_or(Balancing::Nothing, |set| Balancing::once(set, &samples));
+            let mut primal = Primal::new(samples, heads.clone(), balancing, local, params);
             plan.for_each_batch(|batch| {
                 dual.step(batch);
                 primal.step(batch);
             });
-            let (dual, primal) = (dual.heads(), primal.heads);
+            let (dual, primal) = (dual.into_heads(), primal.heads);
             for (name, a, b) in [
                 ("main weight", &primal.main.weight, &dual.main.weight),
                 ("main bias", &primal.main.bias, &dual.main.bias),

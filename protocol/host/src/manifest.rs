@@ -78,10 +78,7 @@ pub enum ManifestLoadError {
 /// Reads and checks the manifest at `path`, and checks the ONNX file's size and digest. Returns the manifest and where
 /// the ONNX file is.
 pub fn load(path: &Path) -> Result<(Manifest, PathBuf), ManifestLoadError> {
-    let text = read_text(path)?;
-    let not_one = |reason| ManifestLoadError::NotAManifest { path: path.to_owned(), reason };
-    let manifest: Manifest = toml::from_str(&text).map_err(|error| not_one(describe(&error, &text)))?;
-    manifest.check().map_err(|source| ManifestLoadError::Unusable { path: path.to_owned(), source })?;
+    let manifest = parse(&read_text(path)?, path)?;
     let extractor = path.with_file_name(&manifest.file);
     let found = match sha256_limited(&extractor, MAX_EXTRACTOR_BYTES) {
         Err(ManifestLoadError::Io { path, source }) if source.kind() == io::ErrorKind::NotFound => {
@@ -93,6 +90,20 @@ pub fn load(path: &Path) -> Result<(Manifest, PathBuf), ManifestLoadError> {
         return Err(ManifestLoadError::Digest { path: extractor, expected: manifest.sha256, found });
     }
     Ok((manifest, extractor))
+}
+
+/// Parses and checks a manifest's text. `path` is for messages alone.
+pub fn parse(text: &str, path: &Path) -> Result<Manifest, ManifestLoadError> {
+    let not_one = |reason| ManifestLoadError::NotAManifest { path: path.to_owned(), reason };
+    let manifest: Manifest = toml::from_str(text).map_err(|error| not_one(describe(&error, text)))?;
+    manifest.check().map_err(|source| ManifestLoadError::Unusable { path: path.to_owned(), source })?;
+    Ok(manifest)
+}
+
+/// Where the manifest of an extractor is: beside an `.onnx` file, or `path` itself.
+pub fn beside(path: &Path) -> PathBuf {
+    let is_onnx = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("onnx"));
+    if is_onnx { path.with_extension("toml") } else { path.to_owned() }
 }
 
 /// SHA-256 of a file as 64 lower-case hexadecimal digits, read in pieces.
@@ -108,7 +119,7 @@ fn read_text(path: &Path) -> Result<String, ManifestLoadError> {
         ManifestLoadError::Io { path: path.to_owned(), source }
     };
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(failed)?;
+    let file = open(path).map_err(failed)?;
     file.take(MAX_MANIFEST_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > MAX_MANIFEST_BYTES {
         return Err(ManifestLoadError::TooLarge { path: path.to_owned(), limit: MAX_MANIFEST_BYTES });
@@ -121,11 +132,21 @@ fn read_text(path: &Path) -> Result<String, ManifestLoadError> {
 
 fn sha256_limited(path: &Path, limit: u64) -> Result<String, ManifestLoadError> {
     let failed = |source| ManifestLoadError::Io { path: path.to_owned(), source };
-    if fs::metadata(path).map_err(failed)?.len() > limit {
+    let file = open(path).map_err(failed)?;
+    if file.metadata().map_err(failed)?.len() > limit {
         return Err(ManifestLoadError::TooLarge { path: path.to_owned(), limit });
     }
     // A file that grows while it is read has another digest than its manifest says, so reading the limit is enough.
-    digest(File::open(path).map_err(failed)?.take(limit)).map_err(failed)
+    digest(file.take(limit)).map_err(failed)
+}
+
+/// Opens a regular file. Others are not even opened: a pipe would wait for its other end.
+fn open(path: &Path) -> io::Result<File> {
+    let metadata = fs::metadata(path)?;
+    if metadata.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if metadata.is_file() { File::open(path) } else { Err(io::Error::other("it is no regular file")) }
 }
 
 fn digest(mut reader: impl Read) -> io::Result<String> {
@@ -207,6 +228,21 @@ mod tests {
         assert!(refused("name = [", None).to_string().contains("line 1"));
         let large = " ".repeat(MAX_MANIFEST_BYTES as usize + 1);
         assert!(matches!(refused(&large, None), ManifestLoadError::TooLarge { .. }));
+    }
+
+    #[test]
+    fn a_manifest_is_beside_its_extractor() {
+        assert_eq!(beside(Path::new("a/b.onnx")), Path::new("a/b.toml"));
+        assert_eq!(beside(Path::new("a/b.toml")), Path::new("a/b.toml"));
+        assert_eq!(beside(Path::new("a/b")), Path::new("a/b"));
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(load(folder.path()), Err(ManifestLoadError::Io { .. })));
+        #[cfg(unix)]
+        assert!(matches!(load(Path::new("/dev/zero")), Err(ManifestLoadError::Io { .. })));
     }
 
     #[test]

@@ -25,8 +25,8 @@ use rumqttc::{AsyncClient, QoS, SubscribeFilter};
 use tokio::sync::Notify;
 
 pub use self::backoff::Backoff;
-pub use self::options::{Options, StartError, Will};
-use self::options::{is_filter, is_topic, packet_bytes};
+pub use self::options::{Options, StartError, Will, is_topic};
+use self::options::{is_filter, packet_bytes};
 
 /// Longest that [`Transport::close`] waits for the polling thread.
 const JOIN_LIMIT: Duration = Duration::from_secs(2);
@@ -170,6 +170,12 @@ impl Transport {
             state.changes.push_back(Change::Unsubscribe(filter.to_owned()));
             self.link.hand_over(&mut state);
         }
+    }
+
+    /// Messages and subscriptions that the broker has not acknowledged; `None` without a connection.
+    pub fn unacknowledged(&self) -> Option<u64> {
+        let state = self.link.lock();
+        (state.phase == Phase::Connected).then_some(state.unacknowledged)
     }
 
     /// What was sent and received since the start.

@@ -61,11 +61,13 @@ fn to_device() -> Seeds {
 
 fn updates() -> Seeds {
     // The first byte is the round's place among those of the checks; the shape of two by two comes first.
-    let rounds: [(&str, u8); 7] = [
+    let rounds: [(&str, u8); 9] = [
         ("trained-f32", 0),
         ("trained-f16", 0),
         ("trained-int8", 0),
         ("trained-plain", 1),
+        ("trained-with-loss", 8),
+        ("gradients-alone", 9),
         ("statistics-counts", 4),
         ("statistics-means", 5),
         ("statistics-second-moment", 6),
@@ -76,17 +78,19 @@ fn updates() -> Seeds {
         (name, [&[round], &answer.update.encode(examples::shape(), answer.encoding)[..]].concat())
     }));
     assert!(answers.iter().all(|answer| answer.task != Task::Wait));
-    break_one(&mut seeds, "trained-f32", "nan", |bytes| put(bytes, 9, f32::NAN));
-    break_one(&mut seeds, "trained-f32", "absurd", |bytes| put(bytes, 9, 1e9));
+    break_one(&mut seeds, "trained-f32", "nan", |bytes| put(bytes, 10, f32::NAN));
+    break_one(&mut seeds, "trained-f32", "absurd", |bytes| put(bytes, 10, 1e9));
     break_one(&mut seeds, "trained-f32", "truncated", |bytes| bytes.truncate(50));
     break_one(&mut seeds, "trained-f32", "one-byte-more", |bytes| bytes.push(0));
     break_one(&mut seeds, "trained-f32", "wrong-shape", |bytes| bytes[2] = 3);
     break_one(&mut seeds, "trained-f32", "wrong-method", |bytes| bytes[0] = 1);
     break_one(&mut seeds, "trained-f32", "wrong-task", |bytes| bytes[0] = 7);
     break_one(&mut seeds, "trained-f32", "classes-descending", |bytes| {
-        bytes.splice(57..61, [1, 0, 0, 0]).for_each(drop)
+        bytes.splice(58..62, [1, 0, 0, 0]).for_each(drop)
     });
-    break_one(&mut seeds, "trained-int8", "infinite-scale", |bytes| put(bytes, 9, f32::INFINITY));
+    break_one(&mut seeds, "trained-int8", "infinite-scale", |bytes| put(bytes, 10, f32::INFINITY));
+    break_one(&mut seeds, "trained-with-loss", "nan-loss", |bytes| put(bytes, 9, f32::NAN));
+    break_one(&mut seeds, "gradients-alone", "without-any", |bytes| bytes.truncate(8));
     break_one(&mut seeds, "trained-plain", "no-samples", |bytes| bytes[3] = 0);
     break_one(&mut seeds, "statistics-means", "sum-too-large", |bytes| put(bytes, 14, 1e6));
     break_one(&mut seeds, "statistics-counts", "too-many", |bytes| bytes[9] = 0xff);
@@ -108,6 +112,8 @@ fn aids() -> Seeds {
     let mut seeds =
         named(aids.iter().map(|(name, aid, encoding)| (*name, [&[0], &aid.encode(*encoding)[..]].concat())));
     break_one(&mut seeds, "prior", "above-one", |bytes| put(bytes, 2, 1.5));
+    break_one(&mut seeds, "weights", "below-zero", |bytes| put(bytes, 2, -1.5));
+    break_one(&mut seeds, "gaussians", "half-a-root", |bytes| bytes.truncate(bytes.len() - 6));
     break_one(&mut seeds, "means", "class-twice", |bytes| bytes[5] = 0);
     break_one(&mut seeds, "means", "nan", |bytes| put(bytes, 7, f32::NAN));
     break_one(&mut seeds, "prototypes-f32", "unknown-class", |bytes| bytes[6] = 2);

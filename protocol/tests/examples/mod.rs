@@ -2,11 +2,12 @@
 //! features. Every weight is a multiple of 1/64 whose row reaches 127/64, so that all encodings hold it exactly.
 
 use grapevine_models::{
-    FloatSums, Head, Heads, Means, Method, Params, Prototypes, Samples, Shape, Statistics, Sums, triangle,
+    FloatSums, Gaussians, Head, Heads, Means, Method, Params, Prototypes, Samples, Shape, Start, Statistics, Sums,
+    triangle,
 };
 use grapevine_protocol::{
-    Aid, Bitmap, BlobRef, BlockHeader, BootId, Digest, Encoding, HeadsBody, Hello, Leaving, Notice, Offer, Receipt,
-    Refusal, Refused, RoundId, RunId, Task, ToAggregator, ToDevice, Update, UpdateContent, Want, Welcome,
+    Aid, AidBody, Bitmap, BlobRef, BlockHeader, BootId, Digest, Encoding, HeadsBody, Hello, Leaving, Notice, Offer,
+    Receipt, Refusal, Refused, RoundId, RunId, Task, ToAggregator, ToDevice, Update, UpdateContent, Want, Welcome,
     class_list_digest,
 };
 
@@ -86,12 +87,23 @@ pub fn to_device() -> Vec<Framed<ToDevice>> {
 /// Trained updates in each encoding, and statistics of each extent.
 pub fn answers() -> Vec<Answer> {
     let trained = |name, encoding| {
-        let content = UpdateContent::Trained { heads: heads(), prototypes: prototypes() };
+        let content = UpdateContent::Trained { heads: Some(heads()), prototypes: prototypes(), loss: None };
         let update = Update { samples: 1_000, content };
         Answer { name, update, encoding, task: Task::Train, method: Method::RedGrape }
     };
     let one_head = Heads { main: heads().main, supplementary: Head::zeros(shape()) };
-    let plain = UpdateContent::Trained { heads: one_head, prototypes: Prototypes::default() };
+    let plain = UpdateContent::Trained { heads: Some(one_head), prototypes: Prototypes::default(), loss: None };
+    let with_loss = match plain.clone() {
+        UpdateContent::Trained { heads, prototypes, .. } => {
+            UpdateContent::Trained { heads, prototypes, loss: Some(0.625) }
+        }
+        UpdateContent::Statistics(_) => plain.clone(),
+    };
+    let gradients = UpdateContent::Trained { heads: None, prototypes: prototypes(), loss: None };
+    let other = |name, content, method| {
+        let update = Update { samples: 1, content };
+        Answer { name, update, encoding: Encoding::F32, task: Task::Train, method }
+    };
     let summed = |name, extent, method| {
         let update = Update { samples: 5, content: UpdateContent::Statistics(statistics(extent)) };
         Answer { name, update, encoding: Encoding::F32, task: Task::Statistics { extent }, method }
@@ -100,13 +112,9 @@ pub fn answers() -> Vec<Answer> {
         trained("trained-f32", Encoding::F32),
         trained("trained-f16", Encoding::F16),
         trained("trained-int8", Encoding::Int8),
-        Answer {
-            name: "trained-plain",
-            update: Update { samples: 1, content: plain },
-            encoding: Encoding::F32,
-            task: Task::Train,
-            method: Method::FedAvg,
-        },
+        other("trained-plain", plain, Method::FedAvg),
+        other("trained-with-loss", with_loss, Method::Climb),
+        other("gradients-alone", gradients, Method::Creff),
         summed("statistics-counts", Sums::Counts, Method::LogitAdjusted),
         summed("statistics-means", Sums::Means, Method::Ncm),
         summed("statistics-second-moment", Sums::SecondMoment, Method::Ridge),
@@ -120,14 +128,16 @@ pub fn heads_bodies() -> Vec<(&'static str, HeadsBody)> {
 }
 
 /// Every kind of aid, the prototypes in each encoding.
-pub fn aids() -> Vec<(&'static str, Aid, Encoding)> {
-    let means = [(0, vec![0.5, -1.25]), (1, vec![2.0, 0.125])].into();
+pub fn aids() -> Vec<(&'static str, AidBody, Encoding)> {
+    let means = Means { by_class: [(0, vec![0.5, -1.25]), (1, vec![2.0, 0.125])].into() };
     vec![
-        ("prototypes-f32", Aid::Prototypes(prototypes()), Encoding::F32),
-        ("prototypes-f16", Aid::Prototypes(prototypes()), Encoding::F16),
-        ("prototypes-int8", Aid::Prototypes(prototypes()), Encoding::Int8),
-        ("means", Aid::Means(Means { by_class: means }), Encoding::F32),
-        ("prior", Aid::Prior(vec![0.75, 0.25]), Encoding::F32),
+        ("prototypes-f32", AidBody(Aid::Prototypes(prototypes())), Encoding::F32),
+        ("prototypes-f16", AidBody(Aid::Prototypes(prototypes())), Encoding::F16),
+        ("prototypes-int8", AidBody(Aid::Prototypes(prototypes())), Encoding::Int8),
+        ("means", AidBody(Aid::Means(means.clone())), Encoding::F32),
+        ("prior", AidBody(Aid::Prior(vec![0.75, 0.25])), Encoding::F32),
+        ("weights", AidBody(Aid::Weights(vec![1.5, 501.0])), Encoding::F32),
+        ("gaussians", AidBody(Aid::Gaussians(Gaussians { means, root: vec![0.75, -0.5, 1.25] })), Encoding::F32),
     ]
 }
 
@@ -153,7 +163,7 @@ fn notice(task: Task) -> Notice {
         task,
         shape: Shape::new(1_000, 2_048).expect("within the limits"),
         params: Params {
-            method: Method::RedGrapeLive,
+            method: Method::RedGrapePlus,
             learning_rate: 0.125,
             momentum: 0.5,
             lambda: 0.75,
@@ -162,6 +172,11 @@ fn notice(task: Task) -> Notice {
             batch: 32,
             epochs: 3,
             min_samples_to_share: 5,
+            start: Start::Lda,
+            start_scale: 0.375,
+            averaged: true,
+            tau: -0.25,
+            own: [0.5, 2.0, 0.0, 0.0, 0.0, 0.0],
         },
         encoding: Encoding::Int8,
         heads: Some(BlobRef { digest: Digest::of(b"heads"), bytes: 16_392_005 }),

@@ -3,6 +3,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use grapevine_host::answer::INTERRUPTED;
@@ -12,10 +13,11 @@ use grapevine_protocol::largest_aid;
 use grapevine_simulator::data::long_tail::LongTailError;
 use grapevine_simulator::data::partition::{MAX_ALPHA, MIN_ALPHA, Partition, PartitionError};
 use grapevine_simulator::data::synthetic::SyntheticSpec;
-use grapevine_simulator::demo::{self, DIGITS_ROUNDS, DemoError, DemoOptions, Source};
+use grapevine_simulator::demo::{self, DIGITS_ROUNDS, DemoError, DemoOptions, IMAGES_ROUNDS, Source};
 use grapevine_simulator::report::results::Report;
 use grapevine_simulator::report::{html, table, units};
 
+use super::extractor::{self, CacheArguments};
 use super::screen::Screen;
 use super::usage::parsed;
 
@@ -24,12 +26,18 @@ Examples:
   fleet demo                                         # ten devices, three methods, some seconds
   fleet demo --method redgrape,redgrape-live --rounds 30 --seed 1
   fleet demo --broker mqtt://192.168.1.5 --json demo.json
+  fleet demo --data cifar10.tar.gz --devices 50 --participants 10
+  fleet demo --data pictures/ --extractor resnet.toml   # train/<class>/*.jpg, test/<class>/*.jpg
   fleet demo --features synthetic:512x100 --devices 200 --rounds 3 --method fedavg
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.";
 
+/// Imbalance ratio of the long tail on the digits, and on images, of which there are more.
+const DIGITS_IMBALANCE: f64 = 50.0;
+const IMAGES_IMBALANCE: f64 = 100.0;
 /// Rounds on made-up features, which only speed, memory and bytes are read from.
 const SYNTHETIC_ROUNDS: u32 = 5;
+const STOPPED: &str = "stopped; nothing was written";
 /// Above this `redgrape` is not run unless it is asked for.
 const LARGE_AID_BYTES: usize = 4 << 20;
 
@@ -49,15 +57,9 @@ pub(super) struct Arguments {
     /// Methods, separated by commas [default: fedavg,redgrape,lda, with large --features redgrape-live for redgrape].
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = parsed::<Method>)]
     method: Vec<Method>,
-    /// Samples of the most frequent class per sample of the rarest.
-    #[arg(
-        long,
-        value_name = "RATIO",
-        default_value_t = 50.0,
-        allow_negative_numbers = true,
-        value_parser = parse_imbalance
-    )]
-    imbalance: f64,
+    /// Samples of the most frequent class per sample of the rarest [default: 50, with --data 100].
+    #[arg(long, value_name = "RATIO", allow_negative_numbers = true, value_parser = parse_imbalance)]
+    imbalance: Option<f64>,
     /// Concentration of the partition: the smaller, the more devices differ.
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true, value_parser = parse_alpha)]
     alpha: f64,
@@ -70,6 +72,14 @@ pub(super) struct Arguments {
     /// Weight of the balanced step, instead of the method's own.
     #[arg(long, value_name = "WEIGHT", allow_negative_numbers = true, value_parser = parse_lambda)]
     lambda: Option<f32>,
+    /// Images instead of the digits: class folders, an archive, or any other source that `ingest` takes.
+    #[arg(long, value_name = "PATH", conflicts_with = "features")]
+    data: Option<PathBuf>,
+    /// A manifest, or an ONNX file with its manifest beside it, instead of the shipped extractor for photographs.
+    #[arg(long, value_name = "FILE", requires = "data")]
+    extractor: Option<PathBuf>,
+    #[command(flatten)]
+    cache: CacheArguments,
     /// Made-up features instead of the digits: synthetic:<features>x<classes>.
     #[arg(long, value_name = "SPEC", value_parser = parsed::<SyntheticSpec>)]
     features: Option<SyntheticSpec>,
@@ -102,28 +112,46 @@ pub(super) fn demo(arguments: &Arguments, quiet: bool) -> anyhow::Result<Answer>
     for path in arguments.json_file().into_iter().chain([arguments.report.as_path()]) {
         files::check_writable(path)?;
     }
+    let source = match arguments.source(&shutdown) {
+        Err(_) if shutdown.is_requested() => return Ok(Answer::complaint(STOPPED, INTERRUPTED)),
+        source => source?,
+    };
     let mut screen = Screen::new(quiet);
-    let result = demo::run(&arguments.options(), &shutdown, &mut |progress| screen.show(progress));
+    let result = demo::run(&arguments.options(source), &shutdown, &mut |progress| screen.show(progress));
     screen.clear();
     match result {
         Ok(report) => arguments.write(&report),
-        Err(DemoError::Stopped) => Ok(Answer::complaint("stopped; nothing was written", INTERRUPTED)),
+        Err(DemoError::Stopped) => Ok(Answer::complaint(STOPPED, INTERRUPTED)),
         Err(error) => Err(error.into()),
     }
 }
 
 impl Arguments {
-    fn options(&self) -> DemoOptions {
-        DemoOptions {
-            source: match self.features {
-                Some(spec) => Source::Synthetic { spec, samples_per_device: self.samples as usize },
-                None => Source::Digits,
+    fn source(&self, shutdown: &Shutdown) -> anyhow::Result<Source> {
+        Ok(match (&self.data, self.features) {
+            (Some(path), _) => Source::Images {
+                path: path.clone(),
+                cache: self.cache.open()?,
+                extractor: Arc::new(extractor::open(self.extractor.as_deref(), shutdown)?),
             },
+            (None, Some(spec)) => Source::Synthetic { spec, samples_per_device: self.samples as usize },
+            (None, None) => Source::Digits,
+        })
+    }
+
+    fn options(&self, source: Source) -> DemoOptions {
+        let (rounds, imbalance_ratio) = match &source {
+            Source::Digits => (DIGITS_ROUNDS, DIGITS_IMBALANCE),
+            Source::Images { .. } => (IMAGES_ROUNDS, IMAGES_IMBALANCE),
+            Source::Synthetic { .. } => (SYNTHETIC_ROUNDS, DIGITS_IMBALANCE),
+        };
+        DemoOptions {
+            source,
             devices: self.devices as usize,
             participants: self.participants.map(|count| count as usize),
-            rounds: self.rounds.unwrap_or(if self.features.is_some() { SYNTHETIC_ROUNDS } else { DIGITS_ROUNDS }),
+            rounds: self.rounds.unwrap_or(rounds),
             methods: self.methods(),
-            imbalance_ratio: self.imbalance,
+            imbalance_ratio: self.imbalance.unwrap_or(imbalance_ratio),
             alpha: self.alpha,
             partition: self.partition,
             seed: self.seed,
@@ -170,13 +198,13 @@ impl Arguments {
     }
 }
 
-fn parse_imbalance(text: &str) -> Result<f64, String> {
+pub(super) fn parse_imbalance(text: &str) -> Result<f64, String> {
     let ratio = number(text)?;
     let fits = ratio.is_finite() && ratio >= 1.0;
     if fits { Ok(ratio) } else { Err(LongTailError::ImbalanceRatio(ratio).to_string()) }
 }
 
-fn parse_alpha(text: &str) -> Result<f64, String> {
+pub(super) fn parse_alpha(text: &str) -> Result<f64, String> {
     let alpha = number(text)?;
     let fits = (MIN_ALPHA..=MAX_ALPHA).contains(&alpha);
     if fits { Ok(alpha) } else { Err(PartitionError::Alpha(alpha).to_string()) }

@@ -1,6 +1,9 @@
 //! The command line of `fleet`: one file per command, each of which gives an [`Answer`], which this file delivers.
 
+mod bench;
 mod demo;
+mod extractor;
+mod images_bar;
 mod screen;
 mod usage;
 
@@ -29,6 +32,8 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(Box<demo::Arguments>),
+    Bench(Box<bench::Arguments>),
+    Extractor(extractor::Arguments),
     /// Write the completions of a shell to standard output.
     Completions {
         /// The shell.
@@ -57,6 +62,8 @@ pub(crate) fn main() -> ExitCode {
 fn obey(arguments: &Arguments) -> anyhow::Result<Answer> {
     match &arguments.command {
         Command::Demo(demo) => demo::demo(demo, arguments.quiet),
+        Command::Bench(bench) => bench::bench(bench, arguments.quiet),
+        Command::Extractor(extractor) => extractor::extractor(extractor, arguments.quiet),
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(*shell, &mut Arguments::command(), "fleet", &mut text);

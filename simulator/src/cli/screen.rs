@@ -6,8 +6,11 @@ use std::io::{self, IsTerminal, Write};
 use grapevine_simulator::demo::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::images_bar::ImagesBar;
+
 /// Shows progress.
 pub(super) struct Screen {
+    images: ImagesBar,
     bar: Option<ProgressBar>,
     quiet: bool,
 }
@@ -18,7 +21,7 @@ impl Screen {
             let style = ProgressStyle::with_template("{prefix:>14} {bar:30} {pos}/{len}  {msg}");
             ProgressBar::new(0).with_style(style.expect("the template is well-formed"))
         });
-        Self { bar, quiet }
+        Self { images: ImagesBar::new(quiet), bar, quiet }
     }
 
     pub(super) fn show(&mut self, progress: &Progress) {
@@ -26,8 +29,10 @@ impl Screen {
             return;
         }
         match (progress, &self.bar) {
+            (Progress::Reading(progress), _) => self.images.show(*progress),
             (Progress::Preparing { done, devices }, Some(bar)) => {
-                bar.set_prefix("extracting");
+                self.images.clear();
+                bar.set_prefix("storing");
                 bar.set_length(*devices as u64);
                 bar.set_position(*done as u64);
             }
@@ -59,6 +64,7 @@ impl Screen {
     }
 
     pub(super) fn clear(&self) {
+        self.images.clear();
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

@@ -4,10 +4,10 @@
 //! label bytes, then `count * 64` pixel bytes. `data/digits.LICENSE.md` names its source.
 
 use std::fs;
-use std::io;
+use std::io::{self, Cursor};
 use std::path::{Path, PathBuf};
 
-use image::{GrayImage, ImageError, ImageFormat};
+use image::{GrayImage, ImageFormat};
 
 /// Classes of the data set: the digits 0 to 9.
 pub const CLASSES: usize = 10;
@@ -22,7 +22,8 @@ pub const VALIDATION_PER_CLASS: usize = 20;
 
 const MAGIC: &[u8] = b"GVDIGITS1\n";
 const HEADER_BYTES: usize = MAGIC.len() + 4 + 2;
-const SHIPPED: &[u8] = include_bytes!("../../data/digits.bin");
+/// The file as it is compiled in.
+pub const SHIPPED: &[u8] = include_bytes!("../../data/digits.bin");
 
 /// Images and their labels, in file order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,8 +101,8 @@ pub enum FolderError {
     Write {
         /// The file.
         path: PathBuf,
-        /// What the encoder or the system said.
-        source: ImageError,
+        /// What the system said.
+        source: io::Error,
     },
     /// There is no such image.
     #[error("image {index} of {count}: indices come from a split of the same data")]
@@ -172,17 +173,26 @@ impl Digits {
     pub fn write_folder(&self, folder: &Path, indices: &[u32]) -> Result<(), FolderError> {
         for &index in indices {
             let missing = || FolderError::Index { index, count: self.images.len() };
-            let pixels = self.images.get(index as usize).ok_or_else(missing)?;
             let label = self.labels.get(index as usize).ok_or_else(missing)?;
             let class_folder = folder.join(label.to_string());
             fs::create_dir_all(&class_folder)
                 .map_err(|source| FolderError::Create { path: class_folder.clone(), source })?;
             let path = class_folder.join(format!("{index:04}.png"));
-            let image =
-                GrayImage::from_raw(SIDE as u32, SIDE as u32, pixels.to_vec()).expect("64 pixels are an image of 8x8");
-            image.save_with_format(&path, ImageFormat::Png).map_err(|source| FolderError::Write { path, source })?;
+            fs::write(&path, self.png(index)).map_err(|source| FolderError::Write { path, source })?;
         }
         Ok(())
+    }
+
+    /// An image as a PNG file, 8-bit grey.
+    ///
+    /// # Panics
+    /// If there is no such image.
+    pub fn png(&self, index: u32) -> Vec<u8> {
+        let pixels = self.images[index as usize].to_vec();
+        let image = GrayImage::from_raw(SIDE as u32, SIDE as u32, pixels).expect("64 pixels are an image of 8x8");
+        let mut png = Cursor::new(Vec::new());
+        image.write_to(&mut png, ImageFormat::Png).expect("memory takes any image");
+        png.into_inner()
     }
 
     fn by_class(&self) -> Vec<Vec<u32>> {

@@ -2,6 +2,7 @@
 
 pub mod digits;
 pub mod dirichlet;
+pub mod images;
 pub mod long_tail;
 pub mod partition;
 pub mod synthetic;

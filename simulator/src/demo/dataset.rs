@@ -15,9 +15,10 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::{DemoError, DemoOptions, Progress, Source};
+use super::{DemoError, DemoOptions, Progress, Source, images};
 use crate::data::class_counts;
 use crate::data::digits::{self, Digits, FolderError};
+use crate::data::images::ImagesError;
 use crate::data::long_tail::{LongTailError, long_tail};
 use crate::data::partition::{PartitionError, partition};
 use crate::data::synthetic::{SampleSet, Synthetic, SyntheticError, SyntheticFleet, SyntheticSpec};
@@ -36,8 +37,10 @@ pub(super) struct Prepared {
     pub(super) extractor: Digest,
     pub(super) stores: Vec<Arc<Store>>,
     pub(super) device_class_counts: Vec<Vec<u64>>,
-    /// Balanced, held out, seen by no device and no extractor.
+    /// Held out, seen by no device.
     pub(super) test: SampleSet,
+    /// What people should know about the data.
+    pub(super) notes: Vec<String>,
 }
 
 /// Why the demo's data could not be made.
@@ -67,6 +70,9 @@ pub enum DataError {
     /// Who holds what.
     #[error(transparent)]
     Partition(#[from] PartitionError),
+    /// A data set of images.
+    #[error(transparent)]
+    Images(#[from] ImagesError),
     /// Synthetic features.
     #[error(transparent)]
     Synthetic(#[from] SyntheticError),
@@ -90,13 +96,16 @@ pub(super) fn prepare(
     shutdown: &Shutdown,
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Prepared, DemoError> {
-    let prepared = match options.source {
-        Source::Digits => prepare_digits(options, folder, shutdown, progress)?,
+    let prepared = match &options.source {
+        Source::Digits => prepare_digits(options, folder, shutdown, progress),
         Source::Synthetic { spec, samples_per_device } => {
-            prepare_synthetic(options, spec, samples_per_device, folder, shutdown, progress)?
+            prepare_synthetic(options, *spec, *samples_per_device, folder, shutdown, progress)
+        }
+        Source::Images { path, extractor, cache } => {
+            images::prepare(options, &images::Images { path, extractor, cache }, folder, shutdown, progress)
         }
     };
-    if shutdown.is_requested() { Err(DemoError::Stopped) } else { Ok(prepared) }
+    if shutdown.is_requested() { Err(DemoError::Stopped) } else { Ok(prepared?) }
 }
 
 fn prepare_digits(
@@ -149,6 +158,7 @@ fn prepare_digits(
         stores,
         device_class_counts,
         test,
+        notes: Vec::new(),
     })
 }
 
@@ -201,10 +211,12 @@ fn prepare_synthetic(
         }
         let device = device_folder(folder, number)?;
         let samples = synthetic.device(number);
-        let limits = StoreLimits { max_samples: u32::MAX, max_bytes: u64::MAX };
-        let store = Store::open(&device.join("store.redb"), &identity)?.with_limits(limits);
-        insert(&store, shape, &samples)?;
-        stores.push(Arc::new(store));
+        let digest = |features: &[f32]| {
+            let bytes: Vec<u8> = features.iter().flat_map(|value| value.to_le_bytes()).collect();
+            Digest::of(&bytes).0
+        };
+        let digests: Vec<[u8; 32]> = samples.features.chunks_exact(shape.features()).map(digest).collect();
+        stores.push(Arc::new(filled(&device, &identity, &samples, &digests)?));
         progress(&Progress::Preparing { done: number + 1, devices: options.devices });
     }
     Ok(Prepared {
@@ -215,28 +227,32 @@ fn prepare_synthetic(
         stores,
         device_class_counts: synthetic.device_class_counts(),
         test: synthetic.test(SYNTHETIC_TEST_PER_CLASS),
+        notes: Vec::new(),
     })
 }
 
-fn insert(store: &Store, shape: Shape, samples: &SampleSet) -> Result<(), DataError> {
-    let rows = samples.features.chunks_exact(shape.features()).zip(&samples.labels);
-    let batch: Vec<Sample<'_>> = rows
-        .map(|(features, &label)| {
-            let bytes: Vec<u8> = features.iter().flat_map(|value| value.to_le_bytes()).collect();
-            Sample { label, digest: Digest::of(&bytes).0, features }
-        })
-        .collect();
+/// A device's store with samples whose features are known, `digests` being what they came from.
+pub(super) fn filled(
+    device: &Path,
+    identity: &StoreIdentity,
+    samples: &SampleSet,
+    digests: &[[u8; 32]],
+) -> Result<Store, StoreError> {
+    let limits = StoreLimits { max_samples: u32::MAX, max_bytes: u64::MAX, ..StoreLimits::default() };
+    let store = Store::open(&device.join("store.redb"), identity)?.with_limits(limits);
+    let rows = samples.features.chunks_exact(identity.shape.features()).zip(&samples.labels).zip(digests);
+    let batch: Vec<Sample<'_>> = rows.map(|((features, &label), &digest)| Sample { label, digest, features }).collect();
     store.insert_batch(&batch)?;
-    Ok(())
+    Ok(store)
 }
 
-fn device_folder(folder: &Path, number: usize) -> Result<PathBuf, DataError> {
+pub(super) fn device_folder(folder: &Path, number: usize) -> Result<PathBuf, DataError> {
     let path = folder.join(format!("device-{number:04}"));
     std::fs::create_dir_all(&path).map_err(|source| DataError::Write { path: path.clone(), source })?;
     Ok(path)
 }
 
-fn counts_of(dealt: &[Vec<u32>], labels: &[u16], classes: usize) -> Vec<Vec<u64>> {
+pub(super) fn counts_of(dealt: &[Vec<u32>], labels: &[u16], classes: usize) -> Vec<Vec<u64>> {
     let of_device = |mine: &Vec<u32>| class_counts(mine.iter().map(|&at| labels[at as usize]), classes);
     dealt.iter().map(of_device).collect()
 }

@@ -9,7 +9,7 @@ use grapevine_aggregator::store::{Store as Ledger, StoreError};
 use grapevine_edge_client::device::DeviceReport;
 use grapevine_host::Shutdown;
 use grapevine_models::evaluate::Accuracy;
-use grapevine_models::{Heads, Samples, Sums, ValidParams};
+use grapevine_models::{Head, Samples, Sums, ValidParams};
 use grapevine_protocol::{Digest, Encoding, RunId, class_list_digest};
 
 use super::dataset::Prepared;
@@ -56,7 +56,7 @@ pub(super) fn run(
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Run, DemoError> {
     let trained = if params.method.is_one_shot() { 0 } else { options.rounds };
-    let rounds = trained + u32::from(params.method.needs() != Sums::Nothing);
+    let rounds = trained + u32::from(params.needs() != Sums::Nothing);
     progress(&Progress::Begins { method: params.method, rounds });
     let identifier = getrandom::u64().unwrap_or(options.seed);
     let plan = FleetPlan {
@@ -96,6 +96,7 @@ fn round_config(options: &DemoOptions, prepared: &Prepared, params: ValidParams)
         encoding: Encoding::F32,
         seed: options.seed,
         upload_bytes: UPLOAD_BYTES,
+        auxiliary: None,
     }
 }
 
@@ -133,11 +134,11 @@ impl Watch<'_> {
                     return Err(FederationError::Abandoned(round.0).into());
                 }
                 Ok(Told::Round(_)) => drop(opened.get_or_insert_with(now)),
-                Ok(Told::Merged(outcome, heads)) => {
+                Ok(Told::Merged(outcome, head)) => {
                     merged = now();
                     done += 1;
                     informed = 0;
-                    self.evaluate(&outcome, heads.as_ref());
+                    self.evaluate(&outcome, head.as_ref());
                     progress(&Progress::Round {
                         method: self.params.method,
                         done,
@@ -159,12 +160,12 @@ impl Watch<'_> {
         }
     }
 
-    fn evaluate(&mut self, outcome: &RoundOutcome, heads: Option<&Heads>) {
-        self.last = outcome.model.heads.as_ref().map(|content| content.blob.digest);
-        let Some(heads) = heads else { return };
+    fn evaluate(&mut self, outcome: &RoundOutcome, head: Option<&Head>) {
+        self.last = outcome.model.for_use().map(|content| content.blob.digest);
+        let Some(head) = head else { return };
         let test = &self.prepared.test;
         let Ok(samples) = Samples::new(self.prepared.shape, &test.features, &test.labels) else { return };
-        let accuracy = Accuracy::of(&heads.main, &samples);
+        let accuracy = Accuracy::of(head, &samples);
         self.by_round.push(accuracy.balanced());
         self.accuracy = Some(accuracy);
     }

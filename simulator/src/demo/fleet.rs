@@ -12,7 +12,7 @@ use grapevine_edge_client::device::{self, DeviceOptions, DeviceReport, Gate, Run
 use grapevine_edge_client::session::{Event as DeviceEvent, Identity};
 use grapevine_edge_client::store::Store;
 use grapevine_host::{BrokerAddress, Shutdown};
-use grapevine_models::Heads;
+use grapevine_models::Head;
 use grapevine_protocol::{BootId, Digest, FleetId, RunId};
 
 /// Stack of a device's session thread; its large buffers are on the heap.
@@ -25,8 +25,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 pub(super) enum Told {
     /// The aggregator opened the first round or did something else worth hearing.
     Round(RoundEvent),
-    /// A round was merged, with the heads after it.
-    Merged(Box<RoundOutcome>, Option<Heads>),
+    /// A round was merged, with the head in use after it.
+    Merged(Box<RoundOutcome>, Option<Head>),
     /// A device has the heads with this digest.
     NewHeads(Digest),
     /// A thread ended before it was told to.
@@ -110,6 +110,7 @@ impl Fleet {
             keep_alive: KEEP_ALIVE,
             longest_pause: LONGEST_PAUSE,
             gate: Some(gate),
+            outgoing: None,
         };
         let shutdown = self.shutdown.clone();
         let thread = thread::Builder::new().name(format!("device-{number}")).stack_size(DEVICE_STACK_BYTES);
@@ -165,8 +166,8 @@ impl Observer for Teller {
         }
     }
 
-    fn merged(&mut self, outcome: &RoundOutcome, heads: Option<&Heads>) -> Option<serde_json::Value> {
-        let _ = self.0.send(Told::Merged(Box::new(outcome.clone()), heads.cloned()));
+    fn merged(&mut self, outcome: &RoundOutcome, head: Option<&Head>) -> Option<serde_json::Value> {
+        let _ = self.0.send(Told::Merged(Box::new(outcome.clone()), head.cloned()));
         None
     }
 }

@@ -3,20 +3,25 @@
 mod dataset;
 mod federation;
 mod fleet;
+mod images;
 mod reach;
 
 use core::time::Duration;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use grapevine_aggregator::broker::{BrokerError, EmbeddedBroker};
 use grapevine_host::{BrokerAddress, Shutdown, memory};
-use grapevine_models::{Method, Params, ParamsError, ValidParams};
+use grapevine_models::{Key, Method, Params, ParamsError, ValidParams};
 use grapevine_protocol::largest_aid;
 use grapevine_protocol::limits::MAX_BLOB_BYTES;
 
+use crate::data::class_counts;
+use crate::data::images::{FeatureCache, ImageProgress};
 use crate::data::partition::Partition;
 use crate::data::synthetic::SyntheticSpec;
+use crate::extractor::FrozenExtractor;
 use crate::report::results::{Report, Run};
 
 pub use dataset::DataError;
@@ -28,6 +33,11 @@ pub use reach::NoBroker;
 pub const DIGITS_ROUNDS: u32 = 20;
 /// Weight of the balanced step on the digits, chosen on a validation split.
 pub const DIGITS_LAMBDA: f32 = 1.0;
+
+/// Rounds of the demo on images, chosen on a validation split of CIFAR-10 (DESIGN.md, "the demo's numbers").
+pub const IMAGES_ROUNDS: u32 = 20;
+/// Weight of the balanced step on images, chosen on the same split.
+pub const IMAGES_LAMBDA: f32 = 1.0;
 
 /// What is to be run.
 #[derive(Clone, Debug)]
@@ -59,7 +69,7 @@ pub struct DemoOptions {
 }
 
 /// Where the demo's samples come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Source {
     /// The shipped handwritten digits, as images through the shipped extractor.
     Digits,
@@ -70,11 +80,22 @@ pub enum Source {
         /// Mean number of samples per device.
         samples_per_device: usize,
     },
+    /// Images of a person's own through an extractor.
+    Images {
+        /// Any source of images, see [`crate::data::images::ImageData::open`].
+        path: PathBuf,
+        /// What makes features of them.
+        extractor: Arc<FrozenExtractor>,
+        /// Where features are kept between runs.
+        cache: FeatureCache,
+    },
 }
 
 /// What a demo tells while it runs.
 #[derive(Clone, Debug)]
 pub enum Progress {
+    /// A data set is being read.
+    Reading(ImageProgress),
     /// The devices' images are being extracted and stored.
     Preparing {
         /// Devices done.
@@ -187,8 +208,10 @@ pub(crate) struct Place {
 
 fn params(options: &DemoOptions, method: Method, classes: usize) -> Result<ValidParams, ParamsError> {
     let mut params = Params::defaults(method, classes);
-    if options.source == Source::Digits && method.balances() {
-        params.lambda = DIGITS_LAMBDA;
+    match options.source {
+        Source::Digits if params.reads(Key::Lambda) => params.lambda = DIGITS_LAMBDA,
+        Source::Images { .. } if params.reads(Key::Lambda) => params.lambda = IMAGES_LAMBDA,
+        Source::Digits | Source::Images { .. } | Source::Synthetic { .. } => {}
     }
     if let Some(lambda) = options.lambda {
         params.lambda = lambda;
@@ -214,6 +237,9 @@ fn report(options: &DemoOptions, prepared: &dataset::Prepared, runs: Vec<Run>) -
         class_names: prepared.class_names.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         command: options.command.clone(),
+        test_class_counts: class_counts(prepared.test.labels.iter().copied(), classes),
+        notes: prepared.notes.clone(),
+        ..Report::default()
     }
 }
 

@@ -10,7 +10,8 @@ use super::markup::escape;
 /// Width of every chart in SVG units: about one pixel each on a desktop, three quarters of one on a phone.
 pub(super) const WIDTH: f64 = 480.0;
 
-const COLOURS: usize = 8;
+/// Colours of the page; further series are dashed.
+pub(super) const COLOURS: usize = 8;
 const SHAPES: usize = 6;
 
 /// One line of a chart, in percent.
@@ -173,6 +174,30 @@ pub(super) fn legend(series: &[Series]) -> String {
         );
     }
     html + "</ul>"
+}
+
+/// The legend of several series as SVG, and how high it is.
+pub(super) fn legend_rows(series: &[Series]) -> (String, f64) {
+    const ROW: f64 = 20.0;
+    const LINE: f64 = 30.0;
+    const CHARACTER: f64 = 7.0;
+    let (mut x, mut y) = (10.0, 6.0);
+    let mut svg = String::new();
+    for one in series {
+        let width = LINE + 22.0 + CHARACTER * one.name.chars().count() as f64;
+        if x > 10.0 && x + width > WIDTH {
+            (x, y) = (10.0, y + ROW);
+        }
+        let middle = y + 0.5 * ROW;
+        let (classes, mark) = (one.classes(), one.mark((x + 0.5 * LINE, middle), 3.4));
+        let _ = write!(
+            svg,
+            r#"<g class="{classes}"><path class="line" d="M{x:.1} {middle:.1}h{LINE}"/><path class="mark" d="{mark}"/></g>"#
+        );
+        text(&mut svg, (x + LINE + 6.0, middle + 4.0), "start", &one.name);
+        x += width;
+    }
+    (svg, y + ROW + 6.0)
 }
 
 fn interpolated(value: f64, from: (f64, f64), to: (f64, f64)) -> f64 {

@@ -2,9 +2,9 @@
 
 use core::fmt::Write;
 
-use super::chart::{Series, legend};
+use super::charts::Charts;
+use super::columns::{Column, columns};
 use super::heat_map::{MOST_DEVICES, device_classes};
-use super::line_charts::{accuracy_by_class, accuracy_by_round};
 use super::markup::{escape, shortened};
 use super::results::{Report, Row, verdicts};
 use super::{notes, table, units};
@@ -14,24 +14,6 @@ const DIGEST_FIGURES: usize = 16;
 /// How the names of made-up data begin.
 const SYNTHETIC: &str = "synthetic:";
 const MADE_UP: &str = " The samples are made-up clusters of features: accuracies say nothing about real images.";
-/// Headings of the columns of numbers, below those of [`GROUPS`].
-const NUMBERS: [&str; 10] = [
-    "balanced",
-    "head",
-    "mid",
-    "tail",
-    "rounds",
-    "device sends",
-    "device receives",
-    "time",
-    "device CPU",
-    "aggregator CPU",
-];
-/// Headings over several columns of numbers, with how many.
-const GROUPS: [(&str, usize); 3] = [("accuracy, %", 4), ("", 1), ("mean of one round", 5)];
-/// Where the rounds stand among the numbers.
-const ROUNDS: usize = 4;
-
 /// Renders the page.
 pub fn render(report: &Report) -> String {
     let mut page = String::with_capacity(64 * 1024);
@@ -59,6 +41,7 @@ pub fn render(report: &Report) -> String {
         page += &condition_charts(report, condition);
     }
     let _ = write!(page, "<div class=\"pair\">\n{}{}</div>\n", device_card(report), notes::card(report));
+    page += &trials_table(report);
     page += &runs_table(report);
     page += &footer(report);
     page += "</main>\n</body>\n</html>\n";
@@ -133,18 +116,18 @@ fn results_table(report: &Report) -> String {
         let rivals = rows.iter().filter(|rival| condition(rival) == condition(row));
         rivals.map(|rival| rival.mean.balanced_accuracy).fold(f64::NEG_INFINITY, f64::max)
     };
-    let mut headings = table::headings(report);
-    let texts = headings.len() - table::NUMBERS.len();
-    headings.truncate(texts);
-    headings.extend(NUMBERS.map(str::to_owned));
-    let align = |column: usize| if column < texts { " class=\"text\"" } else { "" };
+    let texts = table::text_headings(report);
+    let columns = columns(report);
     let mut html = String::from(
         "<section class=\"card\">\n<h2>Results on the test set, after the last round</h2>\n\
          <div class=\"scroll\"><table>\n<thead>",
     );
-    html += &group_headings(texts);
-    for (column, heading) in headings.iter().enumerate() {
-        let _ = write!(html, "<th scope=\"col\"{}>{}</th>", align(column), escape(heading));
+    html += &group_headings(texts.len(), &columns);
+    for heading in &texts {
+        let _ = write!(html, "<th scope=\"col\" class=\"text\">{heading}</th>");
+    }
+    for column in &columns {
+        let _ = write!(html, "<th scope=\"col\">{}</th>", column.page.1);
     }
     html += "</tr></thead>\n<tbody>\n";
     for (position, row) in rows.iter().enumerate() {
@@ -155,14 +138,18 @@ fn results_table(report: &Report) -> String {
             (true, false) => "<tr class=\"first\">",
             (true, true) => "<tr class=\"first best\">",
         };
-        let mut cells = table::cells(row, report);
-        cells.insert(texts + ROUNDS, notes::rounds(&row.mean));
-        for (column, cell) in cells.iter().enumerate() {
+        for (column, cell) in table::text_cells(row, report).iter().enumerate() {
             let cell = escape(cell);
             let _ = match column {
                 0 => write!(html, "<th scope=\"row\">{cell}</th>"),
-                _ if column == texts => write!(html, "{}{cell}</td>", share_cell(row.mean.balanced_accuracy)),
-                _ => write!(html, "<td{}>{cell}</td>", align(column)),
+                _ => write!(html, "<td class=\"text\">{cell}</td>"),
+            };
+        }
+        for (position, column) in columns.iter().enumerate() {
+            let cell = escape(&(column.cell)(row));
+            let _ = match position {
+                0 => write!(html, "{}{cell}</td>", share_cell(row.mean.balanced_accuracy)),
+                _ => write!(html, "<td>{cell}</td>"),
             };
         }
         html += "</tr>\n";
@@ -170,14 +157,14 @@ fn results_table(report: &Report) -> String {
     html + "</tbody>\n</table></div>\n" + &notes::methods(report) + "</section>\n"
 }
 
-/// The upper row of headings, above `texts` columns of text and the numbers.
-fn group_headings(texts: usize) -> String {
+/// The upper row of headings: one over each run of columns of the same group.
+fn group_headings(texts: usize, columns: &[Column]) -> String {
     let mut html = String::from("<tr class=\"group\">");
     html += &"<td></td>".repeat(texts);
-    for (heading, columns) in GROUPS {
-        let _ = match heading {
-            "" => write!(html, "<td></td>"),
-            heading => write!(html, "<th scope=\"colgroup\" colspan=\"{columns}\">{heading}</th>"),
+    for group in columns.chunk_by(|left, right| left.page.0 == right.page.0) {
+        let _ = match (group[0].page.0, group.len()) {
+            ("", columns) => write!(html, "{}", "<td></td>".repeat(columns)),
+            (heading, columns) => write!(html, "<th scope=\"colgroup\" colspan=\"{columns}\">{heading}</th>"),
         };
     }
     html + "</tr>\n<tr>"
@@ -188,31 +175,17 @@ fn share_cell(share: f64) -> String {
     format!("<td class=\"share\" style=\"background-size:calc({:.3}*(100% - 1.1rem)) 2px\">", share.clamp(0.0, 1.0))
 }
 
-fn condition_charts(report: &Report, (partition, participation): &(String, String)) -> String {
-    let rows = report.rows();
-    let mut methods: Vec<&str> = Vec::new();
-    for row in &rows {
-        if !methods.contains(&row.mean.method.as_str()) {
-            methods.push(&row.mean.method);
-        }
-    }
-    let within = |row: &&Row| row.mean.partition == *partition && row.mean.participation == *participation;
-    let series = |values: fn(&Row) -> &[f64]| -> Vec<Series> {
-        let one = |row: &Row| Series {
-            name: row.mean.method.clone(),
-            look: methods.iter().position(|method| *method == row.mean.method).unwrap_or(0),
-            values: values(row).iter().map(|share| 100.0 * share).collect(),
-        };
-        rows.iter().filter(within).map(one).collect()
-    };
-    let by_round = series(|row| &row.mean.balanced_accuracy_by_round);
-    let by_class = series(|row| &row.mean.accuracy_by_class);
+fn condition_charts(report: &Report, condition: &(String, String)) -> String {
+    let charts = Charts::of(report, condition);
+    let traffic = charts.by_bytes().map_or_else(String::new, |chart| {
+        format!("<section class=\"card\">\n<h2>Balanced accuracy for a device's traffic</h2>\n{chart}\n</section>\n")
+    });
     format!(
         "{}\n<div class=\"pair\">\n<section class=\"card\">\n<h2>Balanced accuracy, round by round</h2>\n{}\n</section>\n\
-         <section class=\"card\">\n<h2>Accuracy of each class, after the last round</h2>\n{}\n</section>\n</div>\n",
-        legend(&by_round),
-        accuracy_by_round(report, &by_round),
-        accuracy_by_class(report, &by_class)
+         <section class=\"card\">\n<h2>Accuracy of each class, after the last round</h2>\n{}\n</section>\n{traffic}</div>\n",
+        charts.legend(),
+        charts.by_round(),
+        charts.by_class()
     )
 }
 
@@ -241,6 +214,30 @@ fn runs_table(report: &Report) -> String {
             units::percent(run.balanced_accuracy),
             escape(&run.head_digest),
             escape(&shortened(&run.head_digest, DIGEST_FIGURES))
+        );
+    }
+    html + "</tbody>\n</table></div></details></section>\n"
+}
+
+/// What was tried to choose hyper-parameters; nothing where nothing was.
+fn trials_table(report: &Report) -> String {
+    if report.trials.is_empty() {
+        return String::new();
+    }
+    let mut html = String::from(
+        "<section class=\"card\"><details><summary>Every combination of hyper-parameters that was tried</summary>\n\
+         <div class=\"scroll\"><table>\n<thead><tr><th scope=\"col\">method</th><th scope=\"col\" class=\"text\">values</th>\
+         <th scope=\"col\">balanced %, held-out training samples</th></tr></thead>\n<tbody>\n",
+    );
+    for trial in &report.trials {
+        let values: Vec<String> = trial.values.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let _ = writeln!(
+            html,
+            "<tr{}><th scope=\"row\">{}</th><td class=\"text\">{}</td><td>{}</td></tr>",
+            if trial.chosen { " class=\"best\"" } else { "" },
+            escape(&trial.method),
+            escape(&values.join(" ")),
+            units::percent(trial.validation_accuracy)
         );
     }
     html + "</tbody>\n</table></div></details></section>\n"

@@ -1,9 +1,14 @@
 //! The report as data: what `--json` prints and every other rendering reads.
 
 use core::ops::Range;
+use std::collections::BTreeMap;
 
 use grapevine_models::evaluate::Groups;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::rows::mean;
+pub use super::rows::{Row, verdicts};
 
 /// Everything about one set of runs on one data set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -36,6 +41,45 @@ pub struct Report {
     pub version: String,
     /// The command line that makes this report again.
     pub command: String,
+    /// The same, read and with every default; null where the command line says it all.
+    #[serde(default)]
+    pub arguments: Value,
+    /// SHA-256 of the files that samples and features came from, by name.
+    #[serde(default)]
+    pub data_digests: BTreeMap<String, String>,
+    /// Test samples of each class: `[class]`; empty where it is not told.
+    #[serde(default)]
+    pub test_class_counts: Vec<u64>,
+    /// What was tried to choose hyper-parameters.
+    #[serde(default)]
+    pub trials: Vec<Trial>,
+    /// What people should know about the data.
+    #[serde(default)]
+    pub notes: Vec<String>,
+    /// Whether the runs were stopped before the last one.
+    #[serde(default)]
+    pub stopped: bool,
+    /// System, processor and cores.
+    #[serde(default)]
+    pub machine: String,
+    /// Wall-clock time of everything.
+    #[serde(default)]
+    pub seconds: Option<f64>,
+}
+
+/// One combination of hyper-parameters that was tried for a method, on samples held out of the training samples.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// Name of the method.
+    pub method: String,
+    /// Values by the hyper-parameters' names.
+    pub values: BTreeMap<String, f64>,
+    /// Mean over the seeds of the balanced accuracy on the held-out samples.
+    pub validation_accuracy: f64,
+    /// The same, seed by seed.
+    pub validation_accuracy_by_seed: Vec<f64>,
+    /// Whether the method's runs have these values.
+    pub chosen: bool,
 }
 
 /// One federation, from the first round to the last. Accuracies are shares of the balanced test set, from 0 to 1.
@@ -73,17 +117,33 @@ pub struct Run {
     pub device_cpu_seconds_per_round: Option<f64>,
     /// Mean processor time of the aggregator in a round; `None` where it was not measured.
     pub aggregator_cpu_seconds_per_round: Option<f64>,
-}
-
-/// Mean over the seeds of one method under one condition: a row of the table, a line of the charts.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Row {
-    /// Means of the runs; `seed`, `head_digest` are those of the first.
-    pub mean: Run,
-    /// Seeds that the means are over.
-    pub seeds: usize,
-    /// Standard deviation of the balanced accuracy over the seeds; zero for one seed.
-    pub deviation: f64,
+    /// Mean accuracy of the head classes after each round; empty where it was not measured.
+    #[serde(default)]
+    pub head_accuracy_by_round: Vec<f64>,
+    /// Mean accuracy of the mid classes after each round.
+    #[serde(default)]
+    pub mid_accuracy_by_round: Vec<f64>,
+    /// Mean accuracy of the tail classes after each round.
+    #[serde(default)]
+    pub tail_accuracy_by_round: Vec<f64>,
+    /// The first round after which the balanced accuracy was 95 % of the final one.
+    #[serde(default)]
+    pub rounds_to_95_percent: Option<f64>,
+    /// Bytes that a device sends in the whole run, mean over all devices; `None` where it was not counted.
+    #[serde(default)]
+    pub bytes_up_per_device: Option<u64>,
+    /// Bytes that a device receives in the whole run, mean over all devices.
+    #[serde(default)]
+    pub bytes_down_per_device: Option<u64>,
+    /// Bytes both ways until the end of each round of `balanced_accuracy_by_round`, mean over all devices.
+    #[serde(default)]
+    pub bytes_per_device_by_round: Vec<u64>,
+    /// The hyper-parameters that make a difference to the method, by name.
+    #[serde(default)]
+    pub hyper_parameters: BTreeMap<String, Value>,
+    /// Which of them were chosen on held-out training samples.
+    #[serde(default)]
+    pub chosen: Vec<String>,
 }
 
 impl Report {
@@ -140,10 +200,20 @@ impl Run {
     /// Fills in the accuracies after the last round from those of each class. Two classes have no middle; it then
     /// shows the mean of both.
     pub fn with_accuracies(self, accuracy_by_class: Vec<f64>) -> Self {
+        let order: Vec<usize> = (0..accuracy_by_class.len()).collect();
+        self.with_accuracies_in_order(accuracy_by_class, &order)
+    }
+
+    /// The same for classes that are numbered in another order than by frequency: `order` is that.
+    pub fn with_accuracies_in_order(self, accuracy_by_class: Vec<f64>, order: &[usize]) -> Self {
         let groups = Groups::of(accuracy_by_class.len());
-        let over = |classes: &Range<usize>| mean(&accuracy_by_class[classes.clone()]);
+        let over = |classes: &Range<usize>| {
+            let classes = order.get(classes.clone()).unwrap_or_default();
+            mean(&classes.iter().filter_map(|&class| accuracy_by_class.get(class).copied()).collect::<Vec<f64>>())
+        };
         let balanced = mean(&accuracy_by_class);
         Self {
+            rounds_to_95_percent: rounds_to(&self.balanced_accuracy_by_round, 0.95 * balanced),
             balanced_accuracy: balanced,
             head_accuracy: over(&groups.head),
             mid_accuracy: if groups.mid.is_empty() { balanced } else { over(&groups.mid) },
@@ -154,75 +224,9 @@ impl Run {
     }
 }
 
-impl Row {
-    fn of(runs: &[&Run]) -> Self {
-        let average = |value: fn(&Run) -> f64| mean(&runs.iter().map(|run| value(run)).collect::<Vec<_>>());
-        let optional = |value: fn(&Run) -> Option<f64>| {
-            let measured: Vec<f64> = runs.iter().filter_map(|run| value(run)).collect();
-            (!measured.is_empty()).then(|| mean(&measured))
-        };
-        let balanced = average(|run| run.balanced_accuracy);
-        let squares: f64 = runs.iter().map(|run| (run.balanced_accuracy - balanced).powi(2)).sum();
-        let mean = Run {
-            balanced_accuracy: balanced,
-            head_accuracy: average(|run| run.head_accuracy),
-            mid_accuracy: average(|run| run.mid_accuracy),
-            tail_accuracy: average(|run| run.tail_accuracy),
-            accuracy_by_class: mean_by_position(runs, |run| &run.accuracy_by_class),
-            balanced_accuracy_by_round: mean_by_position(runs, |run| &run.balanced_accuracy_by_round),
-            bytes_up_per_device_round: average(|run| run.bytes_up_per_device_round as f64).round() as u64,
-            bytes_down_per_device_round: average(|run| run.bytes_down_per_device_round as f64).round() as u64,
-            seconds_per_round: average(|run| run.seconds_per_round),
-            device_cpu_seconds_per_round: optional(|run| run.device_cpu_seconds_per_round),
-            aggregator_cpu_seconds_per_round: optional(|run| run.aggregator_cpu_seconds_per_round),
-            ..runs[0].clone()
-        };
-        let deviation = if runs.len() > 1 { (squares / (runs.len() - 1) as f64).sqrt() } else { 0.0 };
-        Self { mean, seeds: runs.len(), deviation }
-    }
-}
-
-/// Says in plain words which row of each condition has the best balanced accuracy, whichever method it is, and how far
-/// behind RedGrape is; where one of the RedGrape methods is best, how far behind the best other method is.
-pub fn verdicts(report: &Report) -> Vec<String> {
-    let rows = report.rows();
-    let conditions = report.conditions();
-    let verdict = |(partition, participation): &(String, String)| {
-        let mut group: Vec<&Row> = rows
-            .iter()
-            .filter(|row| row.mean.partition == *partition && row.mean.participation == *participation)
-            .collect();
-        group.sort_by(|left, right| right.mean.balanced_accuracy.total_cmp(&left.mean.balanced_accuracy));
-        let (best, others) = group.split_first()?;
-        let is_ours = |row: &Row| row.mean.method.starts_with("redgrape");
-        let other = others.iter().find(|row| is_ours(row) != is_ours(best));
-        let within = if conditions.len() > 1 { format!(" ({partition}, {participation})") } else { String::new() };
-        let shown = |row: &Row| 100.0 * row.mean.balanced_accuracy;
-        let mut text = format!("Best balanced accuracy{within}: {}, {:.1} %", best.mean.method, shown(best));
-        if let Some(other) = other {
-            let behind = shown(best) - shown(other);
-            text += &match format!("{behind:.1}").as_str() {
-                "0.0" => format!("; {} has as much", other.mean.method),
-                points => format!("; {} has {:.1} %, {points} points less", other.mean.method, shown(other)),
-            };
-            if best.seeds > 1 && behind >= 0.05 && behind < 100.0 * best.deviation.max(other.deviation) {
-                text += ", within the spread of the seeds";
-            }
-        }
-        Some(text + ".")
-    };
-    conditions.iter().filter_map(verdict).collect()
-}
-
-fn mean(values: &[f64]) -> f64 {
-    if values.is_empty() { 0.0 } else { values.iter().sum::<f64>() / values.len() as f64 }
-}
-
-/// Position by position, over the runs that are long enough.
-fn mean_by_position(runs: &[&Run], values: fn(&Run) -> &Vec<f64>) -> Vec<f64> {
-    let length = runs.iter().map(|run| values(run).len()).max().unwrap_or(0);
-    let at = |position: usize| runs.iter().filter_map(|run| values(run).get(position).copied()).collect::<Vec<_>>();
-    (0..length).map(|position| mean(&at(position))).collect()
+/// The first round after which a value was reached, counted from 1.
+fn rounds_to(by_round: &[f64], value: f64) -> Option<f64> {
+    by_round.iter().position(|&reached| reached >= value).map(|position| (position + 1) as f64)
 }
 
 #[cfg(test)]
@@ -283,12 +287,13 @@ pub(super) mod tests {
             class_names: (0..10).map(|class| class.to_string()).collect(),
             version: "0.1.0".to_owned(),
             command: "fleet demo --rounds 4".to_owned(),
+            ..Report::default()
         }
     }
 
     #[test]
     fn json_field_names_are_frozen() {
-        let names = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
         let report = serde_json::to_value(example()).unwrap();
         let mut expected = [
             "runs",
@@ -305,6 +310,14 @@ pub(super) mod tests {
             "class_names",
             "version",
             "command",
+            "arguments",
+            "data_digests",
+            "test_class_counts",
+            "trials",
+            "notes",
+            "stopped",
+            "machine",
+            "seconds",
         ];
         expected.sort_unstable();
         let mut actual = names(&report);
@@ -327,6 +340,15 @@ pub(super) mod tests {
             "head_digest",
             "device_cpu_seconds_per_round",
             "aggregator_cpu_seconds_per_round",
+            "head_accuracy_by_round",
+            "mid_accuracy_by_round",
+            "tail_accuracy_by_round",
+            "rounds_to_95_percent",
+            "bytes_up_per_device",
+            "bytes_down_per_device",
+            "bytes_per_device_by_round",
+            "hyper_parameters",
+            "chosen",
         ];
         expected.sort_unstable();
         let mut actual = names(&report["runs"][0]);

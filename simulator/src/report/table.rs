@@ -1,22 +1,28 @@
 //! The report as an aligned table for a terminal.
 
+use super::columns::columns;
 use super::results::{Report, Row, Run, verdicts};
-use super::units;
 
 /// Renders the table, one row per method and condition, and below it which row has the best balanced accuracy.
 ///
 /// Accuracies are percentages of the balanced test set; `±` is the standard deviation over seeds.
 pub fn render(report: &Report) -> String {
     let rows = report.rows();
-    let mut lines = vec![headings(report)];
-    lines.extend(rows.iter().map(|row| cells(row, report)));
-    let columns = lines[0].len();
-    let widths: Vec<usize> =
-        (0..columns).map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0)).collect();
-    let left_aligned = columns - NUMBERS.len();
+    let columns: Vec<_> =
+        columns(report).into_iter().filter_map(|column| Some((column.terminal?, column.cell))).collect();
+    let texts = text_headings(report);
+    let headings = texts.iter().copied().chain(columns.iter().map(|(heading, _)| *heading));
+    let mut lines: Vec<Vec<String>> = vec![headings.map(str::to_owned).collect()];
+    lines.extend(rows.iter().map(|row| {
+        let mut cells = text_cells(row, report);
+        cells.extend(columns.iter().map(|(_, cell)| cell(row)));
+        cells
+    }));
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
     let mut text = String::new();
     for (position, line) in lines.iter().enumerate() {
-        text += &aligned(line, &widths, left_aligned);
+        text += &aligned(line, &widths, texts.len());
         if position == 0 {
             text += &rule(&widths);
         }
@@ -29,44 +35,21 @@ pub fn render(report: &Report) -> String {
     text
 }
 
-/// Headings of the columns of numbers.
-pub(super) const NUMBERS: [&str; 9] = [
-    "balanced %",
-    "head %",
-    "mid %",
-    "tail %",
-    "up/device/round",
-    "down",
-    "time/round",
-    "device CPU",
-    "aggregator CPU",
-];
-
-/// The headings of a report: partition and participation get a column only where they differ.
-pub(super) fn headings(report: &Report) -> Vec<String> {
+/// The headings of the columns of text: partition and participation get a column only where they differ.
+pub(super) fn text_headings(report: &Report) -> Vec<&'static str> {
     let (partition, participation) = differing(report);
     let conditions = [(partition, "partition"), (participation, "participation")];
-    let mut headings = vec!["method"];
-    headings.extend(conditions.into_iter().filter(|(differs, _)| *differs).map(|(_, heading)| heading));
-    headings.extend(NUMBERS);
-    headings.into_iter().map(str::to_owned).collect()
+    let differing = conditions.into_iter().filter(|(differs, _)| *differs).map(|(_, heading)| heading);
+    ["method"].into_iter().chain(differing).collect()
 }
 
-/// The cells of one row, as many as there are headings.
-pub(super) fn cells(row: &Row, report: &Report) -> Vec<String> {
+/// The cells of the columns of text of one row, as many as there are headings.
+pub(super) fn text_cells(row: &Row, report: &Report) -> Vec<String> {
     let run = &row.mean;
-    let time = |seconds: Option<f64>| seconds.map_or_else(|| "-".to_owned(), units::seconds);
     let (partition, participation) = differing(report);
     let conditions = [(partition, &run.partition), (participation, &run.participation)];
-    let mut cells = vec![run.method.clone()];
-    cells.extend(conditions.into_iter().filter(|(differs, _)| *differs).map(|(_, name)| name.clone()));
-    let balanced = units::percent(run.balanced_accuracy);
-    cells.push(if row.seeds > 1 { format!("{balanced} ± {}", units::percent(row.deviation)) } else { balanced });
-    cells.extend([run.head_accuracy, run.mid_accuracy, run.tail_accuracy].map(units::percent));
-    cells.extend([run.bytes_up_per_device_round, run.bytes_down_per_device_round].map(units::bytes));
-    cells.push(units::seconds(run.seconds_per_round));
-    cells.extend([run.device_cpu_seconds_per_round, run.aggregator_cpu_seconds_per_round].map(time));
-    cells
+    let differing = conditions.into_iter().filter(|(differs, _)| *differs).map(|(_, name)| name.clone());
+    [run.method.clone()].into_iter().chain(differing).collect()
 }
 
 fn differing(report: &Report) -> (bool, bool) {

@@ -21,8 +21,9 @@ pub(crate) fn check(fleet: &Fleet) {
     let images = unseen(fleet.device(0));
     let mut arguments = vec!["classify", "--top", "10", "--json"];
     arguments.extend(images.iter().map(|(path, _)| path.to_str().unwrap()));
-    let classified = fleet.device(0).json("edge-client", &arguments);
-    let classified: Vec<Vec<f64>> = classified.as_array().unwrap().iter().map(probabilities).collect();
+    let classified = fleet.device(0).succeed("edge-client", &arguments);
+    let classified = classified.lines().map(|line| serde_json::from_str(line).unwrap());
+    let classified: Vec<Vec<f64>> = classified.map(|image| probabilities(&image)).collect();
     assert_eq!(classified.len(), images.len());
 
     let onnx = fleet.export();

@@ -21,25 +21,37 @@ pub(crate) struct Fleet {
     aggregator: Workplace,
     serving: Option<Running>,
     devices: Vec<Workplace>,
+    /// Where the broker is.
+    pub(crate) broker: String,
 }
 
 impl Fleet {
-    /// An aggregator that serves, on mosquitto or with a broker of its own, and devices that have their images.
+    /// An aggregator that serves to the end of its run, on mosquitto or with a broker of its own, and devices that have
+    /// their images.
     pub(crate) fn start(mosquitto: Option<&Mosquitto>) -> Self {
+        Self::of(DEVICES, mosquitto, &["serve", "--until-finished"])
+    }
+
+    /// One device, and an aggregator whose broker stays there when the run is over.
+    pub(crate) fn of_one() -> Self {
+        Self::of(1, None, &["serve"])
+    }
+
+    fn of(devices: usize, mosquitto: Option<&Mosquitto>, serve: &[&str]) -> Self {
         let aggregator = Workplace::default();
         let (extractor, classes) = (extractor(), digits::class_names().join(","));
         let address = mosquitto.map(|mosquitto| format!("mqtt://127.0.0.1:{}", mosquitto.port));
         let mut init = vec!["init", "--fleet", "north", "--extractor", &extractor, "--classes", &classes];
         init.extend(address.as_ref().map_or(vec!["--embedded", "--port", "0"], |address| vec!["--broker", address]));
         aggregator.succeed("aggregator", &init);
-        configure(&aggregator);
-        let mut serving = aggregator.start("aggregator", &["serve", "--until-finished"]);
+        configure(&aggregator, devices);
+        let mut serving = aggregator.start("aggregator", serve);
         let line = serving.line("serving");
         let (_, broker) = line.split_once("broker=").expect("the log names the broker");
-        let broker = broker.split_whitespace().next().expect("the log names the broker");
+        let broker = broker.split_whitespace().next().expect("the log names the broker").to_owned();
         serving.line("connected to the broker");
-        let devices = (0..DEVICES).map(|number| device(number, broker, &extractor, &classes)).collect();
-        Self { aggregator, serving: Some(serving), devices }
+        let devices = (0..devices).map(|number| device(number, &broker, &extractor, &classes)).collect();
+        Self { aggregator, serving: Some(serving), devices, broker }
     }
 
     pub(crate) fn aggregator(&self) -> &Workplace {
@@ -90,12 +102,12 @@ pub(crate) fn name(number: usize) -> String {
 }
 
 /// Sets what differs from a new configuration; every line has its default before.
-fn configure(aggregator: &Workplace) {
+fn configure(aggregator: &Workplace, devices: usize) {
     let path = aggregator.path("aggregator.toml");
     let mut text = fs::read_to_string(&path).expect("`init` wrote it");
     let settings = [
         ("rounds", ROUNDS.to_string()),
-        ("min_devices", DEVICES.to_string()),
+        ("min_devices", devices.to_string()),
         ("quorum", "1.0".into()),
         ("seed", "7".into()),
         ("min_samples_to_share", "1".into()),

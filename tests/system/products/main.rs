@@ -4,6 +4,7 @@
 
 mod export;
 mod fleet;
+mod predictions;
 
 use fleet::{DEVICES, Fleet, IMAGES, ROUNDS};
 use grapevine_tests::mosquitto::Mosquitto;

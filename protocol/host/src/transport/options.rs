@@ -138,7 +138,7 @@ pub(super) fn packet_bytes(topic: &str, payload: &[u8]) -> usize {
 }
 
 /// Whether a message may be published there.
-pub(super) fn is_topic(topic: &str) -> bool {
+pub fn is_topic(topic: &str) -> bool {
     is_text(topic) && !topic.contains(['+', '#'])
 }
 

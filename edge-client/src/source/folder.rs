@@ -1,0 +1,107 @@
+//! Class folders: `<class>/**/*.png`.
+//!
+//! Files are taken in the order the file system gives them: sorting would hold all their names in memory.
+
+use core::ops::ControlFlow;
+use std::fs::{self, DirEntry, File};
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use super::error::{EntryError, SourceError};
+use super::limits::{MAX_CLASSES, MAX_FOLDER_DEPTH};
+use super::{Content, Visit, is_hidden, is_image_name, printable};
+use crate::image_input::MAX_IMAGE_BYTES;
+
+/// A folder and the name of its class.
+#[derive(Debug)]
+pub(super) struct ClassFolder {
+    pub(super) class: String,
+    path: PathBuf,
+}
+
+/// The folders right below `folder`, by name. A link to a folder is one.
+pub(super) fn class_folders(folder: &Path) -> Result<Vec<ClassFolder>, SourceError> {
+    let mut folders = Vec::new();
+    for entry in fs::read_dir(folder).map_err(|source| SourceError::list(folder, source))? {
+        let entry = entry.map_err(|source| SourceError::list(folder, source))?;
+        if is_hidden(&entry.file_name()) || !entry.path().is_dir() {
+            continue;
+        }
+        if folders.len() == MAX_CLASSES {
+            return Err(SourceError::TooManyClasses { path: folder.to_owned() });
+        }
+        folders.push(ClassFolder { class: printable(Path::new(&entry.file_name())), path: entry.path() });
+    }
+    folders.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(folders)
+}
+
+impl ClassFolder {
+    /// How many images [`ClassFolder::visit`] would give.
+    pub(super) fn count(&self) -> Result<u64, SourceError> {
+        let mut count = 0;
+        // Never breaks off.
+        let _ = each_image(&self.path, 0, &mut |_| {
+            count += 1;
+            ControlFlow::Continue(())
+        })?;
+        Ok(count)
+    }
+
+    pub(super) fn visit(&self, class: u16, visit: &mut Visit<'_>) -> Result<ControlFlow<()>, SourceError> {
+        each_image(&self.path, 0, &mut |path| visit.give(printable(path), class, read_image(path)))
+    }
+}
+
+/// Reads one image file, within [`MAX_IMAGE_BYTES`].
+pub(crate) fn read_image(path: &Path) -> Result<Content, EntryError> {
+    // Opening a pipe would wait for somebody who writes to it.
+    if !fs::metadata(path)?.is_file() {
+        return Err(EntryError::NotAFile);
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_IMAGE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_IMAGE_BYTES {
+        return Err(EntryError::TooLarge);
+    }
+    Ok(Content::Encoded(bytes))
+}
+
+/// Everything below `folder` under an image's name, whatever it is. Links to folders are not followed here, so there are
+/// no loops.
+fn each_image(
+    folder: &Path,
+    depth: usize,
+    visitor: &mut dyn FnMut(&Path) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, SourceError> {
+    let entries = match fs::read_dir(folder) {
+        // A folder inside a class may go while it is looked at.
+        Err(error) if depth > 0 && error.kind() == ErrorKind::NotFound => return Ok(ControlFlow::Continue(())),
+        entries => entries.map_err(|source| SourceError::list(folder, source))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(|source| SourceError::list(folder, source))?;
+        if is_hidden(&entry.file_name()) {
+            continue;
+        }
+        let step = if is_image_name(Path::new(&entry.file_name())) {
+            visitor(&entry.path())
+        } else if is_plain_folder(&entry) {
+            if depth == MAX_FOLDER_DEPTH {
+                let reason = format!("it lies more than {MAX_FOLDER_DEPTH} folders below its class; move it up");
+                return Err(SourceError::whole(&entry.path(), reason));
+            }
+            each_image(&entry.path(), depth + 1, visitor)?
+        } else {
+            ControlFlow::Continue(())
+        };
+        if step.is_break() {
+            return Ok(step);
+        }
+    }
+    Ok(ControlFlow::Continue(()))
+}
+
+fn is_plain_folder(entry: &DirEntry) -> bool {
+    entry.file_type().is_ok_and(|kind| kind.is_dir())
+}

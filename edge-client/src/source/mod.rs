@@ -1,0 +1,296 @@
+//! Labelled data as it lies on a disk: folders, tables, archives and arrays, told apart by looking.
+//!
+//! Whatever the kind, it is listed once when it is opened (names, classes, counts) and then visited one image or one row
+//! at a time, so memory does not grow with their number. Archives are read through and never unpacked to disk. All of it
+//! is untrusted: paths stay inside their folder, sizes have limits (`limits`), and what is wrong is one sentence that
+//! names the file, the member or the row.
+//!
+//! Read [`Source::open`] and [`ImageSource::visit`] first.
+
+mod archive;
+mod cifar;
+mod directory;
+mod error;
+mod features;
+mod folder;
+mod idx;
+mod limits;
+mod names;
+mod npy;
+mod stream;
+mod table;
+
+use core::fmt;
+use core::ops::ControlFlow;
+use core::str::FromStr;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use sha2::{Digest as _, Sha256};
+
+pub use error::{EntryError, SourceError};
+pub use features::{FeatureSource, Features, Row};
+pub(crate) use folder::read_image;
+pub use limits::{MAX_CLASSES, MAX_EXPANSION, MAX_FOLDER_DEPTH, MAX_TABLE_ROW_BYTES};
+pub(crate) use names::{is_hidden, is_image_name, printable};
+
+use crate::store::Digest;
+use stream::Magic;
+
+/// Labelled data of either kind. It holds no open file and can be shared between threads.
+#[derive(Debug)]
+pub enum Source {
+    /// Images that an extractor has yet to turn into features.
+    Images(ImageSource),
+    /// Features that somebody extracted already.
+    Features(FeatureSource),
+}
+
+/// A part of a data set. Data without parts are all [`Split::Train`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Split {
+    /// To learn from: `train/`.
+    Train,
+    /// To choose hyper-parameters on: `val/`, `valid/` or `validation/`.
+    Validation,
+    /// To measure on: `test/`.
+    Test,
+}
+
+/// Images under classes.
+#[derive(Debug)]
+pub struct ImageSource {
+    name: String,
+    classes: Vec<String>,
+    counts: Counts,
+    images: Box<dyn Images>,
+}
+
+/// One image of a source, or why it is none.
+#[derive(Debug)]
+pub struct Entry {
+    /// For people, one line: the file, the archive's member, or the file and the record (`train.bin#17`).
+    pub name: String,
+    /// Index into [`ImageSource::classes`].
+    pub class: u16,
+    /// What an error says concerns this image alone; the next may be fine.
+    pub content: Result<Content, EntryError>,
+}
+
+/// An image as its source holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// The bytes of an image file, whatever they turn out to be.
+    Encoded(Vec<u8>),
+    /// Pixels without a file format around them.
+    Pixels(Pixels),
+}
+
+/// Plain pixels of 8 bits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pixels {
+    /// Pixels across.
+    pub width: u32,
+    /// Pixels down.
+    pub height: u32,
+    /// 1 (grey) or 3 (red, green, blue).
+    pub channels: u8,
+    /// `[row][column][channel]`.
+    pub bytes: Vec<u8>,
+}
+
+impl Source {
+    /// Looks at what `path` is and lists it:
+    /// - a folder of class folders, `<class>/**/*.png` or `.jpg`;
+    /// - a table `labels.csv`, or a folder with one: a header with a column `file` (`filename`, `path`, `image`) and a
+    ///   column `label` (`class`, `category`), paths relative to the table;
+    /// - a folder of such folders named `train` and `test`, `val` or both;
+    /// - the binary form of CIFAR-10 and CIFAR-100, as archive or unpacked;
+    /// - IDX files of the MNIST family, compressed or not;
+    /// - `.tar`, `.tar.gz` or `.tgz` of class folders, with or without `train` and `test`;
+    /// - `.npz` with `features` and `labels`, or `train_features`, `train_labels`, `test_features`, `test_labels`.
+    pub fn open(path: &Path) -> Result<Self, SourceError> {
+        let metadata = fs::metadata(path).map_err(|source| SourceError::open(path, source))?;
+        let surveyed = if metadata.is_dir() {
+            survey_folder(path)?
+        } else if !metadata.is_file() {
+            return Err(SourceError::Unknown { path: path.to_owned() });
+        } else {
+            match stream::magic(path)? {
+                Magic::Zip => return Ok(Self::Features(FeatureSource::open(path)?)),
+                Magic::Tar => archive::survey(path)?,
+                Magic::Idx => idx::survey_file(path)?,
+                Magic::Unknown if names::has_extension(path, &["csv"]) => directory::survey_table(path)?,
+                Magic::Unknown => return Err(SourceError::Unknown { path: path.to_owned() }),
+            }
+        };
+        Ok(Self::Images(ImageSource::new(path, surveyed)?))
+    }
+}
+
+fn survey_folder(path: &Path) -> Result<Surveyed, SourceError> {
+    if let Some(surveyed) = cifar::survey_folder(path)? {
+        return Ok(surveyed);
+    }
+    if let Some(surveyed) = idx::survey_folder(path)? {
+        return Ok(surveyed);
+    }
+    directory::survey(path)
+}
+
+impl ImageSource {
+    fn new(path: &Path, surveyed: Surveyed) -> Result<Self, SourceError> {
+        let Surveyed { classes, mut counts, images } = surveyed;
+        leave_out_unlabelled(&mut counts);
+        if counts.values().flatten().all(|&count| count == 0) {
+            return Err(SourceError::NoImages { path: path.to_owned(), classes });
+        }
+        let name = path.file_name().map_or_else(|| printable(path), |name| printable(Path::new(name)));
+        Ok(Self { name, classes, counts, images })
+    }
+
+    /// The file's or the folder's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The classes of all splits together, at most [`MAX_CLASSES`]: in the order of their names, or as the data set
+    /// numbers them.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// The splits that are there, training first. A held-out split that shares no class with the training split has no
+    /// labels of use and is left out.
+    pub fn splits(&self) -> Vec<Split> {
+        self.counts.keys().copied().collect()
+    }
+
+    /// Images of a split `[class]`, those included that turn out to be unusable; empty if there is no such split.
+    pub fn counts(&self, split: Split) -> &[u64] {
+        self.counts.get(&split).map_or(&[], Vec::as_slice)
+    }
+
+    /// Gives `visitor` every image of a split whose class `wants` says yes to, one at a time in the source's order,
+    /// until it breaks off. An archive is read through once.
+    pub fn visit(
+        &self,
+        split: Split,
+        wants: &dyn Fn(u16) -> bool,
+        visitor: &mut dyn FnMut(Entry) -> ControlFlow<()>,
+    ) -> Result<(), SourceError> {
+        if !self.counts.contains_key(&split) {
+            return Ok(());
+        }
+        self.images.visit(split, &mut Visit { wants, visitor })
+    }
+}
+
+impl Content {
+    /// What tells this image from all others, whatever it is called: SHA-256 of the file's bytes, or of the pixels after
+    /// a line with their size.
+    pub fn digest(&self) -> Digest {
+        match self {
+            Self::Encoded(bytes) => Sha256::digest(bytes).into(),
+            Self::Pixels(Pixels { width, height, channels, bytes }) => Sha256::new()
+                .chain_update(format!("pixels {width} {height} {channels}\n"))
+                .chain_update(bytes)
+                .finalize()
+                .into(),
+        }
+    }
+
+    /// Bytes it holds in memory.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Encoded(bytes) | Self::Pixels(Pixels { bytes, .. }) => bytes.len(),
+        }
+    }
+
+    /// Whether there is not one byte.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Split {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Train, Self::Validation, Self::Test];
+
+    /// The split that a folder or an array of this name holds.
+    fn of_name(name: &str) -> Option<Self> {
+        match name.to_ascii_lowercase().as_str() {
+            "train" | "training" => Some(Self::Train),
+            "val" | "valid" | "validation" => Some(Self::Validation),
+            "test" | "testing" => Some(Self::Test),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Split {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Train => "train",
+            Self::Validation => "validation",
+            Self::Test => "test",
+        })
+    }
+}
+
+impl FromStr for Split {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::of_name(text).ok_or_else(|| format!("`{text}` is no split; the splits are train, validation and test"))
+    }
+}
+
+/// Images per split and class `[class]`.
+type Counts = BTreeMap<Split, Vec<u64>>;
+
+/// What is known of images once they are listed.
+struct Surveyed {
+    classes: Vec<String>,
+    counts: Counts,
+    images: Box<dyn Images>,
+}
+
+/// One kind of images on disk.
+trait Images: fmt::Debug + Send + Sync {
+    /// See [`ImageSource::visit`].
+    fn visit(&self, split: Split, visit: &mut Visit<'_>) -> Result<(), SourceError>;
+}
+
+/// Who visits, and which classes.
+struct Visit<'a> {
+    wants: &'a dyn Fn(u16) -> bool,
+    visitor: &'a mut dyn FnMut(Entry) -> ControlFlow<()>,
+}
+
+impl Visit<'_> {
+    fn wants(&self, class: u16) -> bool {
+        (self.wants)(class)
+    }
+
+    fn give(&mut self, name: String, class: u16, content: Result<Content, EntryError>) -> ControlFlow<()> {
+        (self.visitor)(Entry { name, class, content })
+    }
+}
+
+/// Held-out images whose labels nobody published often lie in one folder of any name.
+fn leave_out_unlabelled(counts: &mut Counts) {
+    let Some(train) = counts.get(&Split::Train).cloned() else { return };
+    let is_labelled = |counts: &[u64]| counts.iter().zip(&train).any(|(&here, &there)| here > 0 && there > 0);
+    counts.retain(|&split, counts| split == Split::Train || is_labelled(counts));
+}
+
+/// The number of a class among `names`, which are at most [`MAX_CLASSES`].
+fn class_index(names: impl IntoIterator<Item = String>) -> BTreeMap<String, u16> {
+    let names: std::collections::BTreeSet<String> = names.into_iter().collect();
+    names.into_iter().zip(0..=u16::MAX).collect()
+}
+
+#[cfg(test)]
+mod tests;

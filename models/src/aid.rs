@@ -1,0 +1,30 @@
+//! What a method adds to the heads that devices get.
+
+use alloc::vec::Vec;
+
+use crate::prototype::Prototypes;
+use crate::statistics::Means;
+
+/// What a method adds to the heads that devices get.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Aid {
+    /// Mean gradients per class.
+    Prototypes(Prototypes),
+    /// Class means.
+    Means(Means),
+    /// Class shares `[C]`, each 0 to 1.
+    Prior(Vec<f32>),
+    /// The weight of each class in the local loss, `[C]`, each 0 to [`crate::limits::MAX_CLASS_WEIGHT`].
+    Weights(Vec<f32>),
+    /// The classes as normal distributions.
+    Gaussians(Gaussians),
+}
+
+/// The classes as normal distributions: a mean each, one covariance for all.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gaussians {
+    /// The means of the classes somebody holds.
+    pub means: Means,
+    /// A square root `L` of the covariance `L Lᵀ`: lower triangle of `[d][d]`, row after row.
+    pub root: Vec<f32>,
+}

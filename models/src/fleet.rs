@@ -1,0 +1,193 @@
+//! What a fleet has learned, and how a closed step of its run changes that.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::aid::Aid;
+use crate::head::{Head, Heads};
+use crate::limits::MAX_PARAMETER_VALUE;
+use crate::merge::{HeadSum, PrototypeSum};
+use crate::oneshot::{LDA_SHRINKAGE, lda, ncm};
+use crate::params::{Start, ValidParams};
+use crate::prior::log_prior;
+use crate::statistics::Statistics;
+use crate::train::Samples;
+
+/// What a fleet has learned so far. The default is what it knows before its first step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FleetModel {
+    /// The heads that devices train from; none before the first step that makes any.
+    pub heads: Option<Heads>,
+    /// What devices get beside them.
+    pub aid: Option<Aid>,
+    /// What only the aggregator knows.
+    pub memory: Memory,
+    /// The head in use, where it is not the main head of `heads`.
+    pub in_use: Option<Head>,
+}
+
+/// What only the aggregator knows: it is kept from round to round and never published.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Memory {
+    /// Class shares `[C]`, where the head in use is shifted by them; else empty.
+    pub prior: Vec<f32>,
+    /// The mean of the newest main heads, while it is being taken.
+    pub average: Option<Average>,
+    /// Numbers of the method's own.
+    pub numbers: Vec<f32>,
+    /// Numbers of the method's own, one for each device by name.
+    pub devices: BTreeMap<String, f32>,
+}
+
+/// The mean of some heads.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Average {
+    /// The mean.
+    pub head: Head,
+    /// Over how many.
+    pub heads: u32,
+}
+
+/// Where a run is when a step is closed, and what the aggregator holds beside the answers.
+#[derive(Clone, Copy, Debug)]
+pub struct Conditions<'a> {
+    /// Method and hyper-parameters.
+    pub params: &'a ValidParams,
+    /// Every random choice of the run comes from this.
+    pub seed: u64,
+    /// Rounds of training in the run.
+    pub rounds: u32,
+    /// Rounds of training that were merged before this step.
+    pub trained: u32,
+    /// The aggregator's own samples, for a method that needs some, see [`crate::Method::auxiliary`].
+    pub auxiliary: Option<Samples<'a>>,
+}
+
+/// What a closed step makes of the fleet's model; `None` leaves a part as it was, but for the head in use.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Merged {
+    /// The heads that devices train from.
+    pub heads: Option<Heads>,
+    /// What devices get beside them.
+    pub aid: Option<Aid>,
+    /// What only the aggregator knows from now on.
+    pub memory: Memory,
+    /// The head in use, where it is not the main head of `heads`.
+    pub in_use: Option<Head>,
+}
+
+impl FleetModel {
+    /// The head that people classify with; none before the first step that makes any.
+    pub fn in_use(&self) -> Option<&Head> {
+        self.in_use.as_ref().or(self.heads.as_ref().map(|heads| &heads.main))
+    }
+
+    /// Takes over what a step made.
+    pub fn update(&mut self, merged: Merged) {
+        let Merged { heads, aid, memory, in_use } = merged;
+        self.heads = heads.or(self.heads.take());
+        self.aid = aid.or(self.aid.take());
+        self.memory = memory;
+        self.in_use = in_use;
+    }
+}
+
+/// Closes a step that gathered sums.
+pub(crate) fn after_sums(statistics: &Statistics, mut known: FleetModel, conditions: &Conditions<'_>) -> Merged {
+    let params = conditions.params;
+    let (heads, aid) = params.method.prepare(statistics, params);
+    let heads = with_start(heads, statistics, params);
+    if params.tau != 0.0 {
+        known.memory.prior = statistics.prior();
+    }
+    let main = heads.as_ref().map(|heads| &heads.main);
+    let in_use = main.and_then(|main| shifted(main, &known.memory.prior, params.tau));
+    Merged { heads, aid, memory: known.memory, in_use }
+}
+
+/// Closes a round of training.
+pub(crate) fn after_training(
+    heads: &HeadSum,
+    prototypes: PrototypeSum,
+    losses: BTreeMap<String, f32>,
+    known: FleetModel,
+    conditions: &Conditions<'_>,
+) -> Merged {
+    let params = conditions.params;
+    let before = known.heads.as_ref().map(|heads| heads.main.clone());
+    let mut merged = params.method.conclude(heads.mean(), prototypes, losses, known, conditions);
+    let Some(main) = merged.heads.as_ref().map(|heads| &heads.main).or(before.as_ref()) else { return merged };
+    if params.averaged {
+        take_into_average(&mut merged.memory.average, main, conditions);
+    }
+    let average = merged.memory.average.as_ref().map(|average| &average.head);
+    merged.in_use = shifted(average.unwrap_or(main), &merged.memory.prior, params.tau).or(average.cloned());
+    merged
+}
+
+/// The heads with the main one where `Params::start` puts it.
+fn with_start(heads: Option<Heads>, statistics: &Statistics, params: &ValidParams) -> Option<Heads> {
+    if params.method.is_one_shot() {
+        return heads;
+    }
+    let mut main = match params.start {
+        Start::Zeros => return heads,
+        Start::Ncm => ncm(statistics),
+        Start::Lda => lda(statistics, LDA_SHRINKAGE),
+    };
+    scale(&mut main, params.start_scale);
+    raise_absent(&mut main, statistics);
+    let mut heads = heads.unwrap_or_else(|| Heads::zeros(statistics.shape()));
+    heads.main = main;
+    Some(heads)
+}
+
+fn scale(head: &mut Head, factor: f32) {
+    for value in head.weight.iter_mut().chain(&mut head.bias) {
+        *value = (*value * factor).clamp(-MAX_PARAMETER_VALUE, MAX_PARAMETER_VALUE);
+    }
+}
+
+/// A class without sums may still be on devices that hold too few of it to share: it starts as the least likely of the
+/// others, from where training can raise it.
+fn raise_absent(head: &mut Head, statistics: &Statistics) {
+    let counts = statistics.counts();
+    let held = head.bias.iter().zip(counts).filter(|(_, count)| **count > 0).map(|(bias, _)| *bias);
+    let least = held.fold(f32::INFINITY, f32::min);
+    let absent = head.bias.iter_mut().zip(counts).filter(|(_, count)| **count == 0);
+    absent.for_each(|(bias, _)| *bias = if least.is_finite() { least } else { 0.0 });
+}
+
+/// Takes a round's main head into the mean over the last half of the rounds. A run that was given more rounds later
+/// begins its mean anew.
+fn take_into_average(average: &mut Option<Average>, main: &Head, conditions: &Conditions<'_>) {
+    let first = conditions.rounds / 2;
+    if conditions.trained < first {
+        *average = None;
+        return;
+    }
+    let due = conditions.trained - first;
+    match average.as_mut().filter(|average| average.heads == due) {
+        Some(Average { head, heads }) => {
+            *heads += 1;
+            let share = 1.0 / f64::from(*heads);
+            let means = head.weight.iter_mut().chain(&mut head.bias);
+            for (mean, value) in means.zip(main.weight.iter().chain(&main.bias)) {
+                *mean = (f64::from(*mean) + (f64::from(*value) - f64::from(*mean)) * share) as f32;
+            }
+        }
+        None => *average = Some(Average { head: main.clone(), heads: 1 }),
+    }
+}
+
+/// The head with `tau * log prior` added to its bias; `None` where that changes nothing.
+fn shifted(head: &Head, prior: &[f32], tau: f32) -> Option<Head> {
+    if tau == 0.0 || prior.len() != head.bias.len() {
+        return None;
+    }
+    let mut head = head.clone();
+    let shift = log_prior(prior);
+    head.bias.iter_mut().zip(shift).for_each(|(bias, log)| *bias += tau * log);
+    Some(head)
+}

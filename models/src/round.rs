@@ -1,0 +1,175 @@
+//! One step of a run without a network: what a device answers, and what the answers make of the fleet's model.
+//!
+//! The daemons put messages around these functions, a simulation calls them as they are: both get the same heads, to
+//! the bit.
+
+use alloc::borrow::ToOwned;
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+
+use rand_chacha::ChaCha8Rng;
+
+use crate::aid::Aid;
+use crate::evaluate::cross_entropy;
+use crate::fleet::{Conditions, FleetModel, Memory, Merged, after_sums, after_training};
+use crate::head::{HeadError, Heads};
+use crate::merge::{DeviceWeights, HeadSum, MergeError, PrototypeSum};
+use crate::params::{Sums, ValidParams};
+use crate::prototype::Prototypes;
+use crate::sampling::Plan;
+use crate::shape::Shape;
+use crate::statistics::{Statistics, StatisticsError};
+use crate::train::{LocalTraining, Samples};
+
+/// What a run asks of its devices next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Pure sums, of every device.
+    Gather(Sums),
+    /// Local training, of the devices chosen for the round.
+    Train,
+    /// Nothing: the heads are final.
+    Done,
+}
+
+impl ValidParams {
+    /// The next step of a run of `rounds` rounds of training. `has_sums`: the fleet's sums were gathered; `trained`:
+    /// rounds of training that were merged.
+    pub fn next_step(&self, has_sums: bool, trained: u32, rounds: u32) -> Step {
+        let extent = self.needs();
+        if extent != Sums::Nothing && !has_sums {
+            return Step::Gather(extent);
+        }
+        if !self.method.is_one_shot() && trained < rounds { Step::Train } else { Step::Done }
+    }
+}
+
+/// What a device answers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum UpdateContent {
+    /// The answer to a round of training, as far as the method asks for it.
+    Trained {
+        /// After local training.
+        heads: Option<Heads>,
+        /// At the received heads, for the classes the device may share.
+        prototypes: Prototypes,
+        /// The mean cross-entropy of the received main head on the device's samples.
+        loss: Option<f32>,
+    },
+    /// Pure sums.
+    Statistics(Statistics),
+}
+
+/// A device's round of training. `heads` are the fleet's, none before the first merge; `rng` is the device's
+/// [`crate::stream`] of this round. Fails where training leaves the range of numbers.
+pub fn train_round(
+    samples: Samples<'_>,
+    heads: Option<Heads>,
+    aid: Option<&Aid>,
+    params: ValidParams,
+    rng: ChaCha8Rng,
+) -> Result<UpdateContent, HeadError> {
+    let (shape, method) = (samples.shape(), params.method);
+    let local = method.local(&params, aid, heads.is_some());
+    let heads = heads.unwrap_or_else(|| Heads::zeros(shape));
+    let prototypes = if method.sends_prototypes() {
+        Prototypes::of(&heads.main, &samples, params.min_samples_to_share)
+    } else {
+        Prototypes::default()
+    };
+    let loss = method.sends_loss().then(|| cross_entropy(&heads.main, &samples));
+    if !method.sends_heads() {
+        return Ok(UpdateContent::Trained { heads: None, prototypes, loss });
+    }
+    let mut plan = Plan::draw(samples.labels(), shape.classes(), &params, rng);
+    let mut training = LocalTraining::new(samples, heads, local, plan.balanced(), plan.draws(), params);
+    training.run(&mut plan);
+    let heads = training.into_heads();
+    heads.check(shape)?;
+    Ok(UpdateContent::Trained { heads: Some(heads), prototypes, loss })
+}
+
+/// The running sum of a step's answers. Its value does not depend on their order, and its size grows with the number of
+/// devices only by a name and a number each, where the method asks for losses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoundSum {
+    sum: Sum,
+    weights: DeviceWeights,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Sum {
+    Trained {
+        heads: HeadSum,
+        prototypes: PrototypeSum,
+        /// Bits of the losses, by device.
+        losses: BTreeMap<String, u32>,
+    },
+    Statistics(Statistics),
+}
+
+/// Why an answer cannot be added.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RoundError {
+    /// It answers another question.
+    #[error("the update is not what the round asked for")]
+    Content,
+    /// Its heads cannot be weighted.
+    #[error(transparent)]
+    Heads(MergeError),
+    /// Its prototypes are of too many devices.
+    #[error(transparent)]
+    Prototypes(MergeError),
+    /// Its statistics do not fit.
+    #[error(transparent)]
+    Statistics(#[from] StatisticsError),
+}
+
+impl RoundSum {
+    /// Nothing added yet. `memory` is what the aggregator knows when the round opens.
+    pub fn new(shape: Shape, step: Step, params: &ValidParams, memory: &Memory) -> Self {
+        let sum = match step {
+            Step::Gather(extent) => Sum::Statistics(Statistics::empty(shape, extent)),
+            Step::Train | Step::Done => Sum::Trained {
+                heads: HeadSum::new(shape),
+                prototypes: PrototypeSum::new(shape),
+                losses: BTreeMap::new(),
+            },
+        };
+        Self { sum, weights: params.method.weights(memory) }
+    }
+
+    /// Adds the answer of a device that holds so many samples. One that cannot be added has no effect.
+    pub fn add(&mut self, device: &str, content: &UpdateContent, samples: u32) -> Result<(), RoundError> {
+        match (&mut self.sum, content) {
+            (
+                Sum::Trained { heads, prototypes, losses },
+                UpdateContent::Trained { heads: trained, prototypes: gradients, loss },
+            ) => {
+                // No class has more devices than the heads have, so what follows the heads fails only with them.
+                if let Some(trained) = trained {
+                    heads.add(trained, samples, self.weights.of(device)).map_err(RoundError::Heads)?;
+                }
+                prototypes.add(gradients).map_err(RoundError::Prototypes)?;
+                if let Some(loss) = loss {
+                    losses.insert(device.to_owned(), loss.to_bits());
+                }
+                Ok(())
+            }
+            (Sum::Statistics(total), UpdateContent::Statistics(statistics)) => Ok(total.add(statistics)?),
+            (Sum::Trained { .. }, UpdateContent::Statistics(_))
+            | (Sum::Statistics(_), UpdateContent::Trained { .. }) => Err(RoundError::Content),
+        }
+    }
+
+    /// Closes the step. `known` is what the fleet has learned until now.
+    pub fn merge(self, known: FleetModel, conditions: &Conditions<'_>) -> Merged {
+        match self.sum {
+            Sum::Trained { heads, prototypes, losses } => {
+                let losses = losses.into_iter().map(|(device, bits)| (device, f32::from_bits(bits))).collect();
+                after_training(&heads, prototypes, losses, known, conditions)
+            }
+            Sum::Statistics(statistics) => after_sums(&statistics, known, conditions),
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Whole runs of every method on small and degenerate fleets.
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+use grapevine_models::{
+    Conditions, FleetModel, Head, Heads, Method, Params, RoundSum, Samples, Shape, Start, Statistics, Step,
+    UpdateContent, ValidParams, stream, train_round,
+};
+use proptest::prelude::*;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// Features and labels of one device.
+type Device = (Vec<f32>, Vec<u16>);
+
+struct Fleet {
+    shape: Shape,
+    devices: Vec<Device>,
+    rng: ChaCha8Rng,
+}
+
+impl Fleet {
+    /// Class `c` lies at `c` on a circle; the last class is held by nobody.
+    fn new(seed: u64, sizes: &[usize]) -> Self {
+        let shape = Shape::new(4, 3).unwrap();
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let device = |size: &usize| {
+            let labels: Vec<u16> = (0..*size).map(|_| (rng.random::<f32>().powi(2) * 3.0) as u16).collect();
+            let mut row = |label: &u16| {
+                let (sin, cos) = (f32::from(*label) * 2.0).sin_cos();
+                [2.0 * sin + rng.random::<f32>() - 0.5, 2.0 * cos + rng.random::<f32>() - 0.5, 1.0]
+            };
+            (labels.iter().flat_map(&mut row).collect(), labels)
+        };
+        let devices = sizes.iter().map(device).collect();
+        Self { shape, devices, rng }
+    }
+
+    fn samples(&self, device: usize) -> Samples<'_> {
+        let (features, labels) = &self.devices[device];
+        Samples::new(self.shape, features, labels).unwrap()
+    }
+
+    fn answer(&self, device: usize, step: Step, round: u32, model: &FleetModel, params: ValidParams) -> UpdateContent {
+        let samples = self.samples(device);
+        match step {
+            Step::Gather(extent) => {
+                UpdateContent::Statistics(Statistics::of(&samples, extent, params.min_samples_to_share))
+            }
+            Step::Train | Step::Done => {
+                let rng = stream(7, round, &[device as u8]);
+                train_round(samples, model.heads.clone(), model.aid.as_ref(), params, rng).unwrap()
+            }
+        }
+    }
+
+    /// A run from its first step to its last; `shuffled` lets the answers arrive in another order.
+    fn run(&mut self, params: ValidParams, rounds: u32, shuffled: bool) -> Vec<FleetModel> {
+        let mut model = FleetModel::default();
+        let (mut has_sums, mut trained, mut models) = (false, 0, Vec::new());
+        for round in 0.. {
+            let step = params.next_step(has_sums, trained, rounds);
+            if step == Step::Done {
+                break;
+            }
+            let mut order: Vec<usize> = (0..self.devices.len()).collect();
+            if shuffled {
+                order.shuffle(&mut self.rng);
+            }
+            let mut sum = RoundSum::new(self.shape, step, &params, &model.memory);
+            for device in order {
+                let answer = self.answer(device, step, round, &model, params);
+                sum.add(&device.to_string(), &answer, self.devices[device].1.len() as u32).unwrap();
+            }
+            let auxiliary = Some(self.samples(0));
+            let conditions = Conditions { params: &params, seed: 7, rounds, trained, auxiliary };
+            model.update(sum.merge(model.clone(), &conditions));
+            match step {
+                Step::Train => trained += 1,
+                Step::Gather(_) | Step::Done => has_sums = true,
+            }
+            models.push(model.clone());
+        }
+        models
+    }
+}
+
+/// The method's defaults, with less to do for the aggregator.
+fn quick(method: Method) -> Params {
+    let mut params = Params { batch: 8, epochs: 2, rich_samples: 3, ..Params::defaults(method, 4) };
+    params.set_own("features_per_class", 5.0);
+    params.set_own("match_steps", 3.0);
+    params.set_own("retrain_epochs", 5.0);
+    params
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_method_ends_with_a_usable_head(
+        seed: u64, sizes in prop::collection::vec(1_usize..25, 1..4), zero: bool, start in 0..3, tau in -1.0_f32..1.0
+    ) {
+        let mut fleet = Fleet::new(seed, &sizes);
+        if zero {
+            fleet.devices.iter_mut().for_each(|(features, _)| features.fill(0.0));
+        }
+        for method in Method::ALL {
+            let start = [Start::Zeros, Start::Ncm, Start::Lda][start as usize];
+            for params in [quick(method), Params { start, tau, averaged: true, ..quick(method) }] {
+                let models = fleet.run(params.check().unwrap(), 3, false);
+                let last = models.last().unwrap();
+                prop_assert!(last.in_use().is_some_and(|head| head.check(fleet.shape).is_ok()), "{}", method);
+                prop_assert!(last.heads.as_ref().is_some_and(|heads| heads.check(fleet.shape).is_ok()), "{}", method);
+            }
+        }
+    }
+
+    #[test]
+    fn the_order_of_arrival_changes_nothing(seed: u64, sizes in prop::collection::vec(1_usize..25, 2..5)) {
+        for method in Method::ALL {
+            let params = Params { averaged: true, tau: 0.5, ..quick(method) }.check().unwrap();
+            let in_order = Fleet::new(seed, &sizes).run(params, 3, false);
+            prop_assert_eq!(in_order, Fleet::new(seed, &sizes).run(params, 3, true), "{}", method);
+        }
+    }
+}
+
+#[test]
+fn the_head_in_use_is_the_mean_of_the_last_half() {
+    let params = Params { averaged: true, ..quick(Method::FedAvg) }.check().unwrap();
+    let models = Fleet::new(1, &[20, 20]).run(params, 5, false);
+    let main = |round: usize| &models[round].heads.as_ref().unwrap().main;
+    assert_eq!(models[1].in_use().unwrap(), main(1), "before the last half it is the newest");
+    for (last, heads) in [(2, 1.0), (3, 2.0), (4, 3.0)] {
+        for at in 0..models[last].in_use().unwrap().weight.len() {
+            let mean = (2..=last).map(|round| f64::from(main(round).weight[at])).sum::<f64>() / heads;
+            assert!((f64::from(models[last].in_use().unwrap().weight[at]) - mean).abs() < 1e-6);
+        }
+    }
+}
+
+#[test]
+fn a_run_that_gets_more_rounds_begins_its_mean_anew() {
+    let params = Params { averaged: true, ..quick(Method::FedAvg) }.check().unwrap();
+    let shape = Shape::new(2, 1).unwrap();
+    let mut model = FleetModel::default();
+    let mut close = |value: f32, trained: u32, rounds: u32| {
+        let mut sum = RoundSum::new(shape, Step::Train, &params, &model.memory);
+        let main = Head { weight: vec![value, -value], bias: vec![0.0, 0.0] };
+        let heads = Heads { main, supplementary: Head::zeros(shape) };
+        let answer = UpdateContent::Trained { heads: Some(heads), prototypes: Default::default(), loss: None };
+        sum.add("a", &answer, 1).unwrap();
+        let conditions = Conditions { params: &params, seed: 0, rounds, trained, auxiliary: None };
+        model.update(sum.merge(model.clone(), &conditions));
+        model.in_use().unwrap().weight[0]
+    };
+    assert_eq!((close(1.0, 0, 4), close(2.0, 1, 4), close(4.0, 2, 4), close(8.0, 3, 4)), (1.0, 2.0, 4.0, 6.0));
+    // Ten rounds more: the last half begins with the eighth.
+    assert_eq!((close(1.0, 4, 14), close(3.0, 7, 14), close(5.0, 8, 14)), (1.0, 3.0, 4.0));
+}
+
+#[test]
+fn a_warm_start_is_the_scaled_one_shot_head() {
+    for (start, method) in [(Start::Ncm, Method::Ncm), (Start::Lda, Method::Lda)] {
+        let mut fleet = Fleet::new(2, &[30, 30]);
+        let one_shot = fleet.run(quick(method).check().unwrap(), 1, false)[0].clone();
+        let params = Params { start, start_scale: 0.25, ..quick(Method::FedAvg) }.check().unwrap();
+        let begun = fleet.run(params, 1, false)[0].clone();
+        let (whole, begun) = (one_shot.in_use().unwrap(), begun.in_use().unwrap());
+        let pairs = begun.weight.iter().chain(&begun.bias[..3]).zip(whole.weight.iter().chain(&whole.bias[..3]));
+        for (begun, whole) in pairs {
+            assert!((begun - 0.25 * whole).abs() <= 1e-5 * whole.abs(), "{begun} of {whole}");
+        }
+        let least = begun.bias[..3].iter().copied().fold(f32::INFINITY, f32::min);
+        assert_eq!(begun.bias[3], least, "a class that nobody shares can still be learned");
+    }
+}
+
+#[test]
+fn the_dial_adds_the_log_prior_and_leaves_training_alone() {
+    let mut fleet = Fleet::new(3, &[40, 40]);
+    let plain = fleet.run(quick(Method::FedAvg).check().unwrap(), 2, false);
+    let dialled = fleet.run(quick(Method::PostHoc).check().unwrap(), 2, false);
+    let counts = (0..2).fold(vec![0_u32; 4], |mut counts, device| {
+        fleet.devices[device].1.iter().for_each(|label| counts[usize::from(*label)] += 1);
+        counts
+    });
+    let total = counts.iter().sum::<u32>() as f32;
+    // The sums took a round of their own, so the devices' random choices differ; the heads do not agree, the shift does.
+    let last = dialled.last().unwrap();
+    let (main, in_use) = (&last.heads.as_ref().unwrap().main, last.in_use().unwrap());
+    assert_eq!(main.weight, in_use.weight);
+    for class in 0..3 {
+        let shift = in_use.bias[class] - main.bias[class];
+        assert!((shift + (counts[class] as f32 / total).ln()).abs() < 1e-4, "class {class}: {shift}");
+    }
+    assert!(plain.last().unwrap().in_use.is_none());
+}
+
+#[test]
+fn devices_with_a_large_loss_weigh_more_under_climb() {
+    let mut fleet = Fleet::new(4, &[90, 10]);
+    // The second device's labels are wrong: its loss stays high.
+    fleet.devices[1].1.iter_mut().for_each(|label| *label = 2 - *label);
+    let last = fleet.run(quick(Method::Climb).check().unwrap(), 4, false).pop().unwrap();
+    assert_eq!(last.memory.devices.len(), 2);
+    assert!(last.memory.devices["1"] > 0.0 && last.memory.devices["0"] == 0.0, "{:?}", last.memory.devices);
+}

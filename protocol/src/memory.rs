@@ -1,0 +1,127 @@
+//! What an aggregator keeps for itself from round to round, as bytes: never sent, read back after a restart.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use grapevine_models::limits::MAX_MEMORY_NUMBERS;
+use grapevine_models::{Average, Head, Memory, Shape};
+use serde::{Deserialize, Serialize};
+
+use crate::body::{BodyError, begin, finish, open};
+use crate::limits::MAX_DEVICES;
+use crate::tensor::Encoding;
+
+/// [`Memory`] as it is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MemoryBody(pub Memory);
+
+#[derive(Serialize, Deserialize)]
+struct MemoryHeader {
+    has_prior: bool,
+    /// Heads in the average; 0 where there is none.
+    averaged: u32,
+    numbers: u32,
+    devices: u32,
+}
+
+impl MemoryBody {
+    /// Writes the memory.
+    pub fn encode(&self) -> Vec<u8> {
+        let Memory { prior, average, numbers, devices } = &self.0;
+        let mut out = begin(&MemoryHeader {
+            has_prior: !prior.is_empty(),
+            averaged: average.as_ref().map_or(0, |average| average.heads),
+            numbers: numbers.len() as u32,
+            devices: devices.len() as u32,
+        });
+        let (weight, bias) = average
+            .as_ref()
+            .map_or((&[][..], &[][..]), |average| (average.head.weight.as_slice(), average.head.bias.as_slice()));
+        for values in [prior, weight, bias, numbers] {
+            Encoding::F32.write(values, values.len(), &mut out);
+        }
+        for device in devices {
+            out = postcard::to_extend(&device, out).expect("a name and a number always serialise");
+        }
+        out
+    }
+
+    /// Reads the memory of a fleet of this shape.
+    pub fn decode(bytes: &[u8], shape: Shape) -> Result<Self, BodyError> {
+        let (header, mut rest): (MemoryHeader, &[u8]) = open(bytes)?;
+        if header.numbers as usize > MAX_MEMORY_NUMBERS || header.devices as usize > MAX_DEVICES {
+            return Err(BodyError::Content);
+        }
+        let mut array = |wanted: bool, count: usize| Encoding::F32.read(1, if wanted { count } else { 0 }, &mut rest);
+        let prior = array(header.has_prior, shape.classes())?;
+        let weight = array(header.averaged > 0, shape.weights())?;
+        let bias = array(header.averaged > 0, shape.classes())?;
+        let numbers = array(true, header.numbers as usize)?;
+        let mut devices = BTreeMap::new();
+        for _ in 0..header.devices {
+            let ((device, number), after): ((String, f32), &[u8]) = open(rest)?;
+            rest = after;
+            devices.insert(device, number);
+        }
+        finish(rest)?;
+        if devices.len() != header.devices as usize || devices.values().any(|number| !number.is_finite()) {
+            return Err(BodyError::Absurd);
+        }
+        let average = (header.averaged > 0).then_some(Average { head: Head { weight, bias }, heads: header.averaged });
+        Ok(Self(Memory { prior, average, numbers, devices }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+
+    fn memory() -> Memory {
+        Memory {
+            prior: vec![0.75, 0.25],
+            average: Some(Average {
+                head: Head { weight: vec![1.0, -2.0, 3.0, 0.5], bias: vec![0.0, -1.0] },
+                heads: 3,
+            }),
+            numbers: vec![0.1, 0.2, 0.3],
+            devices: [("a".into(), 0.5), ("north-2".into(), 5.0)].into(),
+        }
+    }
+
+    #[test]
+    fn every_part_comes_back() {
+        let shape = Shape::new(2, 2).unwrap();
+        let full = memory();
+        for memory in [
+            Memory::default(),
+            Memory { prior: Vec::new(), ..full.clone() },
+            Memory { average: None, ..full.clone() },
+            Memory { numbers: Vec::new(), devices: BTreeMap::new(), ..full.clone() },
+            full,
+        ] {
+            let bytes = MemoryBody(memory.clone()).encode();
+            assert_eq!(MemoryBody::decode(&bytes, shape), Ok(MemoryBody(memory)));
+        }
+    }
+
+    #[test]
+    fn damaged_bytes_are_refused_and_never_panic() {
+        let shape = Shape::new(2, 2).unwrap();
+        let bytes = MemoryBody(memory()).encode();
+        for end in 0..bytes.len() {
+            assert!(MemoryBody::decode(&bytes[..end], shape).is_err(), "{end}");
+        }
+        let more = [bytes.as_slice(), &[0]].concat();
+        assert_eq!(MemoryBody::decode(&more, shape), Err(BodyError::Content));
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut flipped = bytes.clone();
+                flipped[at] ^= 1 << bit;
+                let _ = MemoryBody::decode(&flipped, shape);
+            }
+        }
+    }
+}

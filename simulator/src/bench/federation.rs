@@ -1,0 +1,364 @@
+//! One run of one method: rounds of devices and an aggregator, in this process. What a device answers and what the
+//! aggregator makes of the answers is the same code as in the daemons, and so are the heads, to the bit.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+use grapevine_aggregator::round::choose;
+use grapevine_models::evaluate::{Accuracy, Tally};
+use grapevine_models::{
+    Conditions, FleetModel, Head, HeadError, Heads, Params, RoundError, RoundSum, Samples, SamplesError, Shape,
+    Statistics, Step, UpdateContent, ValidParams, stream, train_round,
+};
+use grapevine_protocol::topics::BlobKind;
+use grapevine_protocol::{
+    AidBody, BodyError, BootId, DeviceId, Digest, Encoding, HeadsBody, Notice, RoundId, RunId, Task, Update,
+};
+use rayon::prelude::*;
+
+use super::fleet::Fleet;
+use super::now;
+use super::wire::{Traffic, Wire, blob};
+
+/// Rows of the test set that one thread classifies at a time.
+const TEST_ROWS: usize = 1_024;
+
+/// What is to be run, beside the fleet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Setup {
+    pub(super) params: ValidParams,
+    /// Rounds of training.
+    pub(super) rounds: u32,
+    /// Devices chosen for a round of training; `None` for all.
+    pub(super) participants: Option<usize>,
+    /// How updates are written.
+    pub(super) encoding: Encoding,
+}
+
+/// What came out.
+#[derive(Clone, Debug)]
+pub(super) struct Outcome {
+    /// After every round that made a head to use.
+    pub(super) rounds: Vec<RoundResult>,
+    /// SHA-256 of the final heads, as they are published.
+    pub(super) digest: Digest,
+    /// Of all devices in the whole run.
+    pub(super) traffic: Traffic,
+    /// Rounds, those that gather sums included.
+    pub(super) steps: u32,
+    /// By the clock on the wall.
+    pub(super) seconds: f64,
+}
+
+/// The state of a run after a round.
+#[derive(Clone, Debug)]
+pub(super) struct RoundResult {
+    /// On the fleet's test set.
+    pub(super) accuracy: Accuracy,
+    /// Of all devices so far.
+    pub(super) traffic: Traffic,
+}
+
+/// Why a run cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum FederationError {
+    /// The features cannot be trained on.
+    #[error(transparent)]
+    Samples(#[from] SamplesError),
+    /// Training left the range of numbers.
+    #[error("training with {0} diverged ({1}); lower the learning rate with --lr, or standardise the features")]
+    Diverged(&'static str, HeadError),
+    /// An answer cannot be added.
+    #[error(transparent)]
+    Round(#[from] RoundError),
+    /// A number does not survive its encoding.
+    #[error("the model does not survive the encoding ({0}); use --encoding f32")]
+    Body(#[from] BodyError),
+    /// The method made no head.
+    #[error("the run ended without a head; give it at least one round")]
+    NoHead,
+}
+
+/// Runs a federation. Gives `None` if `stop` said so before the end; `tick` is called after every round.
+pub(super) fn run(
+    fleet: &Fleet,
+    setup: &Setup,
+    stop: &(dyn Fn() -> bool + Sync),
+    tick: &(dyn Fn() + Sync),
+) -> Result<Option<Outcome>, FederationError> {
+    let began = now();
+    let samples = fleet.samples()?;
+    let devices: Vec<Device<'_>> =
+        samples.into_iter().enumerate().map(|(number, samples)| Device::new(number, samples)).collect();
+    let auxiliary = setup.params.method.auxiliary().map(|per_class| fleet.auxiliary(per_class));
+    let auxiliary = auxiliary.as_ref().map(|set| Samples::new(fleet.shape, &set.features, &set.labels)).transpose()?;
+    let test = Samples::new(fleet.shape, &fleet.test.features, &fleet.test.labels)?;
+    let mut federation = Federation::new(fleet, setup, &devices, auxiliary);
+    let mut rounds = Vec::new();
+    loop {
+        if stop() {
+            return Ok(None);
+        }
+        let step = federation.next_step();
+        if step == Step::Done {
+            break;
+        }
+        federation.do_step(step)?;
+        tick();
+        // A start from sums is no round of training.
+        let is_round = step == Step::Train || setup.params.method.is_one_shot();
+        if let Some(head) = federation.model.in_use().filter(|_| is_round) {
+            rounds.push(RoundResult { accuracy: evaluate(head, &test), traffic: federation.traffic });
+        }
+    }
+    let digest = federation.finish()?;
+    let seconds = (now() - began).as_secs_f64();
+    Ok(Some(Outcome { rounds, digest, traffic: federation.traffic, steps: federation.round, seconds }))
+}
+
+/// How a head does on a test set, on all cores.
+fn evaluate(head: &Head, test: &Samples<'_>) -> Accuracy {
+    let rows = test.labels().len();
+    let part = |start: usize| Tally::of(head, &test.part(start..(start + TEST_ROWS).min(rows)));
+    let none = || Tally::of(head, &test.part(0..0));
+    let starts: Vec<usize> = (0..rows).step_by(TEST_ROWS).collect();
+    starts.into_par_iter().map(part).reduce(none, |sum, part| sum.add(&part)).accuracy()
+}
+
+struct Device<'a> {
+    id: DeviceId,
+    samples: Samples<'a>,
+}
+
+impl Setup {
+    /// Rounds of the run, those that gather sums included.
+    pub(super) fn steps(&self) -> u32 {
+        let (mut has_sums, mut trained, mut steps) = (false, 0, 0);
+        loop {
+            match self.params.next_step(has_sums, trained, self.rounds) {
+                Step::Gather(_) => has_sums = true,
+                Step::Train => trained += 1,
+                Step::Done => return steps,
+            }
+            steps += 1;
+        }
+    }
+}
+
+impl<'a> Device<'a> {
+    fn new(number: usize, samples: Samples<'a>) -> Self {
+        Self { id: device_id(number), samples }
+    }
+
+    fn count(&self) -> u32 {
+        self.samples.labels().len() as u32
+    }
+}
+
+/// The name of a device, which decides its random choices.
+pub(super) fn device_id(number: usize) -> DeviceId {
+    format!("device-{number:04}").parse().expect("a name of letters and digits")
+}
+
+/// Which version of the fleet's model a device has; 0 is none.
+#[derive(Clone, Copy, Default)]
+struct Have {
+    heads: u32,
+    aid: u32,
+}
+
+/// The aggregator's side of a run.
+struct Federation<'a> {
+    fleet: &'a Fleet,
+    setup: &'a Setup,
+    devices: &'a [Device<'a>],
+    auxiliary: Option<Samples<'a>>,
+    model: FleetModel,
+    has_sums: bool,
+    trained: u32,
+    round: u32,
+    wire: Wire,
+    traffic: Traffic,
+    have: Vec<Have>,
+    newest: Have,
+    heads_bytes: usize,
+    aid_bytes: usize,
+}
+
+impl<'a> Federation<'a> {
+    fn new(fleet: &'a Fleet, setup: &'a Setup, devices: &'a [Device<'a>], auxiliary: Option<Samples<'a>>) -> Self {
+        let name = "bench".parse().expect("letters");
+        let wire = Wire::new(name, &device_id(0), fleet.shape, setup.encoding);
+        let mut traffic = Traffic::default();
+        devices.iter().for_each(|device| traffic += wire.greeting(device.count() as usize));
+        Self {
+            fleet,
+            setup,
+            devices,
+            auxiliary,
+            model: FleetModel::default(),
+            has_sums: false,
+            trained: 0,
+            round: 0,
+            wire,
+            traffic,
+            have: vec![Have::default(); devices.len()],
+            newest: Have::default(),
+            heads_bytes: 0,
+            aid_bytes: 0,
+        }
+    }
+
+    fn shape(&self) -> Shape {
+        self.fleet.shape
+    }
+
+    fn next_step(&self) -> Step {
+        self.setup.params.next_step(self.has_sums, self.trained, self.setup.rounds)
+    }
+
+    fn do_step(&mut self, step: Step) -> Result<(), FederationError> {
+        self.tell(step);
+        let chosen = self.choose(step);
+        for &device in &chosen {
+            self.fetch(device);
+        }
+        let sum = Mutex::new(RoundSum::new(self.shape(), step, &self.setup.params, &self.model.memory));
+        let uploads = chosen
+            .par_iter()
+            .map(|&device| {
+                let device = &self.devices[device];
+                let content = self.on_the_wire(self.answer(step, device)?, step, device.count())?;
+                let upload = self.wire.upload(RoundId(self.round), self.wire.update_bytes(&content, device.count()));
+                // Sums are exact: the order in which devices are added does not matter.
+                let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
+                sum.add(device.id.as_str(), &content, device.count())?;
+                Ok(upload)
+            })
+            .collect::<Result<Vec<Traffic>, FederationError>>()?;
+        uploads.into_iter().for_each(|upload| self.traffic += upload);
+        self.merge(step, sum.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The devices that take part, by number.
+    fn choose(&self, step: Step) -> Vec<usize> {
+        let all = 0..self.devices.len();
+        let (Step::Train, Some(wanted)) = (step, self.setup.participants) else { return all.collect() };
+        let able: Vec<&DeviceId> = self.devices.iter().map(|device| &device.id).collect();
+        let (chosen, _): (BTreeSet<DeviceId>, u64) = choose(&able, wanted, self.fleet.seed, RoundId(self.round));
+        all.filter(|&number| chosen.contains(&self.devices[number].id)).collect()
+    }
+
+    fn answer(&self, step: Step, device: &Device<'_>) -> Result<UpdateContent, FederationError> {
+        let params = self.setup.params;
+        if let Step::Gather(extent) = step {
+            let statistics = Statistics::of(&device.samples, extent, params.min_samples_to_share);
+            return Ok(UpdateContent::Statistics(statistics));
+        }
+        let rng = stream(self.fleet.seed, self.round, device.id.as_str().as_bytes());
+        train_round(device.samples, self.model.heads.clone(), self.model.aid.as_ref(), params, rng)
+            .map_err(|error| FederationError::Diverged(params.method.name(), error))
+    }
+
+    /// What arrives of an answer: sums lose digits, and so do heads in an encoding other than f32.
+    fn on_the_wire(&self, content: UpdateContent, step: Step, samples: u32) -> Result<UpdateContent, FederationError> {
+        let is_exact = self.setup.encoding == Encoding::F32 && step == Step::Train;
+        if is_exact {
+            return Ok(content);
+        }
+        let bytes = Update { samples, content }.encode(self.shape(), self.setup.encoding);
+        Ok(Update::decode(&bytes, self.shape(), task(step), self.setup.params.method)?.content)
+    }
+
+    fn merge(&mut self, step: Step, sum: RoundSum) -> Result<(), FederationError> {
+        let conditions = Conditions {
+            params: &self.setup.params,
+            seed: self.fleet.seed,
+            rounds: self.setup.rounds,
+            trained: self.trained,
+            auxiliary: self.auxiliary,
+        };
+        let mut merged = sum.merge(self.model.clone(), &conditions);
+        let shape = self.shape();
+        if let Some(heads) = &merged.heads {
+            self.newest.heads += 1;
+            self.heads_bytes = HeadsBody(heads.clone()).encode(shape).len();
+        }
+        if let Some(aid) = merged.aid.take() {
+            let body = AidBody(aid);
+            let bytes = body.encode(self.setup.encoding);
+            self.newest.aid += 1;
+            self.aid_bytes = bytes.len();
+            let is_exact = self.setup.encoding == Encoding::F32;
+            merged.aid = Some(if is_exact { body.0 } else { AidBody::decode(&bytes, shape)?.0 });
+        }
+        self.model.update(merged);
+        match step {
+            Step::Gather(_) => self.has_sums = true,
+            Step::Train => self.trained += 1,
+            Step::Done => {}
+        }
+        self.round += 1;
+        Ok(())
+    }
+
+    /// Every device hears of the step.
+    fn tell(&mut self, step: Step) {
+        let named = |version: u32, bytes: usize| (version > 0).then(|| blob(bytes));
+        let notice = Notice {
+            boot: BootId(u64::MAX),
+            run: RunId(u64::MAX),
+            round: RoundId(self.round),
+            task: task(step),
+            shape: self.shape(),
+            params: Params::clone(&self.setup.params),
+            encoding: self.setup.encoding,
+            heads: named(self.newest.heads, self.heads_bytes),
+            aid: named(self.newest.aid, self.aid_bytes).filter(|_| step == Step::Train),
+            seed: self.fleet.seed,
+            highest_ticket: u64::MAX,
+            closes_in_ms: 0,
+        };
+        self.traffic.down += self.wire.notice(&notice) * self.devices.len() as u64;
+    }
+
+    /// A device that takes part fetches what it lacks of the model.
+    fn fetch(&mut self, device: usize) {
+        self.fetch_heads(device);
+        if self.have[device].aid < self.newest.aid {
+            self.traffic += self.wire.download(BlobKind::Aid, self.aid_bytes);
+            self.have[device].aid = self.newest.aid;
+        }
+    }
+
+    fn fetch_heads(&mut self, device: usize) {
+        if self.have[device].heads < self.newest.heads {
+            self.traffic += self.wire.download(BlobKind::Heads, self.heads_bytes);
+            self.have[device].heads = self.newest.heads;
+        }
+    }
+
+    /// The end of the run: every device fetches what is to be used, whose digest this gives.
+    fn finish(&mut self) -> Result<Digest, FederationError> {
+        let shape = self.shape();
+        let in_use = self.model.in_use.clone().map(|main| Heads { main, supplementary: Head::zeros(shape) });
+        let is_another = in_use.is_some();
+        let heads = in_use.or_else(|| self.model.heads.clone()).ok_or(FederationError::NoHead)?;
+        let bytes = HeadsBody(heads).encode(shape);
+        if is_another {
+            self.newest.heads += 1;
+            self.heads_bytes = bytes.len();
+        }
+        self.tell(Step::Done);
+        (0..self.devices.len()).for_each(|device| self.fetch_heads(device));
+        Ok(Digest::of(&bytes))
+    }
+}
+
+fn task(step: Step) -> Task {
+    match step {
+        Step::Gather(extent) => Task::Statistics { extent },
+        Step::Train => Task::Train,
+        Step::Done => Task::Finished,
+    }
+}

@@ -1,0 +1,150 @@
+//! The devices of one seed with their samples, and what is set aside of them.
+
+use std::sync::Arc;
+
+use grapevine_models::{Samples, SamplesError, Shape};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use crate::data::class_counts;
+use crate::data::synthetic::SampleSet;
+
+/// Tells the draws of this file from those that deal samples to devices.
+const HELD_OUT_STREAM: u64 = 1;
+const AUXILIARY_STREAM: u64 = 2;
+
+/// The samples of a fleet, device by device, and what it is tested on.
+#[derive(Clone, Debug)]
+pub(super) struct Fleet {
+    pub(super) shape: Shape,
+    /// In the order in which a device's store gives them.
+    pub(super) devices: Vec<SampleSet>,
+    pub(super) test: Arc<SampleSet>,
+    pub(super) seed: u64,
+}
+
+impl Fleet {
+    /// Samples of each class on each device: `[device][class]`.
+    pub(super) fn device_class_counts(&self) -> Vec<Vec<u64>> {
+        let of_device = |device: &SampleSet| class_counts(device.labels.iter().copied(), self.shape.classes());
+        self.devices.iter().map(of_device).collect()
+    }
+
+    /// The devices' samples, checked.
+    pub(super) fn samples(&self) -> Result<Vec<Samples<'_>>, SamplesError> {
+        self.devices.iter().map(|device| Samples::new(self.shape, &device.features, &device.labels)).collect()
+    }
+
+    /// The same fleet less `share` of every class, which becomes its test set: for choosing hyper-parameters without a
+    /// look at the real one. A class of two samples or more gives at least one and keeps at least one; no device is left
+    /// without samples.
+    pub(super) fn with_validation(&self, share: f64) -> Self {
+        let mut left: Vec<usize> = self.devices.iter().map(|device| device.labels.len()).collect();
+        let mut held_out = vec![Vec::new(); self.devices.len()];
+        let mut test = SampleSet { features: Vec::new(), labels: Vec::new() };
+        for places in self.shuffled_places(HELD_OUT_STREAM) {
+            let wanted = ((places.len() as f64 * share).round() as usize).clamp(1, places.len().max(2) - 1);
+            let wanted = if places.len() < 2 { 0 } else { wanted };
+            let mut taken = 0;
+            for (device, row) in places {
+                if taken < wanted && left[device] > 1 {
+                    left[device] -= 1;
+                    taken += 1;
+                    held_out[device].push(row);
+                    test.push(&self.devices[device], row, self.shape);
+                }
+            }
+        }
+        let without = |(device, held_out): (&SampleSet, &Vec<usize>)| {
+            let mut rest = SampleSet { features: Vec::new(), labels: Vec::new() };
+            let kept = (0..device.labels.len()).filter(|row| !held_out.contains(row));
+            kept.for_each(|row| rest.push(device, row, self.shape));
+            rest
+        };
+        let devices = self.devices.iter().zip(&held_out).map(without).collect();
+        Self { devices, test: Arc::new(test), ..*self }
+    }
+
+    /// Copies of `per_class` samples of every class, or of all that there are: what an aggregator that needs samples of
+    /// its own is given.
+    pub(super) fn auxiliary(&self, per_class: u16) -> SampleSet {
+        let mut set = SampleSet { features: Vec::new(), labels: Vec::new() };
+        for places in self.shuffled_places(AUXILIARY_STREAM) {
+            for (device, row) in places.into_iter().take(usize::from(per_class)) {
+                set.push(&self.devices[device], row, self.shape);
+            }
+        }
+        set
+    }
+
+    /// Where the samples of each class are, in a random order: `[class][..]`, device and row.
+    fn shuffled_places(&self, stream: u64) -> Vec<Vec<(usize, usize)>> {
+        let mut places = vec![Vec::new(); self.shape.classes()];
+        for (device, samples) in self.devices.iter().enumerate() {
+            for (row, &label) in samples.labels.iter().enumerate() {
+                places[usize::from(label)].push((device, row));
+            }
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(stream);
+        places.iter_mut().for_each(|places| places.shuffle(&mut rng));
+        places
+    }
+}
+
+impl SampleSet {
+    fn push(&mut self, from: &Self, row: usize, shape: Shape) {
+        let width = shape.features();
+        self.features.extend_from_slice(&from.features[row * width..(row + 1) * width]);
+        self.labels.push(from.labels[row]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fleet() -> Fleet {
+        let device = |labels: &[u16], first: f32| SampleSet {
+            features: (0..labels.len()).map(|row| first + row as f32).collect(),
+            labels: labels.to_vec(),
+        };
+        let devices = vec![device(&[0; 10], 0.0), device(&[0, 0, 1, 1, 1], 100.0), device(&[2], 200.0)];
+        let test = Arc::new(device(&[0, 1, 2], 300.0));
+        Fleet { shape: Shape::new(4, 1).unwrap(), devices, test, seed: 3 }
+    }
+
+    #[test]
+    fn validation_samples_are_taken_and_nothing_is_lost() {
+        let whole = fleet();
+        let split = whole.with_validation(0.25);
+        let counts = class_counts(split.test.labels.iter().copied(), 4);
+        assert_eq!(counts, [3, 1, 0, 0]);
+        assert_eq!(split.devices.len(), 3);
+        let all = |fleet: &Fleet| fleet.devices.iter().flat_map(|device| device.features.clone()).collect::<Vec<f32>>();
+        let mut again = [all(&split), split.test.features.clone()].concat();
+        again.sort_by(f32::total_cmp);
+        assert_eq!(again, all(&whole));
+        assert_eq!(whole.with_validation(0.25).test, split.test);
+        assert_ne!(Fleet { seed: 4, ..whole }.with_validation(0.25).test, split.test);
+    }
+
+    #[test]
+    fn no_share_leaves_a_device_or_a_class_empty() {
+        let split = fleet().with_validation(0.99);
+        assert!(split.devices.iter().all(|device| !device.labels.is_empty()));
+        let left: Vec<u64> = split
+            .device_class_counts()
+            .iter()
+            .fold(vec![0; 4], |sum, device| sum.iter().zip(device).map(|(a, b)| a + b).collect());
+        assert_eq!(left, [1, 1, 1, 0]);
+    }
+
+    #[test]
+    fn an_auxiliary_set_is_balanced_as_far_as_there_are_samples() {
+        let set = fleet().auxiliary(2);
+        assert_eq!(class_counts(set.labels.iter().copied(), 4), [2, 2, 1, 0]);
+        assert_eq!(set.features.len(), 5);
+    }
+}

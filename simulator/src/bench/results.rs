@@ -1,0 +1,190 @@
+//! From outcomes to a report.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use grapevine_host::memory;
+use grapevine_models::{Key, Params};
+use serde_json::{Value, json};
+
+use super::federation::Outcome;
+use super::fleet::Fleet;
+use super::grid::Point;
+use super::pool::Pool;
+use super::sources::Source;
+use super::{BenchOptions, VALIDATION_SHARE};
+use crate::data::class_counts;
+use crate::report::results::{Report, Run, Trial};
+
+/// Most numbers in the report of who holds what; the devices beyond are left out.
+const MOST_COUNTS: usize = 1 << 20;
+
+impl Outcome {
+    /// Balanced accuracy of the head in use at the end; zero if there was none.
+    pub(super) fn balanced(&self) -> f64 {
+        self.rounds.last().map_or(0.0, |round| round.accuracy.balanced())
+    }
+}
+
+/// What a point did on the validation samples of each seed.
+pub(super) fn trial(point: &Point, outcomes: &[&Outcome]) -> Trial {
+    let by_seed: Vec<f64> = outcomes.iter().map(|outcome| outcome.balanced()).collect();
+    Trial {
+        method: point.params.method.name().into(),
+        values: point.values.iter().map(|value| (value.key.name().to_owned(), value.value)).collect(),
+        validation_accuracy: by_seed.iter().sum::<f64>() / by_seed.len().max(1) as f64,
+        validation_accuracy_by_seed: by_seed,
+        chosen: false,
+    }
+}
+
+/// The report of what is over. `outcomes` are those of the chosen points: method after method, seed after seed.
+pub(super) fn report(
+    options: &BenchOptions,
+    pool: &Pool,
+    first: &Fleet,
+    chosen: &[Point],
+    trials: &[Trial],
+    outcomes: Vec<Option<Outcome>>,
+) -> Report {
+    let classes = pool.shape.classes();
+    let mut counts = first.device_class_counts();
+    let class_totals = (0..classes).map(|class| counts.iter().map(|device| device[class]).sum()).collect::<Vec<u64>>();
+    counts.truncate(MOST_COUNTS / classes);
+    let order = by_frequency(&class_totals);
+    let stopped = outcomes.iter().any(Option::is_none);
+    let points = chosen.iter().flat_map(|point| options.seeds.iter().map(move |seed| (point, *seed)));
+    let runs =
+        points.zip(outcomes).filter_map(|((point, seed), outcome)| Some(run(options, point, seed, &outcome?, &order)));
+    Report {
+        runs: runs.collect(),
+        devices: options.devices,
+        rounds: options.rounds as usize,
+        classes,
+        features: pool.shape.features(),
+        peak_memory_bytes: memory::peak_bytes(),
+        data: pool.name.clone(),
+        imbalance_ratio: options.imbalance.unwrap_or_else(|| ratio(&class_totals)),
+        alpha: options.alpha,
+        class_counts: class_totals,
+        device_class_counts: counts,
+        class_names: pool.class_names.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        command: options.command.clone(),
+        arguments: arguments(options),
+        data_digests: pool.digests.clone(),
+        test_class_counts: class_counts(first.test.labels.iter().copied(), classes),
+        trials: trials.to_vec(),
+        notes: pool.notes.clone(),
+        stopped,
+        machine: machine(),
+        seconds: None,
+    }
+}
+
+fn run(options: &BenchOptions, point: &Point, seed: u64, outcome: &Outcome, order: &[usize]) -> Run {
+    let participants = options.participants.unwrap_or(options.devices);
+    let shares = f64::from(outcome.steps.max(1)) * participants as f64;
+    let devices = options.devices as u64;
+    let course = |groups: fn(&Run) -> f64| {
+        let of_round = |round: &super::federation::RoundResult| {
+            groups(&Run::default().with_accuracies_in_order(shares_of(&round.accuracy.by_class), order))
+        };
+        outcome.rounds.iter().map(of_round).collect::<Vec<f64>>()
+    };
+    let last = outcome.rounds.last().map_or_else(Vec::new, |round| shares_of(&round.accuracy.by_class));
+    Run {
+        method: point.params.method.name().into(),
+        seed,
+        partition: options.partition.name().into(),
+        participation: format!("{participants} of {}", options.devices),
+        balanced_accuracy_by_round: course(|run| run.balanced_accuracy),
+        head_accuracy_by_round: course(|run| run.head_accuracy),
+        mid_accuracy_by_round: course(|run| run.mid_accuracy),
+        tail_accuracy_by_round: course(|run| run.tail_accuracy),
+        bytes_up_per_device_round: (outcome.traffic.up as f64 / shares).round() as u64,
+        bytes_down_per_device_round: (outcome.traffic.down as f64 / shares).round() as u64,
+        bytes_up_per_device: Some(outcome.traffic.up / devices),
+        bytes_down_per_device: Some(outcome.traffic.down / devices),
+        bytes_per_device_by_round: outcome
+            .rounds
+            .iter()
+            .map(|round| (round.traffic.up + round.traffic.down) / devices)
+            .collect(),
+        seconds_per_round: outcome.seconds / f64::from(outcome.steps.max(1)),
+        head_digest: outcome.digest.to_string(),
+        hyper_parameters: hyper_parameters(&point.params),
+        chosen: point.values.iter().map(|value| value.key.name().to_owned()).collect(),
+        ..Run::default()
+    }
+    .with_accuracies_in_order(last, order)
+}
+
+fn shares_of(by_class: &[Option<f64>]) -> Vec<f64> {
+    by_class.iter().map(|accuracy| accuracy.unwrap_or(0.0)).collect()
+}
+
+/// The classes from the most frequent to the rarest.
+fn by_frequency(counts: &[u64]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..counts.len()).collect();
+    order.sort_by_key(|&class| core::cmp::Reverse(counts[class]));
+    order
+}
+
+fn ratio(counts: &[u64]) -> f64 {
+    let (most, fewest) = (counts.iter().max(), counts.iter().min());
+    most.zip(fewest).map_or(1.0, |(&most, &fewest)| most as f64 / fewest.max(1) as f64)
+}
+
+/// Every hyper-parameter that makes a difference.
+fn hyper_parameters(params: &Params) -> BTreeMap<String, Value> {
+    let numbers = Key::all().into_iter().filter(|key| params.reads(*key));
+    let mut all: BTreeMap<String, Value> =
+        numbers.filter_map(|key| Some((key.name().to_owned(), json!(params.value(key)?)))).collect();
+    if !params.method.is_one_shot() {
+        all.insert("start".into(), json!(params.start));
+        all.insert("averaged".into(), json!(params.averaged));
+    }
+    all
+}
+
+/// Everything that decides the results, in words and numbers.
+fn arguments(options: &BenchOptions) -> Value {
+    let path = |path: &Path| path.display().to_string();
+    let source = match &options.source {
+        Source::Digits => json!({ "kind": "digits" }),
+        Source::Synthetic { spec, samples_per_device } => {
+            json!({ "kind": spec.to_string(), "samples_per_device": samples_per_device })
+        }
+        Source::Files { path: file, standardise, extractor, .. } => json!({
+            "kind": "files",
+            "path": path(file),
+            "standardise": standardise,
+            "extractor": extractor.as_deref().map(path),
+        }),
+    };
+    let grid: BTreeMap<&str, &Vec<f64>> = options.grid.iter().map(|axis| (axis.key.name(), &axis.values)).collect();
+    let settings: BTreeMap<&str, f64> = options.settings.iter().map(|set| (set.key.name(), set.value)).collect();
+    json!({
+        "source": source,
+        "imbalance": options.imbalance,
+        "partition": options.partition,
+        "alpha": options.alpha,
+        "devices": options.devices,
+        "participants": options.participants,
+        "rounds": options.rounds,
+        "seeds": options.seeds,
+        "methods": options.methods,
+        "settings": settings,
+        "start": options.start,
+        "averaged": options.averaged,
+        "grid": grid,
+        "validation_share": if options.grid.is_empty() { None } else { Some(VALIDATION_SHARE) },
+        "encoding": options.encoding,
+    })
+}
+
+fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(1, core::num::NonZero::get);
+    format!("{} {}, {cores} cores", std::env::consts::OS, std::env::consts::ARCH)
+}

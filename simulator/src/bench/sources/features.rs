@@ -1,0 +1,57 @@
+//! Features that were extracted elsewhere.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use grapevine_edge_client::source::{FeatureSource, Source, Split};
+use grapevine_host::manifest::sha256_file;
+use grapevine_models::Shape;
+
+use super::super::BenchError;
+use super::super::pool::{Pool, PoolSamples, RealSamples, empty_class, halve, keys};
+use super::standardise::{Scale, unusual_spread};
+use crate::data::synthetic::SampleSet;
+
+pub(super) fn open(path: &Path, standardise: bool) -> Result<Pool, BenchError> {
+    let source = match Source::open(path)? {
+        Source::Features(source) => source,
+        Source::Images(_) => return Err(BenchError::NotFeatures { path: path.to_owned() }),
+    };
+    if !source.splits().contains(&Split::Test) {
+        return Err(BenchError::NoTest { path: path.to_owned() });
+    }
+    let shape = Shape::new(source.classes(), source.width())?;
+    let (mut train, mut test) = (load(&source, Split::Train)?, load(&source, Split::Test)?);
+    for (part, samples) in [("training", &train), ("test", &test)] {
+        if let Some(class) = empty_class(&samples.labels, shape.classes()) {
+            return Err(BenchError::EmptyClass { class, part, classes: shape.classes() });
+        }
+    }
+    if standardise {
+        let scale = Scale::of(&train.features, shape);
+        scale.apply(&mut train.features, shape);
+        scale.apply(&mut test.features, shape);
+    }
+    let keys = keys(&train, shape);
+    halve(&mut train.features, shape);
+    let digest = sha256_file(path).map_err(|source| BenchError::Read { path: path.to_owned(), source })?;
+    Ok(Pool {
+        name: source.name(),
+        shape,
+        class_names: (0..shape.classes()).map(|class| class.to_string()).collect(),
+        digests: [(source.name(), digest)].into(),
+        notes: unusual_spread(&train.features, shape).into_iter().collect(),
+        samples: PoolSamples::Real(RealSamples {
+            labels: train.labels.clone(),
+            train,
+            keys,
+            rows: [].into(),
+            test: Arc::new(test),
+        }),
+    })
+}
+
+fn load(source: &FeatureSource, split: Split) -> Result<SampleSet, BenchError> {
+    let loaded = source.load(split)?;
+    Ok(SampleSet { features: loaded.features, labels: loaded.labels })
+}

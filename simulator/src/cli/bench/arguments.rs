@@ -1,0 +1,293 @@
+//! The options of `fleet bench`.
+
+use std::env;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use grapevine_models::{Key, Method, Start};
+use grapevine_protocol::{Encoding, largest_aid};
+use grapevine_simulator::bench::{Assignment, Axis, BenchOptions, Cache, Source};
+use grapevine_simulator::data::partition::Partition;
+use grapevine_simulator::data::synthetic::SyntheticSpec;
+
+use super::Outputs;
+use crate::cli::demo::{parse_alpha, parse_imbalance};
+use crate::cli::usage::parsed;
+
+const EXAMPLES: &str = "\
+Examples:
+  fleet bench                                        # the shipped digits, five methods, three seeds
+  fleet bench --data features.npz --methods fedavg,redgrape --rounds 60 --seeds 3 --json results.json
+  fleet bench --data cifar10.tar.gz --imbalance 100  # images through the shipped extractor, each extracted once
+  fleet bench --data images/ --extractor resnet.toml --imbalance 100
+  fleet bench --data features.npz --devices 50 --participants 10 --partition symmetric --alpha 0.3
+  fleet bench --methods redgrape,redgrape-live --grid lambda=0.1,0.3,1 --grid lr=0.05,0.1
+  fleet bench --data synthetic:512x100 --devices 50 --methods fedavg --rounds 20 --seeds 1
+  fleet bench --html report.html --svg charts --csv results.csv
+
+An .npz holds train_features, train_labels, test_features and test_labels, long-tailed or not; with --imbalance its
+training samples are given a long tail. Methods see the same fleets; a --grid is searched by each method for itself on a
+fifth of the training samples, and what it chose is run on all of them. Ctrl-C keeps the runs that are over.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.";
+
+/// Imbalance ratio of the data that are balanced as they are shipped or made.
+const USUAL_IMBALANCE: f64 = 50.0;
+/// Above this `redgrape` is not run unless it is asked for.
+const LARGE_AID_BYTES: usize = 4 << 20;
+/// What `--seeds 3` counts up to at most.
+const MOST_SEEDS: u64 = 1_000;
+
+/// Compare methods on the same fleets, in this process and without a broker.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(in crate::cli) struct Arguments {
+    /// Features in an .npz, images of any kind, or synthetic:<features>x<classes> [default: the shipped digits].
+    #[arg(long, value_name = "PATH")]
+    data: Option<String>,
+    /// Bring the features of an .npz to the scale that the learning rates assume.
+    #[arg(long, value_enum, value_name = "BY", requires = "data")]
+    standardise: Option<Standardise>,
+    /// The manifest or ONNX file of the extractor for images [default: the shipped one].
+    #[arg(long, value_name = "FILE", requires = "data")]
+    extractor: Option<PathBuf>,
+    /// Keep the features of images in this folder [default: grapevine in the user's cache folder].
+    #[arg(long, value_name = "FOLDER", conflicts_with = "no_cache")]
+    cache: Option<PathBuf>,
+    /// Extract images anew, and keep no features.
+    #[arg(long)]
+    no_cache: bool,
+    /// Samples of the most frequent class per sample of the rarest [default: 50 for digits and made-up features; other data are taken as they are].
+    #[arg(long, value_name = "RATIO", allow_negative_numbers = true, value_parser = parse_imbalance)]
+    imbalance: Option<f64>,
+    /// Samples per device of made-up features.
+    #[arg(long, value_name = "COUNT", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    samples: u32,
+    /// How samples are dealt to devices.
+    #[arg(long, value_enum, default_value_t = Partition::GlobalPrior)]
+    partition: Partition,
+    /// Concentration of the partition: the smaller, the more devices differ.
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true, value_parser = parse_alpha)]
+    alpha: f64,
+    /// Devices of the fleet.
+    #[arg(long, value_name = "COUNT", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=10_000))]
+    devices: u32,
+    /// Devices chosen for each round; all, if it is not given.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    participants: Option<u32>,
+    /// Rounds of every method that trains.
+    #[arg(long, value_name = "COUNT", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rounds: u32,
+    /// How many seeds, from 0 on, or the seeds themselves, separated by commas (7, for seed 7 alone).
+    #[arg(long, value_name = "COUNT|LIST", default_value = "3", value_parser = parse_seeds)]
+    seeds: Seeds,
+    /// Methods, separated by commas [default: fedavg,logit-adjusted,redgrape,redgrape-live,lda].
+    #[arg(long, visible_alias = "method", value_name = "NAMES", value_delimiter = ',', value_parser = parsed::<Method>)]
+    methods: Vec<Method>,
+    /// Choose a hyper-parameter among values, each method for itself; repeat for combinations.
+    #[arg(long, value_name = "NAME=VALUES", value_parser = parsed::<Axis>)]
+    grid: Vec<Axis>,
+    #[command(flatten)]
+    training: Training,
+    /// How updates are written: f32, f16 or int8.
+    #[arg(long, value_name = "ENCODING", default_value = "f32", value_parser = parse_encoding)]
+    encoding: Encoding,
+    #[command(flatten)]
+    pub(super) outputs: Outputs,
+}
+
+/// Hyper-parameters in place of the methods' own.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Hyper-parameters, in place of the methods' own")]
+struct Training {
+    /// Step size of local training.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    lr: Option<f64>,
+    /// Momentum of the local step.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    momentum: Option<f64>,
+    /// Weight of the balanced step against the local one.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    lambda: Option<f64>,
+    /// Samples a device must hold of a class to be rich in it.
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
+    rich_samples: Option<f64>,
+    /// Global norm to which local gradients are clipped.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    clip: Option<f64>,
+    /// Samples per mini-batch.
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
+    batch: Option<f64>,
+    /// Passes over the local samples per round.
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
+    epochs: Option<f64>,
+    /// Samples a device must hold of a class before it shares anything of it but the head.
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
+    min_samples: Option<f64>,
+    /// Any other hyper-parameter by name; repeat for several.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parsed::<Assignment>)]
+    set: Vec<Assignment>,
+    /// Start the main head of methods that train at a head from the fleet's sums.
+    #[arg(long, value_name = "HEAD", value_parser = parse_start)]
+    warm_start: Option<Start>,
+    /// Use the mean of the heads of the last half of the rounds.
+    #[arg(long)]
+    average: bool,
+}
+
+/// By what features are standardised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Standardise {
+    /// Mean and spread of the training features.
+    Train,
+}
+
+/// What `--seeds` gives.
+#[derive(Clone, Debug)]
+struct Seeds(Vec<u64>);
+
+impl Arguments {
+    /// What is to be run, or a sentence about what cannot be.
+    pub(super) fn options(&self) -> Result<BenchOptions, String> {
+        let source = self.source()?;
+        let usual = match &source {
+            Source::Digits | Source::Synthetic { .. } => Some(USUAL_IMBALANCE),
+            Source::Files { .. } => None,
+        };
+        Ok(BenchOptions {
+            methods: self.methods(&source),
+            source,
+            imbalance: self.imbalance.or(usual),
+            partition: self.partition,
+            alpha: self.alpha,
+            devices: self.devices as usize,
+            participants: self.participants.map(|count| count as usize),
+            rounds: self.rounds,
+            seeds: self.seeds.0.clone(),
+            settings: self.training.settings()?,
+            start: self.training.warm_start,
+            averaged: self.training.average,
+            grid: self.grid.clone(),
+            encoding: self.encoding,
+            command: env::args_os().skip(1).fold("fleet".to_owned(), |line, word| line + " " + &word.to_string_lossy()),
+        })
+    }
+
+    fn source(&self) -> Result<Source, String> {
+        let standardise = self.standardise.is_some();
+        let Some(data) = &self.data else { return Ok(Source::Digits) };
+        if data.starts_with("synthetic:") {
+            let spec = parsed::<SyntheticSpec>(data)?;
+            let made_up = Source::Synthetic { spec, samples_per_device: self.samples as usize };
+            let refusal = "made-up features are standardised already; leave out --standardise and --extractor";
+            return if standardise || self.extractor.is_some() { Err(refusal.to_owned()) } else { Ok(made_up) };
+        }
+        let cache = match (&self.cache, self.no_cache) {
+            (_, true) => Cache::Nowhere,
+            (Some(folder), false) => Cache::Folder(folder.clone()),
+            (None, false) => Cache::Usual,
+        };
+        Ok(Source::Files { path: PathBuf::from(data), standardise, extractor: self.extractor.clone(), cache })
+    }
+
+    /// Dense prototypes of a large shape are tens of megabytes per device and round; whoever wants that asks for it.
+    fn methods(&self, source: &Source) -> Vec<Method> {
+        if !self.methods.is_empty() {
+            let mut methods: Vec<Method> = Vec::new();
+            for &method in &self.methods {
+                if !methods.contains(&method) {
+                    methods.push(method);
+                }
+            }
+            return methods;
+        }
+        let mut methods =
+            vec![Method::FedAvg, Method::LogitAdjusted, Method::RedGrape, Method::RedGrapeLive, Method::Lda];
+        if let Source::Synthetic { spec, .. } = source {
+            methods.retain(|method| largest_aid(spec.shape, *method) <= LARGE_AID_BYTES);
+        }
+        methods
+    }
+}
+
+impl Training {
+    fn settings(&self) -> Result<Vec<Assignment>, String> {
+        let flags = [
+            (Key::LearningRate, self.lr),
+            (Key::Momentum, self.momentum),
+            (Key::Lambda, self.lambda),
+            (Key::RichSamples, self.rich_samples),
+            (Key::Clip, self.clip),
+            (Key::Batch, self.batch),
+            (Key::Epochs, self.epochs),
+            (Key::MinSamples, self.min_samples),
+        ];
+        let flags = flags.into_iter().filter_map(|(key, value)| Some(Assignment { key, value: value? }));
+        let mut settings: Vec<Assignment> = Vec::new();
+        for setting in flags.chain(self.set.iter().copied()) {
+            if settings.iter().any(|known| known.key == setting.key) {
+                return Err(format!("`{}` is set twice; give it once", setting.key));
+            }
+            settings.push(setting);
+        }
+        Ok(settings)
+    }
+}
+
+fn parse_seeds(text: &str) -> Result<Seeds, String> {
+    let number = |text: &str| {
+        text.trim().parse::<u64>().map_err(|_| format!("`{text}` is no seed; seeds are whole numbers from 0"))
+    };
+    let Some((first, rest)) = text.split_once(',') else {
+        let count = number(text)?;
+        let fits = (1..=MOST_SEEDS).contains(&count);
+        return if fits {
+            Ok(Seeds((0..count).collect()))
+        } else {
+            Err(format!("1 to {MOST_SEEDS} seeds are possible"))
+        };
+    };
+    let mut seeds = vec![number(first)?];
+    for seed in rest.split(',').filter(|seed| !seed.trim().is_empty()) {
+        let seed = number(seed)?;
+        if seeds.contains(&seed) {
+            return Err(format!("seed {seed} stands twice; give each once"));
+        }
+        seeds.push(seed);
+    }
+    Ok(Seeds(seeds))
+}
+
+fn parse_encoding(text: &str) -> Result<Encoding, String> {
+    match text {
+        "f32" => Ok(Encoding::F32),
+        "f16" => Ok(Encoding::F16),
+        "int8" => Ok(Encoding::Int8),
+        _ => Err("the encodings are f32, f16 and int8".to_owned()),
+    }
+}
+
+fn parse_start(text: &str) -> Result<Start, String> {
+    match text {
+        "zeros" => Ok(Start::Zeros),
+        "ncm" => Ok(Start::Ncm),
+        "lda" => Ok(Start::Lda),
+        _ => Err("the starts are zeros, ncm and lda".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_are_a_number_or_a_list() {
+        let seeds = |text| parse_seeds(text).map(|seeds| seeds.0);
+        assert_eq!(seeds("3"), Ok(vec![0, 1, 2]));
+        assert_eq!(seeds("5,0, 9"), Ok(vec![5, 0, 9]));
+        assert_eq!(seeds("7,"), Ok(vec![7]));
+        for (text, expected) in [("0", "1 to 1000"), ("1,1", "twice"), ("-1", "no seed"), ("1,x", "`x` is no seed")] {
+            assert!(seeds(text).unwrap_err().contains(expected), "{text}");
+        }
+    }
+}
