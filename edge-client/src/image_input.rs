@@ -216,6 +216,7 @@ fn decode_upright(bytes: &[u8]) -> Result<DynamicImage, DecodeError> {
 }
 
 /// `[row][column][channel]` of an image in colour.
+#[allow(clippy::wildcard_enum_match_arm, reason = "the enum is another crate's and grows")]
 fn rgb(image: DynamicImage) -> Vec<u8> {
     match image {
         DynamicImage::ImageRgba8(image) => image.pixels().flat_map(|pixel| first_three(pixel.0)).collect(),
@@ -226,6 +227,7 @@ fn rgb(image: DynamicImage) -> Vec<u8> {
 }
 
 /// `[row][column]` of an image without colour.
+#[allow(clippy::wildcard_enum_match_arm, reason = "the enum is another crate's and grows")]
 fn grey(image: DynamicImage) -> Vec<u8> {
     match image {
         DynamicImage::ImageLumaA8(image) => image.pixels().map(|pixel| pixel.0[0]).collect(),

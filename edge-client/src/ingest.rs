@@ -213,7 +213,7 @@ impl Ingest<'_> {
             let kept = self.keep_all(plan, &chunks, &mut batch, &mut report, progress, stop);
             // The reader gives up as soon as nobody takes its chunks.
             drop(chunks);
-            let read = reader.join().unwrap_or_else(|_| Err(SourceError::Unreadable));
+            let read = reader.join().unwrap_or(Err(SourceError::Unreadable));
             kept?;
             Ok::<(), IngestError>(read?)
         })?;

@@ -52,7 +52,7 @@ struct Message<'a> {
     probability: f64,
     /// The likeliest classes; the first is `class`.
     predictions: &'a [Prediction],
-    /// The round that made the head.
+    /// How many rounds went before the head.
     round: u32,
     /// Its run, hexadecimal: 64 bits are too many for a number in JSON.
     run: String,

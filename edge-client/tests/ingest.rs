@@ -136,7 +136,7 @@ fn write_hopeless(folder: &Path) -> Vec<&'static str> {
         "no\\xfftext.png",
     ]);
     fs::write(folder.join("private.png"), &png).unwrap();
-    fs::set_permissions(folder.join("private.png"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(folder.join("private.png"), fs::Permissions::from_mode(0o000)).unwrap();
     // Permissions do not bind the superuser.
     if File::open(folder.join("private.png")).is_err() {
         names.push("private.png");

@@ -66,7 +66,7 @@ impl Tally {
     }
 
     /// Adds what was counted on other samples.
-    pub fn add(mut self, other: &Self) -> Self {
+    pub fn plus(mut self, other: &Self) -> Self {
         self.right.iter_mut().zip(&other.right).for_each(|(a, b)| *a += b);
         self.all.iter_mut().zip(&other.all).for_each(|(a, b)| *a += b);
         self

@@ -191,9 +191,10 @@ fn the_dial_adds_the_log_prior_and_leaves_training_alone() {
     let last = dialled.last().unwrap();
     let (main, in_use) = (&last.heads.as_ref().unwrap().main, last.in_use().unwrap());
     assert_eq!(main.weight, in_use.weight);
-    for class in 0..3 {
-        let shift = in_use.bias[class] - main.bias[class];
-        assert!((shift + (counts[class] as f32 / total).ln()).abs() < 1e-4, "class {class}: {shift}");
+    for (class, (&count, (shifted, bias))) in counts.iter().zip(in_use.bias.iter().zip(&main.bias)).enumerate().take(3)
+    {
+        let shift = shifted - bias;
+        assert!((shift + (count as f32 / total).ln()).abs() < 1e-4, "class {class}: {shift}");
     }
     assert!(plain.last().unwrap().in_use.is_none());
 }

@@ -57,7 +57,7 @@ fn both(source: (demo::Source, bench::Source), participants: Option<usize>, seed
 
 #[test]
 fn the_bench_gives_the_heads_and_the_bytes_of_a_real_federation() {
-    let made_up = "synthetic:24x5".parse().unwrap();
+    let made_up = "synthetic:64x20".parse().unwrap();
     let sources = [
         (demo::Source::Digits, bench::Source::Digits),
         (
@@ -239,8 +239,10 @@ impl Features {
 }
 
 fn floats(values: &[f32], width: usize) -> Vec<u8> {
-    let shape =
-        if width == 0 { format!("({},)", values.len()) } else { format!("({}, {width})", values.len() / width) };
+    let shape = match values.len().checked_div(width) {
+        None => format!("({},)", values.len()),
+        Some(rows) => format!("({rows}, {width})"),
+    };
     npy("<f4", &shape, &values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())
 }
 

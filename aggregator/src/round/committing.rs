@@ -31,14 +31,15 @@ impl Coordinator {
         accepted.keys().for_each(|device| self.registry.count_done(device));
         self.closed = Some((notice.round, accepted));
         self.actions.push_back(Action::Commit(outcome.clone()));
-        self.phase = Phase::Committing(Committing { outcome });
+        self.phase = Phase::Committing(Box::new(Committing { outcome }));
     }
 
     /// The merged model is durable: it is the fleet's model now, and the next round may open.
     pub fn handle_committed(&mut self, now: Duration) {
-        let Phase::Committing(Committing { outcome }) = core::mem::replace(&mut self.phase, Phase::Gathering) else {
+        let Phase::Committing(committing) = core::mem::replace(&mut self.phase, Phase::Gathering) else {
             return;
         };
+        let Committing { outcome } = *committing;
         match outcome.task {
             Task::Statistics { .. } => self.progress.has_sums = true,
             Task::Train => self.progress.trained += 1,

@@ -224,7 +224,7 @@ enum Phase {
     /// A round is open.
     Collecting(Box<Collecting>),
     /// A merged round waits to be durable.
-    Committing(Committing),
+    Committing(Box<Committing>),
     /// The run is over.
     Finished,
 }

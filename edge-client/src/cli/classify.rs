@@ -48,7 +48,7 @@ struct Classified {
     image: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
-    /// Of the head that was used.
+    /// How many rounds went before the head that was used.
     #[serde(skip_serializing_if = "Option::is_none")]
     round: Option<u32>,
     predictions: Vec<Prediction>,

@@ -167,13 +167,17 @@ pub(super) fn in_background(
 
 fn follow(setup: &Setup, arguments: &Arguments, shutdown: &Shutdown) -> anyhow::Result<(Report, Store)> {
     let extractor = setup.extractor()?;
-    let store = open(setup, arguments).map_err(|error| match error {
-        busy @ StoreError::Busy { .. } => anyhow::Error::new(busy).context(format!(
+    let store = open(setup, arguments).map_err(|error| {
+        let is_busy = matches!(error, StoreError::Busy { .. });
+        let error = anyhow::Error::new(error);
+        if !is_busy {
+            return error;
+        }
+        error.context(format!(
             "to store images while `edge-client run` runs, let it watch the folder itself: put `watch = {:?}` under \
              `[ingest]` in the configuration and start it again",
             arguments.path
-        )),
-        other => other.into(),
+        ))
     })?;
     let input = ImageInput::new(&setup.manifest.input);
     let classes = &setup.config.classes;

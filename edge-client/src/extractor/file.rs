@@ -192,8 +192,8 @@ fn check_tensor(tensor: &TensorProto, path: &Path) -> Result<(), ExtractorError>
         return Err(ExtractorError::ExternalData { path: path.to_owned(), file });
     }
     let wrong = |reason: String| ExtractorError::NotOnnx { path: path.to_owned(), reason };
-    let sides = tensor.dims.iter().map(|&side| usize::try_from(side).ok());
-    let numbers = sides.fold(Some(1_usize), |numbers, side| numbers?.checked_mul(side?));
+    let mut sides = tensor.dims.iter().map(|&side| usize::try_from(side).ok());
+    let numbers = sides.try_fold(1_usize, |numbers, side| numbers.checked_mul(side?));
     let Some(numbers) = numbers.filter(|&numbers| numbers <= MAX_TENSOR_NUMBERS) else {
         return Err(wrong(format!("its tensor `{name}` has the impossible shape {}", one_line(&Sides(&tensor.dims)))));
     };

@@ -184,6 +184,10 @@ fn guess(
     let [Some(batch), Some(a), Some(b), Some(c)] = sides else {
         return Err(input_error("its sides are not fixed: give the image size, such as --size 224x224".to_owned()));
     };
+    let (_, [_, rows, columns]) = layout_of([batch, a, b, c], Some(layout));
+    if height.is_some_and(|height| height != rows) || width.is_some_and(|width| width != columns) {
+        return Err(input_error(format!("its images have {columns} columns and {rows} rows and no other size")));
+    }
     let first = inspection.outputs.first().map(|output| output.name.as_str());
     let output = question.output.or(first).unwrap_or_default().to_owned();
     Ok(([batch, a, b, c], output))

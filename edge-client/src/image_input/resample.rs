@@ -1,7 +1,9 @@
-//! Pillow's `resize(size, BILINEAR)`, bit for bit: a triangle filter as wide as the scale, in fixed point, rows first.
+//! Pillow's `resize(size, BILINEAR)`, bit for bit: a triangle filter as wide as the scale, in fixed point, across before
+//! down.
 //!
 //! Source: `src/libImaging/Resample.c` of Pillow. The extractors were trained on images resized this way. Libraries with
-//! the same filter round elsewhere, which moves one value in five by a level.
+//! the same filter round elsewhere, which moves one value in five by a level. So does Pillow itself from version 13 on
+//! for some tall images, which it resizes down before across.
 
 /// Fractional bits of a weight: a byte times a weight, summed over weights that add up to one, fits an `i32`.
 const WEIGHT_BITS: u32 = 32 - 8 - 2;

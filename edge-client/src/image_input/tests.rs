@@ -76,7 +76,7 @@ fn differences(tensor: &[f32], expected: &[u8]) -> (f32, f32) {
 fn images_become_what_pillow_makes_of_them() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pillow");
     let cases: Vec<Case> = serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
-    assert!(cases.len() > 80);
+    assert!(cases.len() > 70);
     for case in cases {
         let tensor = levels(case.width, case.height, case.channels).load(&folder.join(&case.file)).unwrap();
         let (largest, mean) = differences(&tensor, &case.levels());

@@ -1,5 +1,5 @@
+use core::cell::RefCell;
 use core::sync::atomic::{AtomicUsize, Ordering};
-use std::cell::RefCell;
 use std::fs;
 use std::sync::Arc;
 

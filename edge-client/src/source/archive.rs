@@ -14,7 +14,10 @@ use super::cifar::{self, Cifar};
 use super::error::{EntryError, SourceError};
 use super::limits::{MAX_ARCHIVE_FOLDERS, MAX_EXTENDED_HEADER_BYTES, MAX_MEMBER_NAME_BYTES};
 use super::names::printable_bytes;
-use super::{Content, Counts, Images, Split, Surveyed, Visit, class_index, is_hidden, is_image_name, stream};
+use super::{
+    Content, Counts, Images, Split, Surveyed, Visit, class_index, is_hidden, is_image_name, leave_out_unlabelled,
+    stream,
+};
 use crate::image_input::MAX_IMAGE_BYTES;
 
 /// An archive of class folders.
@@ -83,6 +86,7 @@ pub(super) fn survey(path: &Path) -> Result<Surveyed, SourceError> {
         let Some(&class) = index.get(class) else { return Err(SourceError::TooManyClasses { path: path.to_owned() }) };
         counts.entry(split).or_insert_with(|| vec![0; index.len()])[usize::from(class)] += count;
     }
+    leave_out_unlabelled(&mut counts, |_| true);
     let classes = index.keys().cloned().collect();
     Ok(Surveyed { classes, counts, images: Box::new(Folders { path: path.to_owned(), layout, index }) })
 }

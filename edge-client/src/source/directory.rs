@@ -8,7 +8,7 @@ use super::error::SourceError;
 use super::folder::{ClassFolder, class_folders};
 use super::limits::MAX_CLASSES;
 use super::table::{TABLE_FILE, Table};
-use super::{Images, Split, Surveyed, Visit, class_index, is_hidden, is_image_name};
+use super::{Counts, Images, Split, Surveyed, Visit, class_index, is_hidden, is_image_name, leave_out_unlabelled};
 
 /// A folder's images by split.
 #[derive(Debug)]
@@ -59,12 +59,12 @@ fn split_folders(path: &Path) -> Result<BTreeMap<Split, PathBuf>, SourceError> {
 }
 
 fn holds_classes(path: &Path) -> Result<bool, SourceError> {
+    if path.join(TABLE_FILE).is_file() {
+        return Ok(true);
+    }
     let mut has_folder = false;
     for entry in fs::read_dir(path).map_err(|source| SourceError::list(path, source))? {
         let entry = entry.map_err(|source| SourceError::list(path, source))?;
-        if entry.file_name() == TABLE_FILE {
-            return Ok(true);
-        }
         if is_image_name(Path::new(&entry.file_name())) {
             return Ok(false);
         }
@@ -80,7 +80,9 @@ impl Directory {
         if index.len() > MAX_CLASSES {
             return Err(SourceError::TooManyClasses { path: path.to_owned() });
         }
-        let counts = parts.iter().map(|(&split, part)| Ok((split, part.count(&index)?))).collect::<Result<_, _>>()?;
+        let counts = parts.iter().map(|(&split, part)| Ok((split, part.count(&index)?)));
+        let mut counts = counts.collect::<Result<Counts, SourceError>>()?;
+        leave_out_unlabelled(&mut counts, |split| matches!(parts.get(&split), Some(Part::Folders(_))));
         let classes = index.keys().cloned().collect();
         Ok(Surveyed { classes, counts, images: Box::new(Self { index, parts }) })
     }

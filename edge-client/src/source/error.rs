@@ -137,10 +137,10 @@ impl SourceError {
         if error.get_ref().is_some_and(|inner| inner.is::<Expanded>()) {
             return Self::Bomb { path: path.to_owned() };
         }
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof => Self::damaged(path, part, "it ends in the middle"),
-            _ => Self::damaged(path, part, error),
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            return Self::damaged(path, part, "it ends in the middle");
         }
+        Self::damaged(path, part, error)
     }
 }
 

@@ -269,14 +269,12 @@ fn check_width(header: &Header, samples: usize) -> Result<usize, String> {
     Ok(width as usize)
 }
 
+/// Takes an array's header and its numbers.
+type Reading<'a> = dyn FnMut(Header, &mut dyn Read) -> Result<ControlFlow<()>, SourceError> + 'a;
+
 /// Calls `reading` with an array's header and its numbers. Unless it breaks off, the array must end there and fit its
 /// checksum.
-fn read_array(
-    path: &Path,
-    archive: &mut Arrays,
-    array: &str,
-    reading: &mut dyn FnMut(Header, &mut dyn Read) -> Result<ControlFlow<()>, SourceError>,
-) -> Result<(), SourceError> {
+fn read_array(path: &Path, archive: &mut Arrays, array: &str, reading: &mut Reading<'_>) -> Result<(), SourceError> {
     let member =
         archive.by_name(&format!("{array}.npy")).map_err(|error| SourceError::damaged(path, Some(array), error))?;
     let packed_bytes = member.compressed_size();

@@ -141,8 +141,7 @@ fn survey_folder(path: &Path) -> Result<Surveyed, SourceError> {
 
 impl ImageSource {
     fn new(path: &Path, surveyed: Surveyed) -> Result<Self, SourceError> {
-        let Surveyed { classes, mut counts, images } = surveyed;
-        leave_out_unlabelled(&mut counts);
+        let Surveyed { classes, counts, images } = surveyed;
         if counts.values().flatten().all(|&count| count == 0) {
             return Err(SourceError::NoImages { path: path.to_owned(), classes });
         }
@@ -161,8 +160,8 @@ impl ImageSource {
         &self.classes
     }
 
-    /// The splits that are there, training first. A held-out split that shares no class with the training split has no
-    /// labels of use and is left out.
+    /// The splits that are there, training first. A folder of held-out images that shares no class with the training
+    /// split has no labels of use and is left out.
     pub fn splits(&self) -> Vec<Split> {
         self.counts.keys().copied().collect()
     }
@@ -279,11 +278,12 @@ impl Visit<'_> {
     }
 }
 
-/// Held-out images whose labels nobody published often lie in one folder of any name.
-fn leave_out_unlabelled(counts: &mut Counts) {
+/// Held-out images whose labels nobody published often lie in one folder of any name. `is_folders` says which splits
+/// are folders of classes.
+fn leave_out_unlabelled(counts: &mut Counts, is_folders: impl Fn(Split) -> bool) {
     let Some(train) = counts.get(&Split::Train).cloned() else { return };
     let is_labelled = |counts: &[u64]| counts.iter().zip(&train).any(|(&here, &there)| here > 0 && there > 0);
-    counts.retain(|&split, counts| split == Split::Train || is_labelled(counts));
+    counts.retain(|&split, counts| split == Split::Train || !is_folders(split) || is_labelled(counts));
 }
 
 /// The number of a class among `names`, which are at most [`MAX_CLASSES`].

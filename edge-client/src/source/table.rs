@@ -37,7 +37,7 @@ impl Table {
     /// Finds the columns.
     pub(super) fn open(path: &Path) -> Result<Self, SourceError> {
         let mut reader = reader(path)?;
-        let header = reader.headers().map_err(|error| csv_error(path, error))?;
+        let header = reader.headers().map_err(|error| csv_error(path, 1, error))?;
         let column =
             |names: &[&str]| header.iter().position(|title| names.iter().any(|name| title.eq_ignore_ascii_case(name)));
         match (column(&FILE_COLUMNS), column(&CLASS_COLUMNS)) {
@@ -107,7 +107,7 @@ impl Table {
         // The header was row 1.
         for number in 2_u64.. {
             reader.get_mut().grant();
-            if !reader.read_record(&mut record).map_err(|error| csv_error(&self.path, error))? {
+            if !reader.read_record(&mut record).map_err(|error| csv_error(&self.path, number, error))? {
                 break;
             }
             let refuse = |reason: &str| SourceError::part(&self.path, format!("row {number}"), reason);
@@ -168,16 +168,13 @@ impl Read for Rationed {
     }
 }
 
-fn csv_error(path: &Path, error: csv::Error) -> SourceError {
-    let row = error.position().map(|position| format!("row {}", position.record() + 1));
+#[allow(clippy::wildcard_enum_match_arm, reason = "the enum is another crate's and grows")]
+fn csv_error(path: &Path, row: u64, error: csv::Error) -> SourceError {
     let reason = match error.into_kind() {
         csv::ErrorKind::Io(error) => error.to_string(),
         csv::ErrorKind::Utf8 { .. } => "it is not UTF-8; save the table as UTF-8".to_owned(),
-        // `csv` adds kinds over time; its own words are clear.
-        kind => format!("{kind:?}"),
+        // The others concern writing, or readers that want rows of one length.
+        kind => format!("it cannot be read: {kind:?}"),
     };
-    match row {
-        Some(row) => SourceError::part(path, row, reason),
-        None => SourceError::whole(path, reason),
-    }
+    SourceError::part(path, format!("row {row}"), reason)
 }

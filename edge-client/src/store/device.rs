@@ -33,7 +33,7 @@ pub struct OutboxEntry {
 pub struct NewestHead {
     /// The run it belongs to.
     pub run: u64,
-    /// The round that made it.
+    /// The round whose notice named it: so many rounds went before.
     pub round: u32,
     /// The head for inference, f32 exact.
     pub main: Head,

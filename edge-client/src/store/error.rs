@@ -172,6 +172,7 @@ pub enum StoreError {
 }
 
 /// Sorts what the database says when it opens a file.
+#[allow(clippy::wildcard_enum_match_arm, reason = "the enum is another crate's and grows")]
 pub(super) fn open_error(path: &Path, error: DatabaseError) -> StoreError {
     let path = path.to_owned();
     let error = redb::Error::from(error);
@@ -190,6 +191,7 @@ pub(super) fn open_error(path: &Path, error: DatabaseError) -> StoreError {
 }
 
 /// Sorts what the database says while it is open.
+#[allow(clippy::wildcard_enum_match_arm, reason = "the enum is another crate's and grows")]
 pub(super) fn storage_error(path: &Path, error: redb::Error) -> StoreError {
     let path = path.to_owned();
     match error {

@@ -63,7 +63,9 @@ impl<'a> LocalTraining<'a> {
                 let balancing = redrawn.map_or(Balancing::Nothing, Balancing::Redrawn);
                 return Self::primal(samples, heads, balancing, local, params);
             }
-            balance => BalancedSet::new(&samples, balance, balanced, &params),
+            balance @ (Balance::Nothing | Balance::Local | Balance::Prototypes(_) | Balance::Means(_)) => {
+                BalancedSet::new(&samples, balance, balanced, &params)
+            }
         };
         if local.proximal == 0.0 && Dual::is_quicker(&samples, set.as_ref(), &params) {
             return Self { form: Form::Dual(Box::new(Dual::new(samples, heads, set, local.loss, params))) };

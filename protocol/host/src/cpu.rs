@@ -49,7 +49,9 @@ mod tests {
         let (process, thread) = (process_cpu().unwrap(), thread_cpu().unwrap());
         let sum = (0..5_000_000u64).fold(0u64, |sum, n| core::hint::black_box(sum ^ n.wrapping_mul(sum | 1)));
         core::hint::black_box(sum);
-        let (process, thread) = (process_cpu().unwrap() - process, thread_cpu().unwrap() - thread);
+        // The thread's time is read last and first, so that it lies within the process's.
+        let thread = thread_cpu().unwrap() - thread;
+        let process = process_cpu().unwrap() - process;
         assert!(thread > Duration::from_micros(100), "{thread:?}");
         assert!(process >= thread, "{process:?} and {thread:?}");
     }

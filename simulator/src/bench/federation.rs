@@ -122,7 +122,7 @@ fn evaluate(head: &Head, test: &Samples<'_>) -> Accuracy {
     let part = |start: usize| Tally::of(head, &test.part(start..(start + TEST_ROWS).min(rows)));
     let none = || Tally::of(head, &test.part(0..0));
     let starts: Vec<usize> = (0..rows).step_by(TEST_ROWS).collect();
-    starts.into_par_iter().map(part).reduce(none, |sum, part| sum.add(&part)).accuracy()
+    starts.into_par_iter().map(part).reduce(none, |sum, part| sum.plus(&part)).accuracy()
 }
 
 struct Device<'a> {

@@ -23,14 +23,19 @@ struct Slot {
     runs_left: usize,
 }
 
+/// Says whether everything should end.
+type Stop<'a> = &'a (dyn Fn() -> bool + Sync);
+/// One job on the fleet of its seed.
+type Work<'a, J, R> = dyn Fn(&Fleet, &J, Stop<'_>) -> Result<Option<R>, BenchError> + Sync + 'a;
+
 /// Does `work` for every job, which names its seed's position; gives the results in the order of the jobs. A job that
 /// was stopped gives `None`. The first error ends them all.
 pub(super) fn run_all<J: Sync, R: Send>(
     fleets: &Fleets<'_>,
     jobs: &[(usize, J)],
     side_by_side: usize,
-    stop: &(dyn Fn() -> bool + Sync),
-    work: &(dyn Fn(&Fleet, &J, &(dyn Fn() -> bool + Sync)) -> Result<Option<R>, BenchError> + Sync),
+    stop: Stop<'_>,
+    work: &Work<'_, J, R>,
 ) -> Result<Vec<Option<R>>, BenchError> {
     let slots: Vec<Mutex<Slot>> = (0..fleets.seeds.len())
         .map(|seed| Mutex::new(Slot { fleet: None, runs_left: jobs.iter().filter(|job| job.0 == seed).count() }))

@@ -212,9 +212,10 @@ impl ImageSet {
         let mut known: BTreeMap<Digest, Option<Vec<f16>>> =
             chosen.iter().map(|&index| (self.digests[index as usize], None)).collect();
         let mut book = cache.book(&extractor.cache_key(), d);
-        book.read(|digest, features| match known.get_mut(digest) {
-            Some(place) => *place = Some(features()),
-            None => {}
+        book.read(|digest, features| {
+            if let Some(place) = known.get_mut(digest) {
+                *place = Some(features());
+            }
         });
         let cached = known.values().flatten().count();
         let missing: BTreeSet<Digest> =

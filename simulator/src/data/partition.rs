@@ -68,9 +68,9 @@ pub enum PartitionError {
 /// Deals samples to devices: `[device][..]`, indices into `labels` in ascending order, every index exactly once and
 /// every device with at least one.
 ///
-/// `global-prior`: the sizes differ by at most one. Each device draws its samples one by one by its class shares; a
-/// class that has run out leaves the draw, so its part goes to the others in proportion to their shares. The shares are
-/// logarithms, so the classes that are left always have a proportion, however small.
+/// `global-prior`: the sizes differ by at most one. Each device draws its samples one by one by its class shares; where
+/// the class has run out, it takes any sample that is left instead: what is overdrawn is refilled from the other classes
+/// in proportion to what they have left.
 ///
 /// `symmetric`: a device that got nothing takes one sample from the largest device.
 pub fn partition(
@@ -145,23 +145,28 @@ fn deal_by_device(
     let mut dealt = Vec::with_capacity(devices);
     for device in 0..devices {
         let size = samples / devices + usize::from(device < samples % devices);
-        let log_shares = dirichlet::log_shares(concentrations, rng);
+        let classes = WeightedIndex::new(dirichlet::weights(&dirichlet::log_shares(concentrations, rng)))
+            .expect("the class with the largest share weighs one");
         let mut indices = Vec::with_capacity(size);
         while indices.len() < size {
-            let weights = dirichlet::weights(&log_shares, |class| !by_class[class].is_empty());
-            let classes = WeightedIndex::new(weights).expect("a class with samples left weighs one");
-            while indices.len() < size {
-                let class = rng.sample(&classes);
-                let index = by_class[class].pop().expect("a class without samples is not drawn");
-                indices.push(index);
-                if by_class[class].is_empty() {
-                    break;
-                }
-            }
+            let class = rng.sample(&classes);
+            let index = by_class[class].pop().unwrap_or_else(|| take_any(&mut by_class, rng));
+            indices.push(index);
         }
         dealt.push(indices);
     }
     dealt
+}
+
+/// Takes one of all samples that are left; there is at least one.
+fn take_any(by_class: &mut [Vec<u32>], rng: &mut ChaCha8Rng) -> u32 {
+    let mut at = rng.random_range(0..by_class.iter().map(Vec::len).sum());
+    let left = by_class.iter_mut().find(|indices| {
+        let is_here = at < indices.len();
+        at -= if is_here { 0 } else { indices.len() };
+        is_here
+    });
+    left.and_then(Vec::pop).expect("the draw lies among the samples that are left")
 }
 
 fn deal_by_class(by_class: &[Vec<u32>], devices: usize, alpha: f64, rng: &mut ChaCha8Rng) -> Vec<Vec<u32>> {

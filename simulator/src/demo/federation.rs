@@ -1,18 +1,19 @@
 //! One federation of a demo, from the first hello to the final heads on every device.
 
 use core::time::Duration;
+use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
-use grapevine_aggregator::round::{Event as RoundEvent, RoundConfig, RoundOutcome};
+use grapevine_aggregator::round::{Auxiliary, Event as RoundEvent, RoundConfig, RoundOutcome};
 use grapevine_aggregator::serve::ServeReport;
 use grapevine_aggregator::store::{Store as Ledger, StoreError};
 use grapevine_edge_client::device::DeviceReport;
 use grapevine_host::Shutdown;
 use grapevine_models::evaluate::Accuracy;
 use grapevine_models::{Head, Samples, Sums, ValidParams};
-use grapevine_protocol::{Digest, Encoding, RunId, class_list_digest};
+use grapevine_protocol::{Digest, Encoding, RunId, Task, class_list_digest};
 
-use super::dataset::Prepared;
+use super::dataset::{DataError, Prepared};
 use super::fleet::{Ended, Fleet, FleetPlan, Told};
 use super::{DemoError, DemoOptions, Place, Progress, now};
 use crate::report::results::Run;
@@ -62,7 +63,7 @@ pub(super) fn run(
     let plan = FleetPlan {
         fleet: format!("demo-{identifier:016x}").parse().expect("letters, digits and a dash"),
         broker: place.broker.clone(),
-        round: round_config(options, prepared, params),
+        round: round_config(options, prepared, params)?,
         run: RunId(identifier),
         stores: prepared.stores.clone(),
     };
@@ -81,8 +82,10 @@ pub(super) fn run(
     Ok(watch.into_run(elapsed, &aggregator, &devices))
 }
 
-fn round_config(options: &DemoOptions, prepared: &Prepared, params: ValidParams) -> RoundConfig {
-    RoundConfig {
+fn round_config(options: &DemoOptions, prepared: &Prepared, params: ValidParams) -> Result<RoundConfig, DataError> {
+    let auxiliary =
+        params.method.auxiliary().map(|per_class| auxiliary(prepared, usize::from(per_class))).transpose()?;
+    Ok(RoundConfig {
         shape: prepared.shape,
         extractor: prepared.extractor,
         classes: class_list_digest(prepared.class_names.iter().map(String::as_str)),
@@ -96,8 +99,25 @@ fn round_config(options: &DemoOptions, prepared: &Prepared, params: ValidParams)
         encoding: Encoding::F32,
         seed: options.seed,
         upload_bytes: UPLOAD_BYTES,
-        auxiliary: None,
+        auxiliary: auxiliary.map(Arc::new),
+    })
+}
+
+/// Copies of the first samples of each class that the devices hold, where the method wants the aggregator to have some.
+fn auxiliary(prepared: &Prepared, per_class: usize) -> Result<Auxiliary, DataError> {
+    let mut auxiliary = Auxiliary { features: Vec::new(), labels: Vec::new() };
+    let mut taken = vec![0; prepared.shape.classes()];
+    for store in &prepared.stores {
+        let dataset = store.load_all()?;
+        for (features, &label) in dataset.features.chunks_exact(prepared.shape.features()).zip(&dataset.labels) {
+            if taken[usize::from(label)] < per_class {
+                taken[usize::from(label)] += 1;
+                auxiliary.features.extend_from_slice(features);
+                auxiliary.labels.push(label);
+            }
+        }
     }
+    Ok(auxiliary)
 }
 
 /// What is known while a federation runs.
@@ -162,7 +182,9 @@ impl Watch<'_> {
 
     fn evaluate(&mut self, outcome: &RoundOutcome, head: Option<&Head>) {
         self.last = outcome.model.for_use().map(|content| content.blob.digest);
-        let Some(head) = head else { return };
+        // A head that sums give before the first round of training is where training starts, and no round of it.
+        let is_start = !self.params.method.is_one_shot() && outcome.task != Task::Train;
+        let Some(head) = head.filter(|_| !is_start) else { return };
         let test = &self.prepared.test;
         let Ok(samples) = Samples::new(self.prepared.shape, &test.features, &test.labels) else { return };
         let accuracy = Accuracy::of(head, &samples);

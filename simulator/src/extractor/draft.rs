@@ -71,6 +71,7 @@ pub fn measure(
     let mut broken = None;
     let total = source.counts(Split::Train).iter().sum::<u64>() as usize;
     let mut done = 0;
+    progress(ImageProgress::Extracting { done, total });
     let result = for_each_image(
         source,
         Split::Train,
