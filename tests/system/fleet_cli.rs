@@ -113,6 +113,14 @@ fn json_on_standard_output_is_alone_there() {
         "class_names",
         "version",
         "command",
+        "arguments",
+        "data_digests",
+        "test_class_counts",
+        "trials",
+        "notes",
+        "stopped",
+        "machine",
+        "seconds",
     ];
     assert_fields(&report, &documented);
     let of_a_run = [
@@ -132,6 +140,15 @@ fn json_on_standard_output_is_alone_there() {
         "head_digest",
         "device_cpu_seconds_per_round",
         "aggregator_cpu_seconds_per_round",
+        "head_accuracy_by_round",
+        "mid_accuracy_by_round",
+        "tail_accuracy_by_round",
+        "rounds_to_95_percent",
+        "bytes_up_per_device",
+        "bytes_down_per_device",
+        "bytes_per_device_by_round",
+        "hyper_parameters",
+        "chosen",
     ];
     let runs = report["runs"].as_array().unwrap();
     assert_eq!(runs.len(), 2);
