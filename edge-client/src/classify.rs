@@ -88,12 +88,20 @@ impl LatestHead {
 
     /// The newest head as of now; `None` before the first.
     pub fn now(&mut self) -> Result<Option<&NewestHead>, StoreError> {
-        let newer = match &self.head {
-            Some(known) => self.store.newer_head(known)?,
-            None => self.store.newest_head()?,
+        let newer = match self.newer() {
+            // A writer has come back to a store whose last one was killed: the next look is beside it.
+            Err(StoreError::Changed { .. }) => self.newer()?,
+            newer => newer?,
         };
         self.head = newer.or_else(|| self.head.take());
         Ok(self.head.as_ref())
+    }
+
+    fn newer(&self) -> Result<Option<NewestHead>, StoreError> {
+        match &self.head {
+            Some(known) => self.store.newer_head(known),
+            None => self.store.newest_head(),
+        }
     }
 }
 

@@ -4,6 +4,8 @@
 //! loading gives an extractor or one sentence, and no other file is read on its behalf. Read [`Extractor`] first; the
 //! way of a file is `file` (bytes, checked), `graph` (one image in, one output out, shapes known), then the plan here.
 
+#[cfg(target_arch = "x86_64")]
+mod conv;
 mod file;
 mod graph;
 pub mod inspect;

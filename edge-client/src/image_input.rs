@@ -8,8 +8,8 @@ mod jpeg;
 mod resample;
 
 use core::panic::AssertUnwindSafe;
-use std::fs::File;
-use std::io::{Cursor, Read};
+use std::fs::{self, File};
+use std::io::{self, Cursor, Read};
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
@@ -47,7 +47,7 @@ pub enum ImageError {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The file is over [`MAX_IMAGE_BYTES`].
     #[error("{path} is larger than {limit} bytes; scale the image down", limit = MAX_IMAGE_BYTES)]
@@ -178,16 +178,19 @@ impl ImageInput {
 
 /// Reads a whole image file, within [`MAX_IMAGE_BYTES`].
 pub fn read_image_file(path: &Path) -> Result<Vec<u8>, ImageError> {
-    let read = || {
-        let mut bytes = Vec::new();
-        File::open(path)?.take(MAX_IMAGE_BYTES + 1).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let bytes: Vec<u8> = read().map_err(|source| ImageError::Read { path: path.to_owned(), source })?;
-    if bytes.len() as u64 > MAX_IMAGE_BYTES {
-        return Err(ImageError::TooLarge { path: path.to_owned() });
+    let bytes = read_limited(path).map_err(|source| ImageError::Read { path: path.to_owned(), source })?;
+    bytes.ok_or_else(|| ImageError::TooLarge { path: path.to_owned() })
+}
+
+/// `None` if the file is over [`MAX_IMAGE_BYTES`].
+pub(crate) fn read_limited(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    // Opening a pipe would wait for somebody who writes to it.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
     }
-    Ok(bytes)
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_IMAGE_BYTES + 1).read_to_end(&mut bytes)?;
+    Ok(Some(bytes).filter(|bytes| bytes.len() as u64 <= MAX_IMAGE_BYTES))
 }
 
 fn decode_upright(bytes: &[u8]) -> Result<DynamicImage, DecodeError> {

@@ -1,8 +1,8 @@
 //! A round's work on a device: from a job and the stored features to an encoded update. Pure.
 
-use grapevine_models::{ParamsError, Samples, SamplesError, Statistics, stream, train_round};
-use grapevine_protocol::limits::MAX_BLOB_BYTES;
-use grapevine_protocol::{AidBody, BodyError, DeviceId, HeadsBody, Task, Update, UpdateContent};
+use grapevine_models::{ParamsError, Samples, SamplesError, Statistics, stream, train};
+use grapevine_protocol::limits::{MAX_BLOB_BYTES, MAX_HEADER_BYTES};
+use grapevine_protocol::{BodyError, DeviceId, HeadsBody, ReceivedAid, Task, Update, UpdateContent, trained_bytes};
 
 use crate::session::Job;
 use crate::store::Dataset;
@@ -33,32 +33,33 @@ pub enum WorkError {
 /// Does what the notice asks for and gives the encoded update.
 pub fn work(job: &Job, device: &DeviceId, dataset: &Dataset) -> Result<Vec<u8>, WorkError> {
     let notice = &job.notice;
-    let shape = notice.shape;
-    let samples = Samples::new(shape, &dataset.features, &dataset.labels)?;
+    let samples = Samples::new(notice.shape, &dataset.features, &dataset.labels)?;
     if dataset.labels.is_empty() {
         return Err(WorkError::Nothing);
     }
-    let content = match notice.task {
-        Task::Wait | Task::Finished => return Err(WorkError::Nothing),
+    match notice.task {
+        Task::Wait | Task::Finished => Err(WorkError::Nothing),
         Task::Statistics { extent } => {
-            UpdateContent::Statistics(Statistics::of(&samples, extent, notice.params.min_samples_to_share))
+            let statistics = Statistics::of(&samples, extent, notice.params.min_samples_to_share);
+            let content = UpdateContent::Statistics(statistics);
+            Ok(Update { samples: dataset.labels.len() as u32, content }.encode(notice.shape, notice.encoding))
         }
-        Task::Train => train(job, device, samples)?,
-    };
-    let update = Update { samples: dataset.labels.len() as u32, content };
-    let content = update.encode(shape, notice.encoding);
-    if content.len() > MAX_BLOB_BYTES {
-        return Err(WorkError::TooLarge(content.len()));
+        Task::Train => train_and_encode(job, device, samples),
     }
-    Ok(content)
 }
 
-fn train(job: &Job, device: &DeviceId, samples: Samples<'_>) -> Result<UpdateContent, WorkError> {
+fn train_and_encode(job: &Job, device: &DeviceId, samples: Samples<'_>) -> Result<Vec<u8>, WorkError> {
     let notice = &job.notice;
     let (shape, params) = (notice.shape, notice.params.check()?);
     let heads = job.heads.as_deref().map(|content| HeadsBody::decode(content, shape)).transpose()?;
-    let aid = job.aid.as_deref().map(|content| AidBody::decode(content, shape)).transpose()?;
+    let aid = job.aid.as_deref().map(|content| ReceivedAid::open(content, shape)).transpose()?;
     let rng = stream(notice.seed, notice.round.0, device.as_str().as_bytes());
-    train_round(samples, heads.map(|body| body.0), aid.as_ref().map(|body| &body.0), params, rng)
-        .map_err(WorkError::Diverged)
+    let heads = heads.map(|body| body.0);
+    let trained =
+        train(samples, heads, aid.as_ref().map(ReceivedAid::view), params, rng).map_err(WorkError::Diverged)?;
+    let bytes = MAX_HEADER_BYTES + trained_bytes(&trained, shape, notice.encoding);
+    if bytes > MAX_BLOB_BYTES {
+        return Err(WorkError::TooLarge(bytes));
+    }
+    Ok(Update::encode_trained(&trained, samples.labels().len() as u32, shape, notice.encoding))
 }

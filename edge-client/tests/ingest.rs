@@ -5,13 +5,12 @@
 mod device;
 
 use core::time::Duration;
-use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Instant;
@@ -40,32 +39,66 @@ fn pass(time: Duration) {
 #[test]
 fn a_kill_at_any_moment_neither_loses_nor_doubles_an_image() {
     let kills = if std::env::var_os(LONG).is_some() { 50 } else { 8 };
-    let each = 30;
     let device = Device::configured();
-    let ingest = || device.command(&["ingest", "pictures", "--json"]).stdout(Stdio::null()).spawn().unwrap();
-    device.write_digits("pictures", 0, each);
-    let started = clock();
-    assert!(ingest().wait().unwrap().success());
-    let whole = started.elapsed();
+    // Each digit several times, every time with another corner.
+    let digits = digits();
+    let images: Vec<(u8, Vec<u8>)> = (0..8_000_u32)
+        .map(|number| {
+            let (label, mut pixels) = digits[number as usize % digits.len()].clone();
+            pixels[..4].copy_from_slice(&number.to_le_bytes());
+            (label, pixels)
+        })
+        .collect();
+    write_idx(&device, "train", &images);
+    let count = images.len() as u64;
+    let start = || device.command(&["ingest", "mnist"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let finish = || {
+        let last = device.call(&["ingest", "mnist", "--json"]).succeeds().json();
+        assert_eq!(last["added"].as_u64().unwrap() + last["duplicates"].as_u64().unwrap(), count);
+        assert_eq!(samples(&device), count);
+        assert_eq!(device.call(&["ingest", "mnist", "--json"]).succeeds().json()["added"], 0);
+        let trained = device.call(&["train", "--method", "ncm", "--json"]).succeeds().json();
+        assert_eq!(trained["samples"], count, "every one can be read");
+        println!("the run after the last kill added {}", last["added"]);
+    };
+    let whole = (0..2).map(|_| {
+        // Nothing is there the first time.
+        let _ = fs::remove_dir_all(device.path("state"));
+        let started = clock();
+        assert!(start().wait().unwrap().success());
+        started.elapsed()
+    });
+    let whole = whole.min().unwrap();
     let mut rng = ChaCha8Rng::seed_from_u64(9);
-    let mut in_the_middle = 0;
-    for kill in 1..=kills {
-        device.write_digits("pictures", kill * each, each);
-        let mut running = ingest();
-        // Later runs have more files to look at, so the moments move with them.
-        pass(whole.mul_f64(rng.random_range(0.0..1.2)));
+    for kill in 0..kills {
+        // Kills in a row go on from one another; every second time it begins anew.
+        if kill % 2 == 0 {
+            finish();
+            fs::remove_dir_all(device.path("state")).unwrap();
+        }
+        let mut running = start();
+        pass(whole.mul_f64(rng.random_range(0.0..1.0)));
         running.kill().unwrap();
-        in_the_middle += usize::from(!running.wait().unwrap().success());
+        running.wait().unwrap();
+        let status = device.call(&["status", "--json"]);
+        // A store that was being written is repaired by the next writer; a reader says so.
+        let what = status.code.filter(|&code| code == 0).map(|_| status.json()["store"]["samples"].to_string());
+        println!("kill {kill}: {} of {count} stored", what.unwrap_or(status.stderr));
     }
-    assert!(in_the_middle > kills / 4, "{in_the_middle} of {kills} kills came before the end");
-    let last = device.call(&["ingest", "pictures", "--json"]).succeeds().json();
-    let count = (kills + 1) * each;
-    let distinct: BTreeSet<Vec<u8>> = digits().into_iter().take(count).map(|(_, pixels)| pixels).collect();
-    println!("{in_the_middle} of {kills} kills before the end; the last run added {} of {count}", last["added"]);
-    assert_eq!(last["added"].as_u64().unwrap() + last["duplicates"].as_u64().unwrap(), count as u64);
-    assert_eq!(samples(&device), distinct.len() as u64);
-    assert_eq!(device.call(&["ingest", "pictures", "--json"]).succeeds().json()["added"], 0);
-    assert!(device.call(&["train", "--json"]).succeeds().json()["samples"] == distinct.len(), "all can be read");
+    finish();
+}
+
+/// Writes `mnist/<set>-images-idx3-ubyte` and its labels.
+fn write_idx(device: &Device, set: &str, images: &[(u8, Vec<u8>)]) {
+    let count = (images.len() as u32).to_be_bytes();
+    let side = 8_u32.to_be_bytes();
+    let pixels = [&[0, 0, 8, 3], &count[..], &side, &side].concat().into_iter();
+    let pixels: Vec<u8> = pixels.chain(images.iter().flat_map(|(_, pixels)| pixels.clone())).collect();
+    let labels = [&[0, 0, 8, 1], &count[..]].concat().into_iter().chain(images.iter().map(|(label, _)| *label));
+    fs::create_dir_all(device.path("mnist")).unwrap();
+    fs::write(device.path("mnist/classes.txt"), device::CLASSES.join("\n")).unwrap();
+    fs::write(device.path(&format!("mnist/{set}-images-idx3-ubyte")), pixels).unwrap();
+    fs::write(device.path(&format!("mnist/{set}-labels-idx1-ubyte")), labels.collect::<Vec<u8>>()).unwrap();
 }
 
 fn fixture(name: &str) -> Vec<u8> {
@@ -192,7 +225,7 @@ fn two_hundred_broken_and_hostile_files_are_each_named() {
     let people = device.call(&["ingest", "pictures"]);
     people.fails(1, &format!("{} images could not be used; the rest is stored", unreadable.len()));
     assert_eq!(people.stdout.matches("  unusable: ").count(), unreadable.len());
-    assert!(people.stdout.contains("zero/folder.png: is no regular file"), "{}", people.stdout);
+    assert!(people.stdout.contains("zero/folder.png: cannot be read: it is no regular file"), "{}", people.stdout);
     assert!(people.stdout.contains("zero/really-a-gif.png: it is neither a PNG nor a JPEG image but GIF"));
 }
 
@@ -284,20 +317,8 @@ fn every_kind_of_data_is_ingested_with_its_split() {
     let device = Device::configured();
     let digits = digits();
     let chosen = &digits[..40];
-    let idx = |path: PathBuf, header: &[u32], content: Vec<u8>| {
-        let mut bytes = vec![0, 0, 8, header.len() as u8];
-        header.iter().for_each(|side| bytes.extend(side.to_be_bytes()));
-        bytes.extend(content);
-        fs::write(path, bytes).unwrap();
-    };
-    fs::create_dir(device.path("mnist")).unwrap();
-    fs::write(device.path("mnist/classes.txt"), device::CLASSES.join("\n")).unwrap();
-    for (set, part) in [("train", &chosen[..30]), ("t10k", &chosen[30..])] {
-        let pixels = part.iter().flat_map(|(_, pixels)| pixels.clone()).collect();
-        let (images, labels) = (format!("mnist/{set}-images-idx3-ubyte"), format!("mnist/{set}-labels-idx1-ubyte"));
-        idx(device.path(&images), &[part.len() as u32, 8, 8], pixels);
-        idx(device.path(&labels), &[part.len() as u32], part.iter().map(|(label, _)| *label).collect());
-    }
+    write_idx(&device, "train", &chosen[..30]);
+    write_idx(&device, "t10k", &chosen[30..]);
     let added = |arguments: &[&str]| device.call(arguments).succeeds().json()["added"].as_u64().unwrap();
     assert_eq!(added(&["ingest", "mnist", "--json"]), 30);
     assert_eq!(added(&["ingest", "mnist", "--split", "test", "--json"]), 10);

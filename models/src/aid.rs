@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::prototype::Prototypes;
+use crate::prototype::{PrototypeSource, Prototypes};
 use crate::statistics::Means;
 
 /// What a method adds to the heads that devices get.
@@ -18,6 +18,34 @@ pub enum Aid {
     Weights(Vec<f32>),
     /// The classes as normal distributions.
     Gaussians(Gaussians),
+}
+
+/// An aid where it lies, as a device reads it.
+#[derive(Clone, Copy, Debug)]
+pub enum AidView<'a> {
+    /// See [`Aid::Prototypes`].
+    Prototypes(&'a dyn PrototypeSource),
+    /// See [`Aid::Means`].
+    Means(&'a Means),
+    /// See [`Aid::Prior`].
+    Prior(&'a [f32]),
+    /// See [`Aid::Weights`].
+    Weights(&'a [f32]),
+    /// See [`Aid::Gaussians`].
+    Gaussians(&'a Gaussians),
+}
+
+impl Aid {
+    /// The aid as a device reads it.
+    pub fn view(&self) -> AidView<'_> {
+        match self {
+            Self::Prototypes(prototypes) => AidView::Prototypes(prototypes),
+            Self::Means(means) => AidView::Means(means),
+            Self::Prior(prior) => AidView::Prior(prior),
+            Self::Weights(weights) => AidView::Weights(weights),
+            Self::Gaussians(gaussians) => AidView::Gaussians(gaussians),
+        }
+    }
 }
 
 /// The classes as normal distributions: a mean each, one covariance for all.

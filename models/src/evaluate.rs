@@ -4,6 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use crate::exp::exp_non_positive;
 use crate::head::Head;
 use crate::kernel;
 use crate::train::Samples;
@@ -105,13 +106,47 @@ pub fn largest(values: &[f32]) -> usize {
 
 /// The mean cross-entropy of a head on some samples; zero without any.
 pub fn cross_entropy(head: &Head, samples: &Samples<'_>) -> f32 {
-    let mut logits = vec![0.0; samples.shape().classes()];
+    let (classes, features) = (samples.shape().classes(), samples.shape().features());
+    let mut logits = vec![0.0; ROWS * classes];
     let mut total = 0.0;
-    for (features, label) in samples.iter() {
-        head.logits(features, &mut logits);
-        let most = f64::from(logits[largest(&logits)]);
-        let others: f64 = logits.iter().map(|&logit| libm::exp(f64::from(logit) - most)).sum();
-        total += libm::log(others) + most - f64::from(logits[usize::from(label)]);
+    let rows = samples.features().chunks(ROWS * features).zip(samples.labels().chunks(ROWS));
+    for (rows, labels) in rows {
+        let logits = &mut logits[..labels.len() * classes];
+        kernel::logits(rows, &head.weight, &head.bias, features, logits);
+        for (logits, &label) in logits.chunks_exact_mut(classes).zip(labels) {
+            let own = logits[usize::from(label)];
+            let most = logits[largest(logits)];
+            let sum: f32 = logits.iter().map(|logit| exp_non_positive(logit - most)).sum();
+            total += libm::log(f64::from(sum)) + f64::from(most) - f64::from(own);
+        }
     }
     (total / samples.labels().len().max(1) as f64) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shape::Shape;
+
+    #[test]
+    fn cross_entropy_is_the_mean_of_the_losses() {
+        let shape = Shape::new(3, 2).unwrap();
+        let head = Head { weight: vec![1.0, 0.0, 0.0, 1.0, -1.0, 0.5], bias: vec![0.1, 0.0, -0.2] };
+        let features: Vec<f32> = (0..140).map(|at| (at % 11) as f32 * 0.3 - 1.0).collect();
+        let labels: Vec<u16> = (0..70).map(|at| at % 3).collect();
+        let samples = Samples::new(shape, &features, &labels).unwrap();
+        let loss = |(row, label): (&[f32], u16)| {
+            let logit = |class: usize| {
+                f64::from(head.bias[class])
+                    + (0..2).map(|f| f64::from(head.weight[2 * class + f] * row[f])).sum::<f64>()
+            };
+            (0..3).map(|class| logit(class).exp()).sum::<f64>().ln() - logit(usize::from(label))
+        };
+        let expected = samples.iter().map(loss).sum::<f64>() / 70.0;
+        assert!((f64::from(cross_entropy(&head, &samples)) - expected).abs() < 1e-6);
+        assert_eq!(cross_entropy(&head, &Samples::new(shape, &[], &[]).unwrap()), 0.0);
+        let sure = Head { weight: vec![0.0; 6], bias: vec![6.0e4, -6.0e4, 0.0] };
+        let wrong = Samples::new(shape, &[0.0, 0.0], &[1]).unwrap();
+        assert_eq!(cross_entropy(&sure, &wrong), 1.2e5);
+    }
 }

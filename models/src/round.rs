@@ -3,19 +3,19 @@
 //! The daemons put messages around these functions, a simulation calls them as they are: both get the same heads, to
 //! the bit.
 
-use alloc::borrow::ToOwned;
+use alloc::borrow::{Cow, ToOwned};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 
 use rand_chacha::ChaCha8Rng;
 
-use crate::aid::Aid;
+use crate::aid::{Aid, AidView};
 use crate::evaluate::cross_entropy;
 use crate::fleet::{Conditions, FleetModel, Memory, Merged, after_sums, after_training};
 use crate::head::{HeadError, Heads};
 use crate::merge::{DeviceWeights, HeadSum, MergeError, PrototypeSum};
 use crate::params::{Sums, ValidParams};
-use crate::prototype::Prototypes;
+use crate::prototype::{OwnPrototypes, Prototypes};
 use crate::sampling::Plan;
 use crate::shape::Shape;
 use crate::statistics::{Statistics, StatisticsError};
@@ -60,6 +60,27 @@ pub enum UpdateContent {
     Statistics(Statistics),
 }
 
+/// A device's answer to a round of training, its prototypes not made yet.
+#[derive(Clone, Debug)]
+pub struct Trained<'a> {
+    /// See [`UpdateContent::Trained`].
+    pub heads: Option<Heads>,
+    /// At the received heads, for the classes the device may share.
+    pub prototypes: Option<OwnPrototypes<'a>>,
+    /// See [`UpdateContent::Trained`].
+    pub loss: Option<f32>,
+}
+
+impl From<Trained<'_>> for UpdateContent {
+    fn from(Trained { heads, prototypes, loss }: Trained<'_>) -> Self {
+        let mut by_class = BTreeMap::new();
+        if let Some(own) = prototypes {
+            own.for_each(|class, gradient| drop(by_class.insert(class, gradient.clone())));
+        }
+        Self::Trained { heads, prototypes: Prototypes { by_class }, loss }
+    }
+}
+
 /// A device's round of training. `heads` are the fleet's, none before the first merge; `rng` is the device's
 /// [`crate::stream`] of this round. Fails where training leaves the range of numbers.
 pub fn train_round(
@@ -69,24 +90,34 @@ pub fn train_round(
     params: ValidParams,
     rng: ChaCha8Rng,
 ) -> Result<UpdateContent, HeadError> {
+    train(samples, heads, aid.map(Aid::view), params, rng).map(UpdateContent::from)
+}
+
+/// [`train_round`] with an aid that may lie anywhere, and with prototypes that are made one by one where they are
+/// needed.
+pub fn train<'a>(
+    samples: Samples<'a>,
+    heads: Option<Heads>,
+    aid: Option<AidView<'_>>,
+    params: ValidParams,
+    rng: ChaCha8Rng,
+) -> Result<Trained<'a>, HeadError> {
     let (shape, method) = (samples.shape(), params.method);
     let local = method.local(&params, aid, heads.is_some());
     let heads = heads.unwrap_or_else(|| Heads::zeros(shape));
-    let prototypes = if method.sends_prototypes() {
-        Prototypes::of(&heads.main, &samples, params.min_samples_to_share)
-    } else {
-        Prototypes::default()
-    };
+    let prototypes = method
+        .sends_prototypes()
+        .then(|| OwnPrototypes::new(Cow::Owned(heads.main.clone()), samples, params.min_samples_to_share));
     let loss = method.sends_loss().then(|| cross_entropy(&heads.main, &samples));
     if !method.sends_heads() {
-        return Ok(UpdateContent::Trained { heads: None, prototypes, loss });
+        return Ok(Trained { heads: None, prototypes, loss });
     }
     let mut plan = Plan::draw(samples.labels(), shape.classes(), &params, rng);
     let mut training = LocalTraining::new(samples, heads, local, plan.balanced(), plan.draws(), params);
     training.run(&mut plan);
     let heads = training.into_heads();
     heads.check(shape)?;
-    Ok(UpdateContent::Trained { heads: Some(heads), prototypes, loss })
+    Ok(Trained { heads: Some(heads), prototypes, loss })
 }
 
 /// The running sum of a step's answers. Its value does not depend on their order, and its size grows with the number of

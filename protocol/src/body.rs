@@ -9,11 +9,12 @@ use core::ops::RangeInclusive;
 
 use grapevine_models::limits::{MAX_CLASS_WEIGHT, MAX_FEATURE_VALUE, MAX_LOSS, MAX_SAMPLES};
 use grapevine_models::{
-    Aid, FloatSums, Gaussians, Head, HeadError, Heads, Means, Method, PrototypeError, Prototypes, Shape, Statistics,
-    StatisticsError, Sums, UpdateContent, triangle,
+    Aid, AidView, FloatSums, Gaussians, Head, HeadError, Heads, Means, Method, PrototypeError, Shape, Statistics,
+    StatisticsError, Sums, Trained, UpdateContent, triangle,
 };
 use serde::{Deserialize, Serialize};
 
+use crate::gradients::{EncodedPrototypes, gradient_bytes, take_class_list};
 use crate::limits::MAX_HEADER_BYTES;
 use crate::messages::Task;
 use crate::refusal::Refusal;
@@ -134,12 +135,10 @@ impl Update {
     pub fn encode(&self, shape: Shape, encoding: Encoding) -> Vec<u8> {
         match &self.content {
             UpdateContent::Trained { heads, prototypes, loss } => {
-                let sent = SentHeads::of(heads.as_ref());
-                let classes = prototypes.by_class.len() as u16;
-                let kind = UpdateKind::Trained { encoding, heads: sent, prototypes: classes, loss: *loss };
-                let mut out = begin(&UpdateHeader { shape, samples: self.samples, kind });
-                heads.iter().for_each(|heads| write_heads(heads, encoding, &mut out));
-                write_gradients(prototypes, encoding, &mut out);
+                let gradients = &prototypes.by_class;
+                let answer = TrainedHeader { shape, samples: self.samples, encoding, loss: *loss };
+                let mut out = answer.begin(heads.as_ref(), gradients.keys().copied());
+                gradients.values().for_each(|gradient| write_head(gradient, encoding, &mut out));
                 out
             }
             UpdateContent::Statistics(statistics) => {
@@ -154,6 +153,17 @@ impl Update {
                 out
             }
         }
+    }
+
+    /// Writes a device's answer to a round of training. Its prototypes are made one by one where they go, so that this
+    /// body is all that is ever held of them.
+    pub fn encode_trained(trained: &Trained<'_>, samples: u32, shape: Shape, encoding: Encoding) -> Vec<u8> {
+        let Trained { heads, prototypes, loss } = trained;
+        let answer = TrainedHeader { shape, samples, encoding, loss: *loss };
+        let Some(prototypes) = prototypes else { return answer.begin(heads.as_ref(), [].into_iter()) };
+        let mut out = answer.begin(heads.as_ref(), prototypes.classes());
+        prototypes.for_each(|_, gradient| write_head(gradient, encoding, &mut out));
+        out
     }
 
     /// Reads an update, refusing whatever the round did not ask for.
@@ -173,7 +183,7 @@ impl Update {
                 }
                 check_loss(loss)?;
                 let heads = heads.read(shape, encoding, &mut rest)?;
-                let prototypes = read_gradients(shape, encoding, prototypes, &mut rest)?;
+                let prototypes = EncodedPrototypes::take(shape, encoding, prototypes, &mut rest)?.to_prototypes()?;
                 UpdateContent::Trained { heads, prototypes, loss }
             }
             (UpdateKind::Statistics { extent }, Task::Statistics { extent: wanted }) if extent == wanted => {
@@ -183,6 +193,28 @@ impl Update {
         };
         finish(rest)?;
         Ok(Self { samples: header.samples, content })
+    }
+}
+
+/// What an answer to a round of training begins with.
+struct TrainedHeader {
+    shape: Shape,
+    samples: u32,
+    encoding: Encoding,
+    loss: Option<f32>,
+}
+
+impl TrainedHeader {
+    /// Header, heads and the list of the classes whose gradients follow, in a vector that has room for those.
+    fn begin(&self, heads: Option<&Heads>, classes: impl ExactSizeIterator<Item = u16>) -> Vec<u8> {
+        let Self { shape, samples, encoding, loss } = *self;
+        let kind =
+            UpdateKind::Trained { encoding, heads: SentHeads::of(heads), prototypes: classes.len() as u16, loss };
+        let mut out = begin(&UpdateHeader { shape, samples, kind });
+        out.reserve_exact(arrays_bytes(shape, encoding, heads, classes.len()));
+        heads.iter().for_each(|heads| write_heads(heads, encoding, &mut out));
+        classes.for_each(|class| out.extend_from_slice(&class.to_le_bytes()));
+        out
     }
 }
 
@@ -219,7 +251,8 @@ impl AidBody {
         match &self.0 {
             Aid::Prototypes(prototypes) => {
                 let mut out = begin(&AidHeader::Prototypes { encoding, classes: prototypes.by_class.len() as u16 });
-                write_gradients(prototypes, encoding, &mut out);
+                prototypes.by_class.keys().for_each(|class| out.extend_from_slice(&class.to_le_bytes()));
+                prototypes.by_class.values().for_each(|gradient| write_head(gradient, encoding, &mut out));
                 out
             }
             Aid::Means(means) => {
@@ -248,10 +281,31 @@ impl AidBody {
 
     /// Reads an aid of a fleet of this shape.
     pub fn decode(bytes: &[u8], shape: Shape) -> Result<Self, BodyError> {
+        Ok(Self(match ReceivedAid::open(bytes, shape)? {
+            ReceivedAid::Prototypes(prototypes) => Aid::Prototypes(prototypes.to_prototypes()?),
+            ReceivedAid::Decoded(aid) => aid,
+        }))
+    }
+}
+
+/// An aid as a device reads it, checked: prototypes stay in the bytes that they came in.
+#[derive(Clone, Debug)]
+pub enum ReceivedAid<'a> {
+    /// Gradient prototypes.
+    Prototypes(EncodedPrototypes<'a>),
+    /// Anything else.
+    Decoded(Aid),
+}
+
+impl<'a> ReceivedAid<'a> {
+    /// Reads an aid of a fleet of this shape.
+    pub fn open(bytes: &'a [u8], shape: Shape) -> Result<Self, BodyError> {
         let (header, mut rest): (AidHeader, &[u8]) = open(bytes)?;
         let aid = match header {
             AidHeader::Prototypes { encoding, classes } => {
-                Aid::Prototypes(read_gradients(shape, encoding, classes, &mut rest)?)
+                let prototypes = EncodedPrototypes::take(shape, encoding, classes, &mut rest)?;
+                finish(rest)?;
+                return Ok(Self::Prototypes(prototypes));
             }
             AidHeader::Means { classes } => Aid::Means(read_means(shape, classes, &mut rest)?),
             AidHeader::Prior => Aid::Prior(read_within(0.0..=1.0, shape.classes(), &mut rest)?),
@@ -264,8 +318,27 @@ impl AidBody {
             }
         };
         finish(rest)?;
-        Ok(Self(aid))
+        Ok(Self::Decoded(aid))
     }
+
+    /// What training reads.
+    pub fn view(&self) -> AidView<'_> {
+        match self {
+            Self::Prototypes(prototypes) => AidView::Prototypes(prototypes),
+            Self::Decoded(aid) => aid.view(),
+        }
+    }
+}
+
+/// Bytes of a device's answer to a round of training but for its header, which takes [`MAX_HEADER_BYTES`] at most.
+pub fn trained_bytes(trained: &Trained<'_>, shape: Shape, encoding: Encoding) -> usize {
+    let classes = trained.prototypes.as_ref().map_or(0, |prototypes| prototypes.classes().len());
+    arrays_bytes(shape, encoding, trained.heads.as_ref(), classes)
+}
+
+fn arrays_bytes(shape: Shape, encoding: Encoding, heads: Option<&Heads>, classes: usize) -> usize {
+    let heads = heads.map_or(0, |heads| 1 + usize::from(has_supplementary(heads)));
+    2 * classes + (heads + classes) * gradient_bytes(shape, encoding)
 }
 
 /// Bytes of the largest update a round of this method can bring, whatever the encoding.
@@ -354,21 +427,6 @@ fn read_heads(shape: Shape, encoding: Encoding, both: bool, rest: &mut &[u8]) ->
     Ok(heads)
 }
 
-fn write_gradients(prototypes: &Prototypes, encoding: Encoding, out: &mut Vec<u8>) {
-    prototypes.by_class.keys().for_each(|class| out.extend_from_slice(&class.to_le_bytes()));
-    prototypes.by_class.values().for_each(|gradient| write_head(gradient, encoding, out));
-}
-
-fn read_gradients(shape: Shape, encoding: Encoding, classes: u16, rest: &mut &[u8]) -> Result<Prototypes, BodyError> {
-    let mut by_class = BTreeMap::new();
-    for class in read_class_list(shape, classes, rest)? {
-        by_class.insert(class, read_head(shape, encoding, rest)?);
-    }
-    let prototypes = Prototypes { by_class };
-    prototypes.check(shape)?;
-    Ok(prototypes)
-}
-
 fn write_means(means: &Means, out: &mut Vec<u8>) {
     means.by_class.keys().for_each(|class| out.extend_from_slice(&class.to_le_bytes()));
     means.by_class.values().for_each(|mean| Encoding::F32.write(mean, mean.len(), out));
@@ -381,22 +439,10 @@ fn read_within(allowed: RangeInclusive<f32>, count: usize, rest: &mut &[u8]) -> 
 
 fn read_means(shape: Shape, classes: u16, rest: &mut &[u8]) -> Result<Means, BodyError> {
     let mut by_class = BTreeMap::new();
-    for class in read_class_list(shape, classes, rest)? {
+    for class in take_class_list(shape, classes, rest)? {
         by_class.insert(class, read_within(-MAX_FEATURE_VALUE..=MAX_FEATURE_VALUE, shape.features(), rest)?);
     }
     Ok(Means { by_class })
-}
-
-fn read_class_list(shape: Shape, classes: u16, rest: &mut &[u8]) -> Result<Vec<u16>, BodyError> {
-    if usize::from(classes) > shape.classes() {
-        return Err(BodyError::ClassList);
-    }
-    let (list, after) = rest.split_at_checked(2 * usize::from(classes)).ok_or(TensorError::Short)?;
-    *rest = after;
-    let list: Vec<u16> = list.as_chunks().0.iter().map(|bytes| u16::from_le_bytes(*bytes)).collect();
-    let ascending = list.is_sorted_by(|a, b| a < b);
-    let known = list.last().is_none_or(|&last| usize::from(last) < shape.classes());
-    if ascending && known { Ok(list) } else { Err(BodyError::ClassList) }
 }
 
 fn extent_of(floats: &FloatSums) -> Sums {

@@ -16,6 +16,7 @@ mod bitmap;
 mod blob;
 mod body;
 mod frame;
+mod gradients;
 mod ids;
 pub mod limits;
 mod memory;
@@ -26,9 +27,12 @@ pub mod topics;
 
 pub use bitmap::Bitmap;
 pub use blob::{Assembler, BlobRef, BlockError, block};
-pub use body::{AidBody, BodyError, HeadsBody, Update, largest_aid, largest_heads, largest_update};
+pub use body::{
+    AidBody, BodyError, HeadsBody, ReceivedAid, Update, largest_aid, largest_heads, largest_update, trained_bytes,
+};
 pub use frame::{FrameError, VERSION, decode_to_aggregator, decode_to_device, encode};
 // The contents of bodies.
+pub use gradients::EncodedPrototypes;
 pub use grapevine_models::{Aid, UpdateContent};
 pub use ids::{BootId, DeviceId, Digest, FleetId, IdError, RoundId, RunId, class_list_digest};
 pub use memory::MemoryBody;

@@ -3,7 +3,11 @@
 use alloc::vec::Vec;
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use serde::{Deserialize, Serialize};
+
+/// Numbers converted at a time.
+const STRIP: usize = 256;
 
 /// How the numbers of a weight matrix are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -42,8 +46,8 @@ impl Encoding {
     /// Appends a `[rows][columns]` array, row-major.
     pub fn write(self, values: &[f32], columns: usize, out: &mut Vec<u8>) {
         match self {
-            Self::F32 => values.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes())),
-            Self::F16 => values.iter().for_each(|value| out.extend_from_slice(&f16::from_f32(*value).to_le_bytes())),
+            Self::F32 => write_f32(values, out),
+            Self::F16 => write_f16(values, out),
             Self::Int8 => values.chunks(columns.max(1)).for_each(|row| write_int8_row(row, out)),
         }
     }
@@ -52,30 +56,123 @@ impl Encoding {
     pub fn read(self, rows: usize, columns: usize, bytes: &mut &[u8]) -> Result<Vec<f32>, TensorError> {
         let (mine, rest) = bytes.split_at_checked(self.bytes(rows, columns)).ok_or(TensorError::Short)?;
         *bytes = rest;
-        let values: Vec<f32> = match self {
-            Self::F32 => mine.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            Self::F16 => mine.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
-            Self::Int8 => mine.chunks_exact(columns + 4).flat_map(read_int8_row).collect(),
-        };
+        let mut values = Vec::with_capacity(rows * columns);
+        match self {
+            Self::F32 => values.extend(mine.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes))),
+            Self::F16 => for_each_strip_f16(mine, |_, strip| values.extend_from_slice(strip)),
+            Self::Int8 => int8_rows(mine, columns).for_each(|(scale, row)| {
+                values.extend(row.iter().map(|&byte| scale * signed(byte)));
+            }),
+        }
         if values.iter().all(|value| value.is_finite()) { Ok(values) } else { Err(TensorError::NotFinite) }
+    }
+
+    /// Adds `share` times an array of so many columns to `sums`.
+    pub(crate) fn add_scaled(self, bytes: &[u8], columns: usize, share: f32, sums: &mut [f32]) {
+        match self {
+            Self::F32 => {
+                let values = bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+                sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += share * value);
+            }
+            Self::F16 => for_each_strip_f16(bytes, |from, strip| {
+                sums[from..].iter_mut().zip(strip).for_each(|(sum, value)| *sum += share * value);
+            }),
+            Self::Int8 => {
+                for (sums, (scale, row)) in sums.chunks_mut(columns).zip(int8_rows(bytes, columns)) {
+                    sums.iter_mut().zip(row).for_each(|(sum, &byte)| *sum += share * (scale * signed(byte)));
+                }
+            }
+        }
+    }
+
+    /// The largest number of an array of so many columns without its sign; not finite where one of them is not.
+    pub(crate) fn largest(self, bytes: &[u8], columns: usize) -> f32 {
+        // The bits of numbers without their sign are in the order of the numbers, and those of no number above.
+        match self {
+            Self::F32 => {
+                let bits = bytes.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes) & 0x7fff_ffff);
+                f32::from_bits(bits.fold(0, u32::max))
+            }
+            Self::F16 => {
+                let bits = bytes.as_chunks().0.iter().map(|bytes| u16::from_le_bytes(*bytes) & 0x7fff);
+                f16::from_bits(bits.fold(0, u16::max)).to_f32()
+            }
+            Self::Int8 => {
+                let largest_of =
+                    |row: &[u8]| row.iter().fold(0, |most, &byte| u8::max(most, (byte as i8).unsigned_abs()));
+                let rows = int8_rows(bytes, columns).map(|(scale, row)| (scale * f32::from(largest_of(row))).abs());
+                f32::from_bits(rows.fold(0, |most, value| u32::max(most, value.to_bits())))
+            }
+        }
+    }
+}
+
+/// Calls `each` with the numbers, in order, a few at a time, and with where they begin.
+fn for_each_strip_f16(bytes: &[u8], mut each: impl FnMut(usize, &[f32])) {
+    let mut halves = [f16::ZERO; STRIP];
+    let mut strip = [0.0; STRIP];
+    for (at, bytes) in bytes.as_chunks::<2>().0.chunks(STRIP).enumerate() {
+        halves.iter_mut().zip(bytes).for_each(|(half, bytes)| *half = f16::from_le_bytes(*bytes));
+        let strip = &mut strip[..bytes.len()];
+        halves[..bytes.len()].convert_to_f32_slice(strip);
+        each(at * STRIP, strip);
+    }
+}
+
+/// Each row's scale and numbers.
+fn int8_rows(bytes: &[u8], columns: usize) -> impl Iterator<Item = (f32, &[u8])> {
+    let rows = bytes.chunks_exact(columns + 4).filter_map(<[u8]>::split_first_chunk);
+    rows.map(|(scale, row)| (f32::from_le_bytes(*scale), row))
+}
+
+fn signed(byte: u8) -> f32 {
+    f32::from(byte as i8)
+}
+
+fn write_f32(values: &[f32], out: &mut Vec<u8>) {
+    let mut bytes = [[0; 4]; STRIP];
+    for values in values.chunks(STRIP) {
+        bytes.iter_mut().zip(values).for_each(|(bytes, value)| *bytes = value.to_le_bytes());
+        out.extend_from_slice(bytes[..values.len()].as_flattened());
+    }
+}
+
+fn write_f16(values: &[f32], out: &mut Vec<u8>) {
+    let mut halves = [f16::ZERO; STRIP];
+    let mut bytes = [[0; 2]; STRIP];
+    for values in values.chunks(STRIP) {
+        let halves = &mut halves[..values.len()];
+        halves.convert_from_f32_slice(values);
+        bytes.iter_mut().zip(halves).for_each(|(bytes, half)| *bytes = half.to_le_bytes());
+        out.extend_from_slice(bytes[..values.len()].as_flattened());
     }
 }
 
 fn write_int8_row(row: &[f32], out: &mut Vec<u8>) {
-    let largest = row.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
-    // `max` and the casts below drop a NaN: the scale carries it to the reader, who refuses it.
-    let scale = if row.iter().all(|value| value.is_finite()) { largest / 127.0 } else { f32::NAN };
+    // The bits of numbers without their sign are in the order of the numbers, and those of no number above.
+    let largest = row.iter().fold(0, |most, value| u32::max(most, value.abs().to_bits()));
+    // The casts below drop a NaN: the scale carries it to the reader, who refuses it.
+    let scale = if largest < f32::INFINITY.to_bits() { f32::from_bits(largest) / 127.0 } else { f32::NAN };
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
     out.extend_from_slice(&scale.to_le_bytes());
-    // Adding the half away from zero and truncating rounds without a library call; the cast saturates.
-    let quantise = |value: &f32| (value * inverse + f32::copysign(0.5, *value)) as i8;
-    out.extend(row.iter().map(|value| quantise(value).to_le_bytes()[0]));
+    let mut bytes = [0; STRIP];
+    for values in row.chunks(STRIP) {
+        bytes.iter_mut().zip(values).for_each(|(byte, value)| *byte = whole_byte(value * inverse));
+        out.extend_from_slice(&bytes[..values.len()]);
+    }
 }
 
-fn read_int8_row(row: &[u8]) -> impl Iterator<Item = f32> {
-    let (scale, quantised) = row.split_at(4);
-    let scale = f32::from_le_bytes(scale.try_into().expect("four bytes"));
-    quantised.iter().map(move |&q| scale * f32::from(i8::from_le_bytes([q])))
+/// The nearest whole number from -128 to 127, halves away from zero, in the arithmetic that every vector unit has: a cast
+/// is done number by number.
+fn whole_byte(value: f32) -> u8 {
+    // Adding and subtracting 1.5 * 2^23 leaves the nearest whole number; its low bits are those of the integer.
+    const ROUND: f32 = 12_582_912.0;
+    let beyond = value + f32::copysign(0.5, value);
+    let bounded = if beyond > 127.0 { 127.0 } else { beyond };
+    let bounded = if bounded < -128.0 { -128.0 } else { bounded };
+    let nearest = (bounded + ROUND) - ROUND;
+    let towards_zero = if nearest.abs() > bounded.abs() { nearest - f32::copysign(1.0, bounded) } else { nearest };
+    (towards_zero + ROUND).to_bits() as u8
 }
 
 #[cfg(test)]
@@ -99,6 +196,18 @@ mod tests {
                     prop_assert!((a - b).abs() <= precision * scale, "{a} became {b}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn whole_bytes_are_what_the_cast_gives() {
+        let cast = |value: f32| (value + f32::copysign(0.5, value)) as i8;
+        let around = (-1_300..=1_300).flat_map(|tenths| {
+            let value = tenths as f32 / 10.0;
+            [value.next_down(), value, value.next_up()]
+        });
+        for value in around.chain([f32::INFINITY, f32::NEG_INFINITY, 1e30, -1e30, f32::MIN_POSITIVE]) {
+            assert_eq!(i8::from_le_bytes([whole_byte(value)]), cast(value), "{value:e}");
         }
     }
 

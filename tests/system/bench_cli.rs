@@ -9,13 +9,16 @@ use grapevine_host::Shutdown;
 use grapevine_models::Method;
 use grapevine_protocol::Encoding;
 use grapevine_simulator::bench::{self, BenchOptions};
+use grapevine_simulator::data::digits::Digits;
 use grapevine_simulator::data::partition::Partition;
 use grapevine_simulator::demo::{self, DemoOptions};
 use grapevine_simulator::report::results::Report;
-use grapevine_tests::programs::{Running, Workplace};
+use grapevine_tests::programs::{Running, Workplace, complaint, extractor};
 
-const METHODS: [Method; 5] =
-    [Method::FedAvg, Method::LogitAdjusted, Method::RedGrape, Method::RedGrapeLive, Method::Lda];
+/// All but those that need samples of the aggregator's own, which the demo has none of.
+fn methods() -> Vec<Method> {
+    Method::ALL.into_iter().filter(|method| method.auxiliary().is_none()).collect()
+}
 
 /// The same federation over real MQTT and in the bench.
 fn both(source: (demo::Source, bench::Source), participants: Option<usize>, seed: u64) -> (Report, Report) {
@@ -24,7 +27,7 @@ fn both(source: (demo::Source, bench::Source), participants: Option<usize>, seed
         devices: 6,
         participants,
         rounds: 3,
-        methods: METHODS.to_vec(),
+        methods: methods(),
         imbalance_ratio: 50.0,
         alpha: 1.0,
         partition: Partition::GlobalPrior,
@@ -42,7 +45,7 @@ fn both(source: (demo::Source, bench::Source), participants: Option<usize>, seed
         participants,
         rounds: 3,
         seeds: vec![seed],
-        methods: METHODS.to_vec(),
+        methods: methods(),
         settings: vec!["lambda=1".parse().unwrap()],
         start: None,
         averaged: false,
@@ -74,10 +77,13 @@ fn the_bench_gives_the_heads_and_the_bytes_of_a_real_federation() {
             assert_eq!((method, &real.head_digest), (&counted.method, &counted.head_digest));
             assert_eq!(real.accuracy_by_class, counted.accuracy_by_class, "{method}");
             assert_eq!(real.participation, counted.participation, "{method}");
-            let near = |real: u64, counted: u64| (real as f64 / counted as f64 - 1.0).abs() < 0.1;
+            let ratio = |real: u64, counted: u64| real as f64 / counted as f64;
             let (up, down) = (real.bytes_up_per_device_round, real.bytes_down_per_device_round);
-            assert!(near(up, counted.bytes_up_per_device_round), "{method} sends {up}: {counted:?}");
-            assert!(near(down, counted.bytes_down_per_device_round), "{method} receives {down}: {counted:?}");
+            let sent = ratio(up, counted.bytes_up_per_device_round);
+            assert!((0.9..1.1).contains(&sent), "{method} sends {up}: {counted:?}");
+            // A device that asks late on a busy machine has a block sent again to all.
+            let received = ratio(down, counted.bytes_down_per_device_round);
+            assert!((0.9..2.0).contains(&received), "{method} receives {down}: {counted:?}");
         }
     }
 }
@@ -179,13 +185,52 @@ fn features_in_an_npz_are_read_and_refused_in_one_sentence() {
     ] {
         features.write(&place.path(name));
         let output = run(name, &[]);
-        let line = grapevine_tests::programs::complaint(&output, 1).unwrap();
+        let line = complaint(&output, 1).unwrap();
         assert!(line.contains(expected), "{name}: {line}");
     }
     let line = place.fail("fleet", &["bench", "--data", "none.npz"], 1);
     assert!(line.contains("cannot read none.npz"), "{line}");
     let line = place.fail("fleet", &["bench", "--data", "good.npz", "--extractor", "x.toml"], 2);
     assert!(line.contains("leave out --extractor"), "{line}");
+}
+
+#[test]
+fn images_go_through_an_extractor_once() {
+    let place = Workplace::default();
+    let digits = Digits::load();
+    let split = digits.split();
+    let part = |indices: &[u32], count: usize| {
+        let mut left = [count; 10];
+        let mut chosen = indices.to_vec();
+        chosen.retain(|&index| {
+            let left = &mut left[usize::from(digits.labels[index as usize])];
+            *left = left.saturating_sub(1);
+            *left > 0
+        });
+        chosen
+    };
+    digits.write_folder(&place.path("images/train"), &part(&split.pool, 31)).unwrap();
+    digits.write_folder(&place.path("images/test"), &part(&split.held_out, 11)).unwrap();
+    let extractor = extractor();
+    let bench = ["bench", "--data", "images", "--extractor", &extractor, "--cache", "features", "--imbalance", "10"];
+    let more = ["--devices", "3", "--rounds", "3", "--seeds", "2", "--methods", "redgrape,lda", "--json", "-"];
+    let arguments = [&bench[..], &more].concat();
+    let run = || {
+        let output = place.command("fleet", &arguments).output().unwrap();
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{log}");
+        (Report::from_json(std::str::from_utf8(&output.stdout).unwrap()).unwrap(), log)
+    };
+    let (report, log) = run();
+    assert!(log.contains("images extracted"), "{log}");
+    assert_eq!((report.class_counts[0], report.class_counts[9]), (30, 3));
+    assert_eq!((report.test_class_counts.as_slice(), report.data_digests.len()), (&[10; 10][..], 2));
+    assert!(report.runs.iter().all(|run| run.balanced_accuracy > 0.5), "{:?}", report.runs);
+    let (again, log) = run();
+    assert!(!log.contains("images extracted"), "{log}");
+    assert_eq!(again.runs[3].head_digest, report.runs[3].head_digest);
+    let line = place.fail("fleet", &["bench", "--data", "images", "--standardise", "train"], 2);
+    assert!(line.contains("leave out --standardise"), "{line}");
 }
 
 #[cfg(unix)]

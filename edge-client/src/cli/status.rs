@@ -212,8 +212,7 @@ fn render(status: &Status) -> String {
         let file = mebibytes(*file_bytes);
         lines.push(("store", format!("{samples} samples of at most {capacity}{per_class}, file of {file}")));
         let newest = store.newest_head.as_ref();
-        lines
-            .push(("newest head", newest.map_or("none yet; `edge-client run` gets the fleet's".into(), render_origin)));
+        lines.push(("newest head", newest.map_or("none yet; `edge-client run` gets the fleet's".into(), render_head)));
         lines.push(("pending", store.pending_update.as_ref().map_or("nothing to deliver".into(), render_pending)));
     } else if status.problems.is_empty() {
         lines.push(("store", "none yet; run `edge-client ingest DIR`".into()));
@@ -241,12 +240,12 @@ fn render_extractor(extractor: &Extractor) -> String {
     format!("{name}, {features} features, sha256 {}", short(sha256))
 }
 
-fn render_origin(origin: &Origin) -> String {
+fn render_head(origin: &Origin) -> String {
     let digest = short(&origin.sha256);
     if origin.run == LOCAL_RUN {
         return format!("made by this device (`train --save`), {digest}");
     }
-    format!("run {:016x}, round {}, {digest}", origin.run, origin.round)
+    format!("after {} rounds of run {:016x}, {digest}", origin.round, origin.run)
 }
 
 fn render_running(running: &Running) -> String {
@@ -292,7 +291,9 @@ fn render_predictions(figures: Figures) -> String {
 }
 
 fn render_pending(pending: &Pending) -> String {
-    format!("an update of {} bytes waits for its receipt: {}", pending.bytes, render_origin(&pending.origin))
+    let Origin { run, round, sha256 } = &pending.origin;
+    let digest = short(sha256);
+    format!("an update of {} bytes waits for its receipt: round {round} of run {run:016x}, {digest}", pending.bytes)
 }
 
 fn render_classes(store: &Contents, text: &mut String) {

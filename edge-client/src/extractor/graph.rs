@@ -7,9 +7,13 @@ use grapevine_models::manifest::{Input, Layout, Manifest};
 use tract_onnx::pb::{GraphProto, ModelProto};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::ops::Cost;
+#[cfg(target_arch = "x86_64")]
+use tract_onnx::tract_core::optim::Optimizer;
 use tract_onnx::tract_hir::infer::Factoid;
 use tract_onnx::tract_hir::internal::DimLike;
 
+#[cfg(target_arch = "x86_64")]
+use super::conv;
 use super::file::MAX_TENSOR_NUMBERS;
 use super::{ExtractorError, one_line};
 
@@ -56,8 +60,22 @@ pub(super) fn typed(model: ModelProto, wanted: &Wanted<'_>, path: &Path) -> Resu
     fix_input(&mut graph, wanted.shape, path)?;
     choose_output(&mut graph, wanted.output, path)?;
     graph.analyse(false).map_err(|error| unsupported(one_line(&error)))?;
-    let typed = graph.into_typed().and_then(TypedModel::into_decluttered);
-    typed.map_err(|error| unsupported(one_line(&error)))
+    graph.into_typed().and_then(simplified).map_err(|error| unsupported(one_line(&error)))
+}
+
+/// Constants worked out, what does nothing left out, and convolutions in this program's own form where that is quicker.
+#[cfg(target_arch = "x86_64")]
+fn simplified(mut model: TypedModel) -> TractResult<TypedModel> {
+    Optimizer::prop_consts().optimize(&mut model)?;
+    conv::replace_strided(&mut model)?;
+    let mut model = model.into_decluttered()?;
+    conv::replace(&mut model)?;
+    Ok(model)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn simplified(model: TypedModel) -> TractResult<TypedModel> {
+    model.into_decluttered()
 }
 
 /// Refuses tensors of unknown or absurd size, absurd work, and an output other than `[1, d]` in f32; gives `d`.

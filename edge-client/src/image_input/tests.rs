@@ -75,7 +75,7 @@ fn differences(tensor: &[f32], expected: &[u8]) -> (f32, f32) {
 #[test]
 fn images_become_what_pillow_makes_of_them() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pillow");
-    let cases: Vec<Case> = serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
+    let cases: Vec<Case> = serde_json::from_slice(&fs::read(folder.join("expected.json")).unwrap()).unwrap();
     assert!(cases.len() > 70);
     for case in cases {
         let tensor = levels(case.width, case.height, case.channels).load(&folder.join(&case.file)).unwrap();
@@ -148,7 +148,7 @@ fn files_that_are_no_images_are_named_with_a_reason() {
         ("cut.jpg", encode(gradient(), ImageFormat::Jpeg)[..600].to_vec()),
     ] {
         let path = folder.path().join(name);
-        std::fs::write(&path, bytes).unwrap();
+        fs::write(&path, bytes).unwrap();
         let message = input.load(&path).unwrap_err().to_string();
         assert!(message.contains(name), "{message}");
     }

@@ -160,7 +160,8 @@ impl Member<'_> {
 
     fn read(&mut self) -> io::Result<Result<Content, EntryError>> {
         if !self.is_file {
-            return Ok(Err(EntryError::NotAFile));
+            let reason = "it is no regular file";
+            return Ok(Err(io::Error::new(io::ErrorKind::InvalidInput, reason).into()));
         }
         if self.size > MAX_IMAGE_BYTES {
             return Ok(Err(EntryError::TooLarge));

@@ -100,9 +100,6 @@ pub enum EntryError {
     /// The file cannot be read.
     #[error("cannot be read: {0}")]
     Read(#[from] io::Error),
-    /// A folder, a pipe or a device under an image's name.
-    #[error("is no regular file")]
-    NotAFile,
     /// The file is over [`MAX_IMAGE_BYTES`].
     #[error("is larger than {limit} bytes; scale the image down", limit = MAX_IMAGE_BYTES)]
     TooLarge,

@@ -3,14 +3,14 @@
 //! Files are taken in the order the file system gives them: sorting would hold all their names in memory.
 
 use core::ops::ControlFlow;
-use std::fs::{self, DirEntry, File};
-use std::io::{ErrorKind, Read};
+use std::fs::{self, DirEntry};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::error::{EntryError, SourceError};
 use super::limits::{MAX_CLASSES, MAX_FOLDER_DEPTH};
 use super::{Content, Visit, is_hidden, is_image_name, printable};
-use crate::image_input::MAX_IMAGE_BYTES;
+use crate::image_input::read_limited;
 
 /// A folder and the name of its class.
 #[derive(Debug)]
@@ -53,18 +53,9 @@ impl ClassFolder {
     }
 }
 
-/// Reads one image file, within [`MAX_IMAGE_BYTES`].
+/// Reads one image file, within [`crate::image_input::MAX_IMAGE_BYTES`].
 pub(crate) fn read_image(path: &Path) -> Result<Content, EntryError> {
-    // Opening a pipe would wait for somebody who writes to it.
-    if !fs::metadata(path)?.is_file() {
-        return Err(EntryError::NotAFile);
-    }
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_IMAGE_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_IMAGE_BYTES {
-        return Err(EntryError::TooLarge);
-    }
-    Ok(Content::Encoded(bytes))
+    read_limited(path)?.map(Content::Encoded).ok_or(EntryError::TooLarge)
 }
 
 /// Everything below `folder` under an image's name, whatever it is. Links to folders are not followed here, so there are

@@ -113,7 +113,7 @@ fn folders_of_classes_are_read_at_any_depth() {
         ("cat", "1.png", "a"),
         ("cat", "2.JPG", "b"),
         ("dog", "3.jpeg", "c"),
-        ("dog", "folder.png", "error: is no regular file"),
+        ("dog", "folder.png", "error: cannot be read: it is no regular file"),
     ];
     assert_eq!(visited(&source, Split::Train), triples(&expected));
     let mut dogs = 0;
@@ -165,8 +165,8 @@ fn tables_name_files_and_classes() {
         let contents: Vec<&str> = visited.iter().map(|(_, _, content)| content.as_str()).collect();
         assert_eq!(contents[0], "a", "{visited:?}");
         assert_eq!(contents.iter().filter(|content| content.contains("outside the folder")).count(), 2);
-        assert_eq!(contents.iter().filter(|content| content.contains("cannot be read")).count(), 1);
-        assert_eq!(contents.iter().filter(|content| content.contains("no regular file")).count(), 1);
+        assert_eq!(contents.iter().filter(|content| content.contains("cannot be read: No such file")).count(), 1);
+        assert_eq!(contents.iter().filter(|content| content.contains("cannot be read: it is no regular")).count(), 1);
         assert_eq!(contents[5], "b");
     }
     place.write("s/train/labels.csv", "filename,class\n1.png,cat\n");

@@ -46,10 +46,9 @@ pub(super) struct Guarded {
 }
 
 impl Guarded {
-    /// Opens the database. `path` is for messages.
-    pub(super) fn open(path: &Path, opener: Opener) -> Result<Self, StoreError> {
-        let opened = RwLock::new(Some(opener()?));
-        Ok(Self { path: path.to_owned(), opener, opened })
+    /// A database that is open, and how to open it again. `path` is for messages.
+    pub(super) fn new(path: &Path, opened: Opened, opener: Opener) -> Self {
+        Self { path: path.to_owned(), opener, opened: RwLock::new(Some(opened)) }
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -26,7 +26,7 @@ pub use error::StoreError;
 pub use features::{Dataset, Inserted, Sample, StoreLimits, Wanted};
 pub use identity::StoreIdentity;
 
-use database::{Guarded, Opened, Opener, create_writer, open_reader, open_writer, write_to};
+use database::{Guarded, Opened, create_writer, open_reader, open_writer, write_to};
 use error::is_full;
 use identity::{read_identity, settle, start_over};
 use record::SAMPLE_KEY_BYTES;
@@ -89,11 +89,11 @@ impl Store {
 
     /// Opens an existing store for reading, also beside a process that writes it. Writing methods refuse.
     pub fn open_read_only(path: &Path) -> Result<(Self, StoreIdentity), StoreError> {
-        let missing = || StoreError::Missing { path: path.to_owned() };
-        let identity = read_identity(path, &open_reader(path)?)?.ok_or_else(missing)?;
+        let opened = open_reader(path)?;
+        let identity = read_identity(path, &opened)?.ok_or_else(|| StoreError::Missing { path: path.to_owned() })?;
         let file = path.to_owned();
-        let store = Self::over(path, identity.shape, move || open_reader(&file))?;
-        Ok((store, identity))
+        let database = Guarded::new(path, opened, Box::new(move || open_reader(&file)));
+        Ok((Self { database, shape: identity.shape, limits: StoreLimits::default() }, identity))
     }
 
     /// A store over a database that `opener` opens and settles.
@@ -102,8 +102,8 @@ impl Store {
         shape: Shape,
         opener: impl Fn() -> Result<Opened, StoreError> + Send + Sync + 'static,
     ) -> Result<Self, StoreError> {
-        let opener: Opener = Box::new(opener);
-        Ok(Self { database: Guarded::open(path, opener)?, shape, limits: StoreLimits::default() })
+        let database = Guarded::new(path, opener()?, Box::new(opener));
+        Ok(Self { database, shape, limits: StoreLimits::default() })
     }
 
     /// The same store with other bounds. Samples above a lowered bound go with the next batch.

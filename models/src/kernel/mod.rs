@@ -31,13 +31,18 @@ pub(crate) fn logits_of(samples: Rows<'_>, weight: &[f32], bias: &[f32], logits:
     for row in logits.chunks_exact_mut(bias.len()) {
         row.copy_from_slice(bias);
     }
-    let product = Product { left: ByRow(samples), right: ByColumn(Rows::all(weight, samples.width())), add: true };
+    let product = Product {
+        left: ByRow(samples),
+        right: ByColumn(Rows::all(weight, samples.width())),
+        add: true,
+        symmetric: false,
+    };
     vectorised!(simd => product.run(simd, logits));
 }
 
 /// `products [rows][rows]`: the inner products of the rows.
 pub(crate) fn inner_products(rows: Rows<'_>, products: &mut [f32]) {
-    let product = Product { left: ByRow(rows), right: ByColumn(rows), add: false };
+    let product = Product { left: ByRow(rows), right: ByColumn(rows), add: false, symmetric: true };
     vectorised!(simd => product.run(simd, products));
 }
 
@@ -82,7 +87,7 @@ fn combinations(coefficients: Rows<'_>, rows: Rows<'_>, add: bool, weight: &mut 
     if rows.count() < FEW {
         vectorised!(simd => add_few(simd, coefficients, rows, add, weight));
     } else {
-        let product = Product { left: ByColumn(coefficients), right: ByRow(rows), add };
+        let product = Product { left: ByColumn(coefficients), right: ByRow(rows), add, symmetric: false };
         vectorised!(simd => product.run(simd, weight));
     }
 }
@@ -97,6 +102,6 @@ pub(crate) fn accumulate_product(left: &[f32], right: &[f32], inner: usize, resu
 /// [`accumulate_product`] of chosen rows.
 pub(crate) fn product_of(left: Rows<'_>, right: &[f32], result: &mut [f32]) {
     let columns = right.len() / left.width();
-    let product = Product { left: ByRow(left), right: ByRow(Rows::all(right, columns)), add: true };
+    let product = Product { left: ByRow(left), right: ByRow(Rows::all(right, columns)), add: true, symmetric: false };
     vectorised!(simd => product.run(simd, result));
 }

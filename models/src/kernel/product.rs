@@ -17,6 +17,8 @@ pub(super) struct Product<L, R> {
     pub(super) left: L,
     pub(super) right: R,
     pub(super) add: bool,
+    /// The result is symmetric: what lies above its diagonal is copied from below.
+    pub(super) symmetric: bool,
 }
 
 /// The upper left corner of a tile, the term it goes on with, and whether it goes on from what stands there.
@@ -61,6 +63,13 @@ impl<L: Left, R: Right> Product<L, R> {
                 column += NARROW;
             }
         }
+        if self.symmetric {
+            for row in 0..columns {
+                for column in row + 1..columns {
+                    out[row * columns + column] = out[column * columns + row];
+                }
+            }
+        }
     }
 
     #[inline(always)]
@@ -74,12 +83,13 @@ impl<L: Left, R: Right> Product<L, R> {
         S: Simd,
         V: SimdFloat<S, Element = f32, Array = [f32; N]>,
     {
+        let first = if self.symmetric { column } else { 0 };
         let (rows, depth) = (self.left.rows(), self.left.depth());
         for term in (0..depth).step_by(DEPTH) {
             let panel = &mut panel[..DEPTH.min(depth - term)];
             self.right.pack(simd, column, term, panel);
-            let tiles = rows.div_ceil(M);
-            let mut corner = Corner { row: 0, column, term, add: self.add || term > 0 };
+            let tiles = (rows - first).div_ceil(M);
+            let mut corner = Corner { row: first, column, term, add: self.add || term > 0 };
             for done in 0..tiles {
                 // Tiles of nearly equal height.
                 let height = (rows - corner.row).div_ceil(tiles - done);

@@ -77,7 +77,7 @@ fn every_entry_is_one_ascending_sum() {
                 macro_rules! check {
                     ($left:expr, $right:expr) => {
                         let mut out = standing.clone();
-                        let product = Product { left: $left, right: $right, add };
+                        let product = Product { left: $left, right: $right, add, symmetric: false };
                         vectorised!(vectors, simd => product.run(simd, &mut out));
                         same_bits(&what, &out, &wanted);
                     };
@@ -91,6 +91,21 @@ fn every_entry_is_one_ascending_sum() {
                 same_bits(&what, &out, &wanted);
             }
         }
+    }
+}
+
+#[test]
+fn inner_products_are_the_sums_of_both_triangles() {
+    let mut rng = ChaCha8Rng::seed_from_u64(6);
+    for (count, width) in [(1, 1), (4, 9), (17, 40), (37, 300)] {
+        let rows = random(&mut rng, count * width);
+        let product = |at: usize| {
+            let (left, right) = (&rows[at / count * width..][..width], &rows[at % count * width..][..width]);
+            plainly(vectors()[0].1, width, 0.0, |k| left[k], |k| right[k])
+        };
+        let mut products = std::vec![0.0; count * count];
+        inner_products(Rows::all(&rows, width), &mut products);
+        same_bits("products", &products, &(0..count * count).map(product).collect::<Vec<_>>());
     }
 }
 

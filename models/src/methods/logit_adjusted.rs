@@ -4,7 +4,7 @@
 //! prior is that of all devices together, from their counts.
 
 use super::{Definition, Prepared};
-use crate::aid::Aid;
+use crate::aid::{Aid, AidView};
 use crate::local::{Local, Loss};
 use crate::params::Sums;
 
@@ -14,8 +14,10 @@ pub(super) const DEFINITION: Definition = Definition {
     needs: Sums::Counts,
     prepare: |statistics, _| Prepared { aid: Some(Aid::Prior(statistics.prior())), heads: None },
     local: |_, aid, _| match aid {
-        Some(Aid::Prior(prior)) => Local { loss: Loss::Shifted(prior), ..Local::PLAIN },
-        Some(Aid::Prototypes(_) | Aid::Means(_) | Aid::Weights(_) | Aid::Gaussians(_)) | None => Local::PLAIN,
+        Some(AidView::Prior(prior)) => Local { loss: Loss::Shifted(prior), ..Local::PLAIN },
+        Some(AidView::Prototypes(_) | AidView::Means(_) | AidView::Weights(_) | AidView::Gaussians(_)) | None => {
+            Local::PLAIN
+        }
     },
     ..Definition::PLAIN
 };

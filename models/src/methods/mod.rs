@@ -33,7 +33,7 @@ use core::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::aid::Aid;
+use crate::aid::{Aid, AidView};
 use crate::fleet::{Conditions, FleetModel, Memory, Merged};
 use crate::head::Heads;
 use crate::local::Local;
@@ -86,7 +86,7 @@ struct Definition {
     /// Samples of each class that the aggregator must hold itself.
     auxiliary: Option<u16>,
     /// What a device minimises. `None` before there is an aid; the last argument says whether the fleet has heads.
-    local: for<'a> fn(&ValidParams, Option<&'a Aid>, bool) -> Local<'a>,
+    local: for<'a> fn(&ValidParams, Option<AidView<'a>>, bool) -> Local<'a>,
     /// What the fleet's sums make of its model.
     prepare: fn(&Statistics, &ValidParams) -> Prepared,
     /// How much each device weighs in the next merge, beside its samples.
@@ -242,7 +242,7 @@ impl Method {
         (self.definition().defaults)(params, classes);
     }
 
-    pub(crate) fn local<'a>(self, params: &ValidParams, aid: Option<&'a Aid>, has_heads: bool) -> Local<'a> {
+    pub(crate) fn local<'a>(self, params: &ValidParams, aid: Option<AidView<'a>>, has_heads: bool) -> Local<'a> {
         (self.definition().local)(params, aid, has_heads)
     }
 

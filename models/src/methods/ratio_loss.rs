@@ -15,7 +15,7 @@
 use alloc::vec::Vec;
 
 use super::{Closed, Definition, Setting};
-use crate::aid::Aid;
+use crate::aid::{Aid, AidView};
 use crate::fleet::Merged;
 use crate::head::Head;
 use crate::limits::MAX_CLASS_WEIGHT;
@@ -59,10 +59,12 @@ pub(super) const DEFINITION: Definition = Definition {
 };
 
 /// Plain cross-entropy in the first round, when nothing was measured yet.
-fn local<'a>(_: &ValidParams, aid: Option<&'a Aid>, _: bool) -> Local<'a> {
+fn local<'a>(_: &ValidParams, aid: Option<AidView<'a>>, _: bool) -> Local<'a> {
     match aid {
-        Some(Aid::Weights(weights)) => Local { loss: Loss::Weighted(weights), ..Local::PLAIN },
-        Some(Aid::Prototypes(_) | Aid::Means(_) | Aid::Prior(_) | Aid::Gaussians(_)) | None => Local::PLAIN,
+        Some(AidView::Weights(weights)) => Local { loss: Loss::Weighted(weights), ..Local::PLAIN },
+        Some(AidView::Prototypes(_) | AidView::Means(_) | AidView::Prior(_) | AidView::Gaussians(_)) | None => {
+            Local::PLAIN
+        }
     }
 }
 

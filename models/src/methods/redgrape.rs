@@ -8,7 +8,7 @@
 //! authors' code has not.
 
 use super::{Answer, Balanced, Closed, Definition};
-use crate::aid::Aid;
+use crate::aid::{Aid, AidView};
 use crate::fleet::Merged;
 use crate::local::Local;
 use crate::params::ValidParams;
@@ -28,10 +28,12 @@ pub(super) const DEFINITION: Definition = Definition {
 };
 
 /// In the very first round the fleet has no prototypes and nothing is balanced.
-fn local<'a>(_: &ValidParams, aid: Option<&'a Aid>, _: bool) -> Local<'a> {
+fn local<'a>(_: &ValidParams, aid: Option<AidView<'a>>, _: bool) -> Local<'a> {
     match aid {
-        Some(Aid::Prototypes(prototypes)) => Local { balance: Balance::Prototypes(prototypes), ..Local::PLAIN },
-        Some(Aid::Means(_) | Aid::Prior(_) | Aid::Weights(_) | Aid::Gaussians(_)) | None => Local::PLAIN,
+        Some(AidView::Prototypes(prototypes)) => Local { balance: Balance::Prototypes(prototypes), ..Local::PLAIN },
+        Some(AidView::Means(_) | AidView::Prior(_) | AidView::Weights(_) | AidView::Gaussians(_)) | None => {
+            Local::PLAIN
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 //! gradients: the spread within a class is lost.
 
 use super::{Balanced, Definition, Prepared};
-use crate::aid::Aid;
+use crate::aid::{Aid, AidView};
 use crate::local::Local;
 use crate::params::{Sums, ValidParams};
 use crate::train::Balance;
@@ -27,12 +27,17 @@ pub(super) const DEFINITION: Definition = Definition {
     ..Definition::PLAIN
 };
 
-fn local<'a>(_: &ValidParams, aid: Option<&'a Aid>, _: bool) -> Local<'a> {
+fn local<'a>(_: &ValidParams, aid: Option<AidView<'a>>, _: bool) -> Local<'a> {
     let balance = match aid {
-        Some(Aid::Means(means)) if !means.by_class.is_empty() => Balance::Means(means),
-        Some(Aid::Means(_) | Aid::Prototypes(_) | Aid::Prior(_) | Aid::Weights(_) | Aid::Gaussians(_)) | None => {
-            Balance::Nothing
-        }
+        Some(AidView::Means(means)) if !means.by_class.is_empty() => Balance::Means(means),
+        Some(
+            AidView::Means(_)
+            | AidView::Prototypes(_)
+            | AidView::Prior(_)
+            | AidView::Weights(_)
+            | AidView::Gaussians(_),
+        )
+        | None => Balance::Nothing,
     };
     Local { balance, ..Local::PLAIN }
 }

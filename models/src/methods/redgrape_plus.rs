@@ -8,7 +8,7 @@
 //! the mean over the last half of the rounds.
 
 use super::{Balanced, Definition, Prepared, Setting};
-use crate::aid::{Aid, Gaussians};
+use crate::aid::{Aid, AidView, Gaussians};
 use crate::head::Heads;
 use crate::local::Local;
 use crate::oneshot::{LDA_SHRINKAGE, covariance_root};
@@ -66,11 +66,13 @@ fn prepare(statistics: &Statistics, _: &ValidParams) -> Prepared {
     Prepared { heads: Some(heads), aid: Some(aid) }
 }
 
-fn local<'a>(params: &ValidParams, aid: Option<&'a Aid>, _: bool) -> Local<'a> {
+fn local<'a>(params: &ValidParams, aid: Option<AidView<'a>>, _: bool) -> Local<'a> {
     let [spread, rows, ..] = params.own;
     let balance = match aid {
-        Some(Aid::Gaussians(gaussians)) => Balance::Redrawn(Redraw { gaussians, spread, rows: rows as u16 }),
-        Some(Aid::Prototypes(_) | Aid::Means(_) | Aid::Prior(_) | Aid::Weights(_)) | None => Balance::Nothing,
+        Some(AidView::Gaussians(gaussians)) => Balance::Redrawn(Redraw { gaussians, spread, rows: rows as u16 }),
+        Some(AidView::Prototypes(_) | AidView::Means(_) | AidView::Prior(_) | AidView::Weights(_)) | None => {
+            Balance::Nothing
+        }
     };
     Local { balance, ..Local::PLAIN }
 }

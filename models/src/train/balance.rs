@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::{Redraw, Samples};
 use crate::head::Head;
 use crate::params::ValidParams;
-use crate::prototype::Prototypes;
+use crate::prototype::PrototypeSource;
 use crate::sampling::class_counts;
 use crate::statistics::Means;
 
@@ -18,7 +18,7 @@ pub enum Balance<'a> {
     /// Local samples of the rich classes only: the ablation without prototypes.
     Local,
     /// The fleet's gradient prototypes stand for the classes the device lacks.
-    Prototypes(&'a Prototypes),
+    Prototypes(&'a dyn PrototypeSource),
     /// The fleet's class means stand for the classes the device lacks.
     Means(&'a Means),
     /// A small set drawn anew for every step.
@@ -53,7 +53,7 @@ impl BalancedSet {
         let known: Vec<u16> = match balance {
             Balance::Nothing | Balance::Redrawn(_) => return None,
             Balance::Local => Vec::new(),
-            Balance::Prototypes(prototypes) => prototypes.by_class.keys().copied().collect(),
+            Balance::Prototypes(prototypes) => prototypes.classes(),
             Balance::Means(means) => means.by_class.keys().copied().collect(),
         };
         let has_source = matches!(balance, Balance::Local) || !known.is_empty();
@@ -71,7 +71,8 @@ impl BalancedSet {
         };
         match balance {
             Balance::Prototypes(prototypes) if !missing.is_empty() => {
-                let (mut mean, _) = prototypes.mean_of(&missing, shape);
+                let mut mean = Head::zeros(shape);
+                prototypes.add_to(&mut mean, 1.0 / missing.len() as f32, &missing);
                 mean.weight.iter_mut().chain(&mut mean.bias).for_each(|value| *value *= 1.0 - rich_share);
                 set.constant = Some(mean);
             }

@@ -12,6 +12,10 @@ use crate::aid::Gaussians;
 use crate::kernel;
 use crate::params::ValidParams;
 
+/// Draws of a round that virtual rows scatter by, each either way: drawing one for every row of every step would be most
+/// of the work of a round.
+const POOL: usize = 256;
+
 /// How a set is drawn.
 #[derive(Clone, Copy, Debug)]
 pub struct Redraw<'a> {
@@ -31,9 +35,8 @@ pub(super) struct Redrawn<'a> {
     rows_per_class: usize,
     /// Class means, one for each virtual row, `[row][d]`.
     means: Vec<f32>,
-    /// The transposed root of the covariance, times the spread: `[d][d]`.
-    root: Vec<f32>,
-    noise: Vec<f32>,
+    /// Draws from the covariance, times the spread, `[POOL][d]`.
+    pool: Vec<f32>,
     /// The set: `[row][d]`, own rows first.
     pub(super) rows: Vec<f32>,
     pub(super) labels: Vec<u16>,
@@ -43,7 +46,12 @@ pub(super) struct Redrawn<'a> {
 
 impl<'a> Redrawn<'a> {
     /// `None` where there is no class to draw from.
-    pub(super) fn new(samples: Samples<'a>, redraw: Redraw<'_>, params: &ValidParams, rng: ChaCha8Rng) -> Option<Self> {
+    pub(super) fn new(
+        samples: Samples<'a>,
+        redraw: Redraw<'_>,
+        params: &ValidParams,
+        mut rng: ChaCha8Rng,
+    ) -> Option<Self> {
         let (classes, d) = (samples.shape().classes(), samples.shape().features());
         let rows_per_class = usize::from(redraw.rows);
         let mut members: Vec<Vec<u32>> = vec![Vec::new(); classes];
@@ -64,13 +72,13 @@ impl<'a> Redrawn<'a> {
         if labels.is_empty() {
             return None;
         }
+        let pool = if means.is_empty() { Vec::new() } else { pool(redraw, d, &mut rng) };
         Some(Self {
             samples,
             rng,
             own,
             rows_per_class,
-            root: transposed(&redraw.gaussians.root, d, redraw.spread),
-            noise: vec![0.0; means.len()],
+            pool,
             means,
             rows: vec![0.0; labels.len() * d],
             weights: vec![1.0 / labels.len() as f32; labels.len()],
@@ -87,10 +95,24 @@ impl<'a> Redrawn<'a> {
             let place = (u64::from(self.rng.next_u32()) * members.len() as u64) >> 32;
             self.samples.gather(&[members[place as usize]], row);
         }
-        drawn.copy_from_slice(&self.means);
-        fill_with_noise(&mut self.noise, &mut self.rng);
-        kernel::accumulate_product(&self.noise, &self.root, d, drawn);
+        for (row, mean) in drawn.chunks_exact_mut(d).zip(self.means.chunks_exact(d)) {
+            let bits = self.rng.next_u32();
+            let scatter = &self.pool[(bits >> 1) as usize % POOL * d..][..d];
+            let sign = if bits & 1 == 0 { 1.0 } else { -1.0 };
+            row.iter_mut()
+                .zip(mean.iter().zip(scatter))
+                .for_each(|(row, (mean, scatter))| *row = mean + sign * scatter);
+        }
     }
+}
+
+/// Draws from the covariance, times the spread, `[POOL][d]`.
+fn pool(redraw: Redraw<'_>, d: usize, rng: &mut ChaCha8Rng) -> Vec<f32> {
+    let mut noise = vec![0.0; POOL * d];
+    fill_with_noise(&mut noise, rng);
+    let mut pool = vec![0.0; POOL * d];
+    kernel::accumulate_product(&noise, &transposed(&redraw.gaussians.root, d, redraw.spread), d, &mut pool);
+    pool
 }
 
 /// The lower triangle, row after row, as a full `[d][d]` matrix, transposed and scaled.
@@ -157,12 +179,15 @@ mod tests {
         let params = Params::defaults(Method::RedGrapePlus, 2).check().unwrap();
         let empty = Samples::new(shape, &[], &[]).unwrap();
         let redraw = Redraw { gaussians: &gaussians, spread: 1.0, rows: 2 };
-        let mut set = Redrawn::new(empty, redraw, &params, rng).unwrap();
         let (mut drawn, mut drawn_labels) = (Vec::new(), Vec::new());
-        for _ in 0..5_000 {
-            set.draw();
-            drawn.extend_from_slice(&set.rows);
-            drawn_labels.extend_from_slice(&set.labels);
+        for round in 0..100 {
+            let rng = ChaCha8Rng::seed_from_u64(round);
+            let mut set = Redrawn::new(empty, redraw, &params, rng).unwrap();
+            for _ in 0..400 {
+                set.draw();
+                drawn.extend_from_slice(&set.rows);
+                drawn_labels.extend_from_slice(&set.labels);
+            }
         }
         let virtual_fleet = Samples::new(shape, &drawn, &drawn_labels).unwrap();
         let again = Statistics::of(&virtual_fleet, Sums::SecondMoment, 1);

@@ -140,12 +140,18 @@ fn ratio(counts: &[u64]) -> f64 {
 fn hyper_parameters(params: &Params) -> BTreeMap<String, Value> {
     let numbers = Key::all().into_iter().filter(|key| params.reads(*key));
     let mut all: BTreeMap<String, Value> =
-        numbers.filter_map(|key| Some((key.name().to_owned(), json!(params.value(key)?)))).collect();
+        numbers.filter_map(|key| Some((key.name().to_owned(), number(params.value(key)?)))).collect();
     if !params.method.is_one_shot() {
         all.insert("start".into(), json!(params.start));
         all.insert("averaged".into(), json!(params.averaged));
     }
     all
+}
+
+/// As JSON; whole numbers without a fraction.
+fn number(value: f64) -> Value {
+    let whole = value as i64;
+    if whole as f64 == value { json!(whole) } else { json!(value) }
 }
 
 /// Everything that decides the results, in words and numbers.

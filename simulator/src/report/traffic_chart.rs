@@ -31,7 +31,9 @@ pub(super) fn accuracy_by_bytes(series: &[Series], bytes: &[Vec<u64>]) -> String
     for power in first as u32..=last as u32 {
         let x = frame.x(f64::from(power));
         let _ = write!(svg, r#"<path class="tick" d="M{x:.1} {bottom:.1}v5"/>"#);
-        text(&mut svg, (x, bottom + 19.0), "middle", &units::power_of_ten_bytes(power));
+        // The last label has little room to its right.
+        let anchor = if power == last as u32 { "end" } else { "middle" };
+        text(&mut svg, (x, bottom + 19.0), anchor, &units::power_of_ten_bytes(power));
     }
     axis_label(&mut svg, ((LEFT + RIGHT) / 2.0, HEIGHT - 7.0), "sent and received by a device until then");
     for (one, bytes) in series.iter().zip(bytes) {
