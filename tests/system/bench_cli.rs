@@ -219,7 +219,7 @@ fn images_go_through_an_extractor_once() {
         let output = place.command("fleet", &arguments).output().unwrap();
         let log = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "{log}");
-        (Report::from_json(std::str::from_utf8(&output.stdout).unwrap()).unwrap(), log)
+        (Report::from_json(core::str::from_utf8(&output.stdout).unwrap()).unwrap(), log)
     };
     let (report, log) = run();
     assert!(log.contains("images extracted"), "{log}");
