@@ -1,6 +1,6 @@
 //! The shell around [`Coordinator`]: the broker's messages in, actions out, everything durable before it is told.
 
-mod ledger;
+pub mod ledger;
 mod pace;
 
 use core::time::Duration;

@@ -14,6 +14,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Params, Row, Transactio
 mod blobs;
 mod error;
 mod fleet;
+mod ledger;
 mod rounds;
 mod rows;
 mod schema;
@@ -24,6 +25,7 @@ use blobs::Blobs;
 pub use blobs::Collected;
 pub(crate) use blobs::sha256;
 pub use error::StoreError;
+pub use ledger::Ledger;
 pub use rows::{
     Accepted, DeviceRow, Digest, MergedRound, NewRound, NewUpdate, RoundPhase, RoundRow, RunRow, UpdateRow, digest_hex,
 };

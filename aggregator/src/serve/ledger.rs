@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ServeOptions;
 use crate::round::{AcceptedUpdate, Content, Coordinator, DeviceRecord, Model, OpenRound, Progress, RoundOutcome};
-use crate::store::{DeviceRow, MergedRound, NewRound, NewUpdate, RoundPhase, RunRow, Store, StoreError};
+use crate::store::{DeviceRow, Ledger, MergedRound, NewRound, NewUpdate, RoundPhase, RoundRow, RunRow, StoreError};
 
 /// Whether to go on with the ledger's run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ struct RunConfig {
 }
 
 /// The machine as it stood when the ledger was last written, or a fresh one.
-pub(super) fn restore(store: &mut Store, options: &ServeOptions) -> Result<Coordinator, LedgerError> {
+pub fn restore(store: &mut impl Ledger, options: &ServeOptions) -> Result<Coordinator, LedgerError> {
     // What a crash left between a file and its row.
     store.collect_garbage(&BTreeSet::new())?;
     let newest = match options.run {
@@ -64,7 +64,7 @@ pub(super) fn restore(store: &mut Store, options: &ServeOptions) -> Result<Coord
     Ok(Coordinator::new(options.round.clone(), options.boot, run, progress, books, open, Duration::ZERO))
 }
 
-fn begin(store: &mut Store, options: &ServeOptions) -> Result<RunId, LedgerError> {
+fn begin(store: &mut impl Ledger, options: &ServeOptions) -> Result<RunId, LedgerError> {
     let (RunChoice::Continue(run) | RunChoice::New(run)) = options.run;
     store.open_run(&RunRow {
         run: run.0,
@@ -91,7 +91,7 @@ fn run_config(options: &ServeOptions) -> RunConfig {
 
 type Restored = (RunId, Progress, Option<OpenRound>);
 
-fn resume(store: &Store, row: &RunRow, options: &ServeOptions) -> Result<Restored, LedgerError> {
+fn resume(store: &impl Ledger, row: &RunRow, options: &ServeOptions) -> Result<Restored, LedgerError> {
     let stored: RunConfig =
         serde_json::from_str(&row.config_json).map_err(|_| LedgerError::Unreadable("run configuration"))?;
     let wanted = run_config(options);
@@ -106,9 +106,8 @@ fn resume(store: &Store, row: &RunRow, options: &ServeOptions) -> Result<Restore
             return Err(LedgerError::OtherRun(what));
         }
     }
-    let rounds = store.rounds(row.run)?;
-    let merged = |task: &str| rounds.iter().filter(|r| r.phase == RoundPhase::Merged && r.task == task).count();
-    let newest = rounds.iter().rev().find(|round| round.phase == RoundPhase::Merged);
+    let newest = store.newest_merged(row.run)?;
+    let newest = newest.as_ref();
     let content = |digest: Option<crate::store::Digest>| -> Result<Option<Content>, StoreError> {
         digest.map(|digest| Ok(Content::new(store.blob(&digest)?))).transpose()
     };
@@ -118,22 +117,22 @@ fn resume(store: &Store, row: &RunRow, options: &ServeOptions) -> Result<Restore
         memory: content(newest.and_then(|round| round.memory))?,
         in_use: content(newest.and_then(|round| round.in_use))?,
     };
-    let last = rounds.last();
-    let open = match last.filter(|round| round.phase == RoundPhase::Collecting) {
+    let last = store.newest_round(row.run)?;
+    let open = match last.as_ref().filter(|round| round.phase == RoundPhase::Collecting) {
         Some(round) => Some(open_round_of(store, row.run, round)?),
         None => None,
     };
-    let next_round = last.map_or(0, |round| round.round + u32::from(open.is_none()));
+    let next_round = last.as_ref().map_or(0, |round| round.round + u32::from(open.is_none()));
     let progress = Progress {
         next_round,
-        has_sums: merged("statistics") > 0,
-        trained: u32::try_from(merged("train")).unwrap_or(u32::MAX),
+        has_sums: store.count_merged(row.run, "statistics")? > 0,
+        trained: store.count_merged(row.run, "train")?,
         model,
     };
     Ok((RunId(row.run), progress, open))
 }
 
-fn open_round_of(store: &Store, run: u64, round: &crate::store::RoundRow) -> Result<OpenRound, LedgerError> {
+fn open_round_of(store: &impl Ledger, run: u64, round: &RoundRow) -> Result<OpenRound, LedgerError> {
     let Ok((ToDevice::Notice(notice), _)) = decode_to_device(&round.notice) else {
         return Err(LedgerError::Unreadable("open round"));
     };
@@ -145,7 +144,8 @@ fn open_round_of(store: &Store, run: u64, round: &crate::store::RoundRow) -> Res
     Ok(OpenRound { notice, expected: round.expected as usize, accepted })
 }
 
-pub(super) fn open_round(store: &mut Store, notice: &Notice, expected: usize) -> Result<(), StoreError> {
+/// Writes a round down before its notice goes out; `expected` devices were chosen for it.
+pub fn open_round(store: &mut impl Ledger, notice: &Notice, expected: usize) -> Result<(), StoreError> {
     store.open_round(&NewRound {
         run: notice.run.0,
         round: notice.round.0,
@@ -156,7 +156,8 @@ pub(super) fn open_round(store: &mut Store, notice: &Notice, expected: usize) ->
     })
 }
 
-pub(super) fn store_updates(store: &mut Store, updates: &[AcceptedUpdate]) -> Result<(), StoreError> {
+/// Makes updates durable, all of them or none. Only then may their devices get receipts.
+pub fn store_updates(store: &mut impl Ledger, updates: &[AcceptedUpdate]) -> Result<(), StoreError> {
     let accepted_ms = wall_clock_ms();
     let rows: Vec<(NewUpdate, &[u8])> = updates
         .iter()
@@ -174,9 +175,10 @@ pub(super) fn store_updates(store: &mut Store, updates: &[AcceptedUpdate]) -> Re
     store.accept_updates(&rows).map(drop)
 }
 
-/// Blobs first, then the row that names them; the updates are not needed any more after that.
-pub(super) fn commit(
-    store: &mut Store,
+/// Makes a merged model durable: blobs first, then the row that names them; the updates are not needed any more after
+/// that.
+pub fn commit(
+    store: &mut impl Ledger,
     outcome: &RoundOutcome,
     metrics: Option<serde_json::Value>,
 ) -> Result<(), StoreError> {
@@ -199,8 +201,10 @@ pub(super) fn commit(
     store.forget_aids_before(outcome.run.0, outcome.round.0).map(drop)
 }
 
-pub(super) fn remember_devices(
-    store: &mut Store,
+/// Writes down what is known about some devices. A stop loses what was not written yet: figures for people, and the
+/// names of devices, which say hello again.
+pub fn remember_devices(
+    store: &mut impl Ledger,
     coordinator: &Coordinator,
     touched: &BTreeSet<DeviceId>,
     now: Duration,
@@ -213,7 +217,8 @@ pub(super) fn remember_devices(
     if rows.is_empty() { Ok(()) } else { store.upsert_devices(&rows) }
 }
 
-pub(super) fn remember_refusals(store: &mut Store, refusals: Vec<Refusal>) -> Result<(), StoreError> {
+/// Adds refusals to the counts by reason.
+pub fn remember_refusals(store: &mut impl Ledger, refusals: Vec<Refusal>) -> Result<(), StoreError> {
     let mut counts = BTreeMap::new();
     for reason in refusals {
         *counts.entry(reason.name().to_owned()).or_insert(0) += 1;

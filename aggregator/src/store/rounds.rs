@@ -74,6 +74,12 @@ impl Store {
         self.row(&query, [Bits(run)], RoundRow::read)
     }
 
+    /// How many rounds of a run that asked for this were merged.
+    pub fn count_merged(&self, run: u64, task: &str) -> Result<u32, StoreError> {
+        let query = "SELECT count(*) FROM rounds WHERE run = ?1 AND task = ?2 AND phase = 'merged'";
+        Ok(self.row(query, params![Bits(run), task], |row| row.get(0))?.unwrap_or(0))
+    }
+
     /// Writes one update to the ledger of a collecting round; when this returns, a receipt may be sent.
     pub fn accept_update(&mut self, update: &NewUpdate, bytes: &[u8]) -> Result<Accepted, StoreError> {
         Ok(self.accept_updates(&[(update.clone(), bytes)])?[0])

@@ -67,6 +67,8 @@ fn everything_survives_a_reopen() {
     let open = store.newest_round(RUN).unwrap().unwrap();
     assert_eq!((open.round, open.phase, open.accepted), (2, RoundPhase::Collecting, 0));
     assert_eq!(store.rounds(RUN).unwrap().len(), 2);
+    let merged = |task| store.count_merged(RUN, task).unwrap();
+    assert_eq!((merged("train"), merged("statistics")), (1, 0), "an open round is not merged");
 }
 
 #[test]
