@@ -75,7 +75,7 @@ impl Fleet {
 
 fn whole_round(criterion: &mut Criterion) {
     let fleet = Fleet::new();
-    let device = DeviceId::new("device").expect("a valid name");
+    let device: DeviceId = "device".parse().expect("a valid name");
     for (method, encoding) in [
         (Method::FedAvg, Encoding::F32),
         (Method::RedGrape, Encoding::F32),
