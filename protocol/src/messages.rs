@@ -32,7 +32,7 @@ pub enum ToDevice {
     Welcome(Welcome),
     /// To one device, whose hello does not fit, or which spoke before its hello.
     Refused(Refused),
-    /// To all devices, retained: what the fleet is doing now.
+    /// To all devices, retained, and to one that seems not to have heard it: what the fleet is doing now.
     Notice(Notice),
     /// To one device: these blocks of its offered update.
     Want(Want),

@@ -237,6 +237,7 @@ impl Coordinator {
             collecting.extensions_left -= 1;
             collecting.deadline = now + self.config.deadline;
             self.report(Event::RoundExtended(round));
+            self.tell(now);
         } else {
             self.progress.next_round += 1;
             self.actions.push_back(Action::AbandonRound(self.run, round));

@@ -12,7 +12,7 @@ impl Coordinator {
     pub(super) fn gather(&mut self, now: Duration) {
         let task = self.next_task();
         if task == Task::Finished {
-            return self.finish();
+            return self.finish(now);
         }
         self.phase = Phase::Gathering;
         let able: Vec<&DeviceId> =
@@ -29,31 +29,30 @@ impl Coordinator {
         };
         let notice = self.notice_of(task, highest_ticket);
         self.actions.push_back(Action::OpenRound { notice: notice.clone(), expected: expected.len() });
-        self.actions.push_back(Action::PublishNotice(notice.clone()));
-        self.report(Event::RoundOpened { round, expected: expected.len() });
+        let opened = Event::RoundOpened { round, expected: expected.len() };
         let deadline = now + self.config.deadline;
         let sum = self.empty_sum(task);
         let collecting = Collecting::new(notice, sum, expected, deadline, self.config.extensions);
         self.phase = Phase::Collecting(Box::new(collecting));
+        self.tell(now);
+        self.report(opened);
     }
 
     /// After a round: opens the next one, or tells that there is none for now, so that nobody works on the last one.
     pub(super) fn gather_and_tell(&mut self, now: Duration) {
         self.gather(now);
         if matches!(self.phase, Phase::Gathering) {
-            let notice = self.notice();
-            self.actions.push_back(Action::PublishNotice(notice));
+            self.tell(now);
         }
     }
 
-    fn finish(&mut self) {
+    fn finish(&mut self, now: Duration) {
         let was_finished = matches!(self.phase, Phase::Finished);
         self.phase = Phase::Finished;
         if !was_finished {
             self.actions.push_back(Action::FinishRun(self.run));
             self.serving.offer_for_use(&self.progress.model);
-            let notice = self.notice();
-            self.actions.push_back(Action::PublishNotice(notice));
+            self.tell(now);
             self.report(Event::Finished);
         }
     }

@@ -5,7 +5,7 @@
 //! must be durable is answered by a `handle_…` call once it is; only then does the machine tell anybody.
 //!
 //! One file per phase: `gathering`, `collecting`, `committing`; beside them the `registry` of devices, the `uploads` on
-//! their way in, and the model blobs on their way out in `serving`.
+//! their way in, the model blobs on their way out in `serving`, and in `telling` the notice that says what is going on.
 
 mod collecting;
 mod committing;
@@ -13,6 +13,7 @@ mod gathering;
 mod model;
 mod registry;
 mod serving;
+mod telling;
 #[cfg(test)]
 mod tests;
 mod uploads;
@@ -212,6 +213,8 @@ pub struct Coordinator {
     phase: Phase,
     uploads: Uploads,
     serving: Serving,
+    /// When the newest notice went out.
+    told_at: Option<Duration>,
     /// The round before this one: a device whose receipt was lost asks again after its round closed.
     closed: Option<(RoundId, BTreeMap<DeviceId, Digest>)>,
     refusals: BTreeMap<Refusal, u64>,
@@ -253,6 +256,7 @@ impl Coordinator {
             progress,
             phase: Phase::Gathering,
             serving: Serving::default(),
+            told_at: None,
             closed: None,
             refusals: BTreeMap::new(),
             actions: VecDeque::new(),
@@ -276,7 +280,7 @@ impl Coordinator {
             Phase::Collecting(collecting) if self.is_connected => Some(collecting.deadline()),
             Phase::Collecting(_) | Phase::Gathering | Phase::Committing(_) | Phase::Finished => None,
         };
-        [deadline, self.uploads.again_at(), self.serving.flush_at()].into_iter().flatten().min()
+        [deadline, self.uploads.again_at(), self.serving.flush_at(), self.tell_again_at()].into_iter().flatten().min()
     }
 
     /// Everything whose time has come.
@@ -284,6 +288,7 @@ impl Coordinator {
         self.publish_wanted_blocks(now);
         self.revive_uploads(now);
         self.check_deadline(now);
+        self.tell_again(now);
     }
 
     /// The broker is there: what is retained there may be old, and while it was not there devices may have gone
@@ -291,7 +296,7 @@ impl Coordinator {
     pub fn handle_connected(&mut self, now: Duration) {
         self.is_connected = true;
         if core::mem::replace(&mut self.was_connected, true) {
-            self.boot = BootId(self.boot.0.wrapping_add(1));
+            self.call_roll();
             let left = self.registry.all_away();
             self.actions.extend(left.into_iter().map(Action::RememberDevice));
         }
@@ -299,8 +304,7 @@ impl Coordinator {
             collecting.notice.boot = self.boot;
             collecting.restart_deadline(now + self.config.deadline);
         }
-        let notice = self.notice();
-        self.actions.push_back(Action::PublishNotice(notice));
+        self.tell(now);
     }
 
     /// The broker is gone: nobody can answer, so no time runs until it is back.
@@ -413,35 +417,6 @@ impl Coordinator {
             Step::Gather(extent) => Task::Statistics { extent },
             Step::Train => Task::Train,
             Step::Done => Task::Finished,
-        }
-    }
-
-    /// The notice of what the fleet is doing now.
-    fn notice(&self) -> Notice {
-        match &self.phase {
-            Phase::Collecting(collecting) => collecting.notice.clone(),
-            Phase::Gathering | Phase::Committing(_) => self.notice_of(Task::Wait, 0),
-            Phase::Finished => self.notice_of(Task::Finished, u64::MAX),
-        }
-    }
-
-    fn notice_of(&self, task: Task, highest_ticket: u64) -> Notice {
-        let reference = |content: Option<&Content>| content.map(|content| content.blob);
-        let model = &self.progress.model;
-        let trains = task == Task::Train;
-        Notice {
-            boot: self.boot,
-            run: self.run,
-            round: RoundId(self.progress.next_round),
-            task,
-            shape: self.config.shape,
-            params: *self.config.params,
-            encoding: self.config.encoding,
-            heads: reference(if task == Task::Finished { model.for_use() } else { model.heads.as_ref() }),
-            aid: reference(model.aid.as_ref()).filter(|_| trains),
-            seed: self.config.seed,
-            highest_ticket,
-            closes_in_ms: u32::try_from(self.config.deadline.as_millis()).unwrap_or(u32::MAX),
         }
     }
 

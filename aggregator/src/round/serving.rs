@@ -150,10 +150,11 @@ impl Serving {
 }
 
 impl Coordinator {
-    /// A device needs blocks. A blob that is no longer the fleet's is not served: a newer notice is under way.
+    /// A device needs blocks. A blob that is no longer the fleet's is not served: the device missed a notice.
     pub(super) fn handle_want(&mut self, now: Duration, device: &DeviceId, want: &Want) {
         let served = self.serving.blobs.values_mut().find(|served| served.content.blob == want.blob);
-        if let Some(served) = served.filter(|served| served.wanted.blocks() == want.missing.blocks()) {
+        let Some(served) = served else { return self.tell_one(device) };
+        if served.wanted.blocks() == want.missing.blocks() {
             served.take(now, device, &want.missing);
         }
     }

@@ -1,6 +1,7 @@
 use grapevine_models::{Head, Heads, Method, Params};
 use grapevine_protocol::{BlobRef, Offer, Update, UpdateContent, Want, block};
 
+use super::telling::TELL_AGAIN;
 use super::*;
 
 const START: Duration = Duration::from_secs(100);
@@ -368,4 +369,49 @@ fn a_will_of_an_earlier_start_does_not_send_a_device_away() {
     assert_eq!(harness.coordinator.present(), 2);
     harness.say(1, ToAggregator::Leaving(Leaving { boot: BootId(1) }), &[]);
     assert_eq!(harness.coordinator.present(), 1);
+}
+
+#[test]
+fn who_asks_for_what_is_over_missed_the_notice_and_is_told_it() {
+    let told = |harness: &mut Harness| {
+        let sent = core::mem::take(&mut harness.sent).into_iter();
+        let round = |(device, message)| {
+            if let ToDevice::Notice(notice) = message { Some((device, notice.round)) } else { None }
+        };
+        sent.filter_map(round).collect::<Vec<_>>()
+    };
+    let mut harness = Harness::new(config(Method::FedAvg));
+    harness.greet(0..3);
+    let missing = grapevine_protocol::Bitmap::all(1);
+    let stale = Want { blob: BlobRef::of(b"heads of long ago"), missing };
+    harness.say(1, ToAggregator::Want(stale), &[]);
+    assert_eq!(told(&mut harness), [(device(1), RoundId(0))]);
+    (0..3).for_each(|number| harness.offer(number, 0, &update(number)));
+    assert_eq!(told(&mut harness), [], "who is in time has the notice");
+    harness.offer(2, 0, &update(1));
+    assert_eq!(harness.last_receipt().refused, Some(Refusal::Late));
+    assert_eq!(told(&mut harness), [(device(2), RoundId(1))]);
+}
+
+#[test]
+fn a_notice_is_repeated_to_those_who_are_missing_and_calls_the_roll_while_nobody_is_there() {
+    let mut harness = Harness::new(RoundConfig { deadline: 2 * TELL_AGAIN, ..config(Method::FedAvg) });
+    harness.coordinator.handle_connected(START);
+    harness.act();
+    let boot = harness.notice.take().unwrap().boot;
+    harness.wait(TELL_AGAIN);
+    let called = harness.notice.take().unwrap();
+    assert_eq!(called.task, Task::Wait);
+    assert_ne!(called.boot, boot, "a new start is greeted");
+    harness.greet(0..3);
+    let opened = harness.notice.take().unwrap();
+    harness.wait(TELL_AGAIN - Duration::from_secs(1));
+    assert_eq!(harness.notice, None);
+    harness.wait(Duration::from_secs(1));
+    assert_eq!(harness.notice.take().as_ref(), Some(&opened), "nobody has to say hello again in a round");
+    harness.wait(TELL_AGAIN);
+    assert!(harness.events.contains(&Event::RoundExtended(RoundId(0))));
+    assert_eq!(harness.notice.take(), Some(opened), "who has not answered may not know of the round");
+    harness.coordinator.handle_disconnected();
+    assert_eq!(harness.coordinator.poll_timeout(), None);
 }

@@ -68,6 +68,16 @@ impl Uploads {
 }
 
 impl Coordinator {
+    /// Bytes of updates on their way in: what they were announced with, which is what memory they take.
+    pub fn upload_bytes(&self) -> usize {
+        self.uploads.bytes
+    }
+
+    /// Updates that wait for room; they take none but their names.
+    pub fn uploads_waiting(&self) -> usize {
+        self.uploads.waiting.len()
+    }
+
     /// An update is ready at a device; its first block came along.
     pub(super) fn handle_offer(&mut self, now: Duration, device: &DeviceId, offer: &Offer, first: &[u8]) {
         let digest = offer.blob.digest;
@@ -76,7 +86,11 @@ impl Coordinator {
             return self.send(device, ToDevice::Receipt(receipt));
         }
         if let Err(reason) = self.place_offer(device, offer) {
-            return self.refuse_update(device, offer.run, offer.round, digest, reason);
+            self.refuse_update(device, offer.run, offer.round, digest, reason);
+            if matches!(reason, Refusal::WrongRun | Refusal::WrongRound | Refusal::Late) {
+                self.tell_one(device);
+            }
+            return;
         }
         let is_active = self.uploads.active.get(device).is_some_and(|upload| upload.assembler.blob() == offer.blob);
         if !is_active {

@@ -364,13 +364,13 @@ impl Session {
     }
 
     /// A notice of a round before one this device already knows of: a broker that lost its newest retained messages. A
-    /// new start of the aggregator is believed, whatever its round.
+    /// new start of the aggregator is believed, whatever its round, but not before there is a word on the update of a
+    /// later round: an aggregator that really went back refuses that one.
     fn is_stale(&self, notice: &Notice) -> bool {
         let known =
             self.notice.as_ref().filter(|known| known.boot == notice.boot).map(|known| (known.run, known.round));
-        let pending = self.outbox.round().filter(|_| self.notice.is_none());
         let is_before = |(run, round): (RunId, RoundId)| run == notice.run && notice.round < round;
-        known.is_some_and(is_before) || pending.is_some_and(is_before)
+        [known, self.working, self.outbox.round()].into_iter().flatten().any(is_before)
     }
 
     fn drop_outdated(&mut self) {

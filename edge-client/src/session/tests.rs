@@ -183,6 +183,28 @@ fn an_older_notice_and_a_receipt_of_another_round_take_nothing_away() {
 }
 
 #[test]
+fn a_broker_that_remembers_a_former_start_of_the_aggregator_takes_no_update_away() {
+    let old = || ToDevice::Notice(Notice { boot: BootId(69), ..notice(3, None) });
+    let mut session = welcome();
+    session.handle_message(SECOND, ToDevice::Notice(notice(4, None)), &[]);
+    actions(&mut session);
+    session.handle_message(SECOND, old(), &[]);
+    session.handle_update(SECOND, update(4));
+    let taken = actions(&mut session);
+    assert!(matches!(taken[..], [Action::Send(ToAggregator::Offer(_), _)]), "the work was not in vain: {taken:?}");
+    session.handle_message(SECOND, old(), &[]);
+    assert!(actions(&mut session).is_empty(), "an update that waits for its receipt is not replaced");
+    // An aggregator that lost its last rounds says so, and is believed then.
+    session.handle_message(SECOND, receipt(&update(4), Some(Refusal::WrongRound)), &[]);
+    session.handle_message(SECOND, old(), &[]);
+    let greeted = actions(&mut session);
+    assert!(greeted.iter().any(|a| matches!(a, Action::Send(ToAggregator::Hello(_), _))), "{greeted:?}");
+    session.handle_message(SECOND, ToDevice::Welcome(Welcome { boot: BootId(7), run: RunId(1) }), &[]);
+    let taken = actions(&mut session);
+    assert!(taken.iter().any(|a| matches!(a, Action::Work(job) if job.notice.round == RoundId(3))), "{taken:?}");
+}
+
+#[test]
 fn a_notice_during_work_waits_for_its_end() {
     let mut session = welcome();
     session.handle_message(SECOND, ToDevice::Notice(notice(0, None)), &[]);

@@ -1,0 +1,79 @@
+//! The notice: what the fleet is doing, told to all when it changes, and again to whoever may have missed it.
+//!
+//! A broker keeps the newest notice for devices that come, but it drops messages from full queues, and a device that
+//! missed one waits in silence. So who shows that it lives in the past is told at once, and all are told now and then.
+
+use core::time::Duration;
+
+use grapevine_protocol::{BootId, DeviceId, Notice, RoundId, Task, ToDevice};
+
+use super::{Action, Content, Coordinator, Phase};
+
+/// Between two notices that say the same: 50 bytes a minute for an idle device.
+pub(super) const TELL_AGAIN: Duration = Duration::from_secs(300);
+
+impl Coordinator {
+    /// Tells all devices what is going on.
+    pub(super) fn tell(&mut self, now: Duration) {
+        self.told_at = Some(now);
+        let notice = self.notice();
+        self.actions.push_back(Action::PublishNotice(notice));
+    }
+
+    /// Tells one device, which asks for what is over. A merge under way is told to all as soon as it is durable.
+    pub(super) fn tell_one(&mut self, device: &DeviceId) {
+        if !matches!(self.phase, Phase::Committing(_)) {
+            let notice = self.notice();
+            self.send(device, ToDevice::Notice(notice));
+        }
+    }
+
+    pub(super) fn tell_again_at(&self) -> Option<Duration> {
+        self.told_at.filter(|_| self.is_connected).map(|at| at + TELL_AGAIN)
+    }
+
+    /// Says once more what is going on. As long as devices are lacking that is a roll call: some may be there and not be
+    /// known to be.
+    pub(super) fn tell_again(&mut self, now: Duration) {
+        if self.tell_again_at().is_some_and(|at| at <= now) {
+            if matches!(self.phase, Phase::Gathering) {
+                self.call_roll();
+            }
+            self.tell(now);
+        }
+    }
+
+    /// The next notice makes every device say hello.
+    pub(super) fn call_roll(&mut self) {
+        self.boot = BootId(self.boot.0.wrapping_add(1));
+    }
+
+    /// The notice of what the fleet is doing now.
+    pub(super) fn notice(&self) -> Notice {
+        match &self.phase {
+            Phase::Collecting(collecting) => collecting.notice.clone(),
+            Phase::Gathering | Phase::Committing(_) => self.notice_of(Task::Wait, 0),
+            Phase::Finished => self.notice_of(Task::Finished, u64::MAX),
+        }
+    }
+
+    pub(super) fn notice_of(&self, task: Task, highest_ticket: u64) -> Notice {
+        let reference = |content: Option<&Content>| content.map(|content| content.blob);
+        let model = &self.progress.model;
+        let trains = task == Task::Train;
+        Notice {
+            boot: self.boot,
+            run: self.run,
+            round: RoundId(self.progress.next_round),
+            task,
+            shape: self.config.shape,
+            params: *self.config.params,
+            encoding: self.config.encoding,
+            heads: reference(if task == Task::Finished { model.for_use() } else { model.heads.as_ref() }),
+            aid: reference(model.aid.as_ref()).filter(|_| trains),
+            seed: self.config.seed,
+            highest_ticket,
+            closes_in_ms: u32::try_from(self.config.deadline.as_millis()).unwrap_or(u32::MAX),
+        }
+    }
+}
