@@ -14,24 +14,66 @@ use grapevine_edge_client::session::{Event as DeviceEvent, Identity};
 use grapevine_edge_client::store::{Sample, Store, StoreIdentity};
 use grapevine_host::{BrokerAddress, Shutdown};
 use grapevine_models::{Head, Params, Shape};
-use grapevine_protocol::{BootId, Digest, Encoding, FleetId, Refusal, RunId, class_list_digest};
+use grapevine_protocol::{BootId, Digest, Encoding, FleetId, RunId, class_list_digest};
 
-/// What the aggregator of the federation told.
+use crate::programs::PATIENCE;
+
+/// What a federation is to be.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Classes and features.
+    pub shape: Shape,
+    /// Devices, all of which must be there before a round opens.
+    pub devices: u16,
+    /// Samples on every device; twice as many as classes, and it has some of every class.
+    pub samples: u16,
+    /// Method and hyper-parameters.
+    pub params: Params,
+    /// Rounds of training.
+    pub rounds: u32,
+    /// Share of the devices that must have answered at the deadline.
+    pub quorum: f64,
+    /// Time a round is open.
+    pub deadline: Duration,
+    /// MQTT keep-alive of everybody.
+    pub keep_alive: Duration,
+    /// Longest pause between two attempts to connect, of everybody.
+    pub longest_pause: Duration,
+}
+
+impl Plan {
+    /// Four classes of eight features; everybody must answer and comes back soon.
+    pub fn new(devices: u16, params: Params, rounds: u32) -> Self {
+        Self {
+            shape: Shape::new(4, 8).expect("within limits"),
+            devices,
+            samples: 24,
+            params,
+            rounds,
+            quorum: 1.0,
+            deadline: PATIENCE,
+            keep_alive: Duration::from_secs(30),
+            longest_pause: Duration::from_secs(1),
+        }
+    }
+}
+
+/// What the federation tells.
 #[derive(Debug)]
 pub enum Told {
-    /// Anything that happened.
+    /// Anything that happened at the aggregator.
     Event(Event),
     /// A round was merged.
     Merged(RoundOutcome),
-    /// A device ignored something.
-    Ignored(Refusal),
+    /// Anything that happened at the device of this number.
+    Device(u16, DeviceEvent),
 }
 
 /// The aggregator and its devices.
 pub struct Federation {
-    /// What the aggregator tells.
+    /// What everybody tells.
     pub told: Receiver<Told>,
-    /// Its configuration.
+    /// The aggregator's configuration.
     pub round: RoundConfig,
     /// The fleet's name.
     pub fleet: FleetId,
@@ -43,20 +85,29 @@ pub struct Federation {
 pub const RUN: RunId = RunId(77);
 
 impl Federation {
-    /// Starts an aggregator and `devices` devices whose data depend on their number alone.
-    pub fn start(folder: &Path, broker: &BrokerAddress, devices: u16, params: Params, rounds: u32) -> Self {
-        let shape = Shape::new(4, 8).expect("within limits");
-        let names: Vec<String> = (0..4).map(|class| format!("class-{class}")).collect();
+    /// Starts an aggregator, and devices whose data depend on their number alone.
+    pub fn start(folder: &Path, broker: &BrokerAddress, plan: &Plan) -> Self {
+        Self::start_through(folder, broker, plan, |_| broker.clone())
+    }
+
+    /// Starts an aggregator at `broker`, and every device at the address that `link` gives for its number.
+    pub fn start_through(
+        folder: &Path,
+        broker: &BrokerAddress,
+        plan: &Plan,
+        link: impl Fn(u16) -> BrokerAddress,
+    ) -> Self {
+        let names: Vec<String> = (0..plan.shape.classes()).map(|class| format!("class-{class}")).collect();
         let round = RoundConfig {
-            shape,
+            shape: plan.shape,
             extractor: Digest([3; 32]),
             classes: class_list_digest(names.iter().map(String::as_str)),
-            params: params.check().expect("valid parameters"),
-            rounds,
-            min_devices: usize::from(devices),
+            params: plan.params.check().expect("valid parameters"),
+            rounds: plan.rounds,
+            min_devices: usize::from(plan.devices),
             participants: None,
-            quorum: 1.0,
-            deadline: Duration::from_secs(120),
+            quorum: plan.quorum,
+            deadline: plan.deadline,
             extensions: 0,
             encoding: Encoding::F32,
             seed: 3,
@@ -66,14 +117,26 @@ impl Federation {
         let (sender, told) = unbounded();
         let fleet: FleetId = "under-test".parse().expect("a name");
         let mut federation = Self { told, round, fleet, shutdown: Shutdown::manual(), threads: Vec::new() };
-        federation.start_aggregator(folder, broker, sender.clone());
-        for number in 0..devices {
-            let identity = StoreIdentity { extractor: [3; 32], classes: names.clone(), shape };
+        federation.start_aggregator(folder, broker, plan, sender.clone());
+        for number in 0..plan.devices {
+            let identity = StoreIdentity { extractor: [3; 32], classes: names.clone(), shape: plan.shape };
             let store = Store::open(&folder.join(format!("device-{number}.redb")), &identity).expect("a new store");
-            fill(&store, shape, number);
-            federation.start_device(broker, number, store, sender.clone());
+            fill(&store, plan, number);
+            federation.start_device(&link(number), plan, number, store, sender.clone());
         }
         federation
+    }
+
+    /// The merged rounds, when the run is over.
+    pub fn outcomes(&self) -> Vec<RoundOutcome> {
+        let mut outcomes = Vec::new();
+        loop {
+            match self.told.recv_timeout(PATIENCE).expect("the run goes on and ends") {
+                Told::Merged(outcome) => outcomes.push(outcome),
+                Told::Event(Event::Finished) => return outcomes,
+                Told::Event(_) | Told::Device(..) => {}
+            }
+        }
     }
 
     /// Stops everybody.
@@ -84,15 +147,15 @@ impl Federation {
         }
     }
 
-    fn start_aggregator(&mut self, folder: &Path, broker: &BrokerAddress, sender: Sender<Told>) {
+    fn start_aggregator(&mut self, folder: &Path, broker: &BrokerAddress, plan: &Plan, sender: Sender<Told>) {
         let options = ServeOptions {
             fleet: self.fleet.clone(),
             broker: broker.clone(),
             round: self.round.clone(),
             boot: BootId(1),
             run: RunChoice::New(RUN),
-            keep_alive: Duration::from_secs(30),
-            longest_pause: Duration::from_secs(1),
+            keep_alive: plan.keep_alive,
+            longest_pause: plan.longest_pause,
             until_finished: false,
         };
         let ledger = Ledger::open(&folder.join("aggregator")).expect("a new ledger");
@@ -102,7 +165,7 @@ impl Federation {
         }));
     }
 
-    fn start_device(&mut self, broker: &BrokerAddress, number: u16, store: Store, sender: Sender<Told>) {
+    fn start_device(&mut self, broker: &BrokerAddress, plan: &Plan, number: u16, store: Store, sender: Sender<Told>) {
         let options = DeviceOptions {
             fleet: self.fleet.clone(),
             broker: broker.clone(),
@@ -114,35 +177,40 @@ impl Federation {
                 shape: self.round.shape,
                 hardware: "test".into(),
             },
-            keep_alive: Duration::from_secs(30),
-            longest_pause: Duration::from_secs(1),
+            keep_alive: plan.keep_alive,
+            longest_pause: plan.longest_pause,
             gate: None,
             outgoing: None,
         };
         let shutdown = self.shutdown.clone();
         self.threads.push(thread::spawn(move || {
-            let mut observe = |event: &DeviceEvent| {
-                if let DeviceEvent::Ignored(reason) = event {
-                    // Nobody listens any more when the test is over.
-                    let _ = sender.send(Told::Ignored(*reason));
-                }
-            };
+            // Nobody listens any more when the test is over.
+            let mut observe = |event: &DeviceEvent| drop(sender.send(Told::Device(number, event.clone())));
             device::run(&options, &Arc::new(store), &shutdown, &mut observe).expect("the device runs");
         }));
     }
 }
 
+/// The digest of the heads after a round.
+pub fn heads(outcome: &RoundOutcome) -> Digest {
+    outcome.model.heads.as_ref().expect("the round made heads").blob.digest
+}
+
 /// A long-tailed, separable handful of samples that depends on the device's number alone.
-fn fill(store: &Store, shape: Shape, number: u16) {
-    for index in 0..24_u16 {
-        let label = [0, 0, 0, 1, 1, 2, 0, number % 4][usize::from(index % 8)];
-        let features: Vec<f32> = (0..shape.features() as u16)
-            .map(|at| f32::from((index * 7 + at * 13 + number * 5) % 11) / 11.0 + f32::from(u16::from(at == label)))
-            .collect();
-        let digest = Digest::of(&[number.to_le_bytes(), index.to_le_bytes()].concat());
-        let sample = Sample { label, digest: digest.0, features: &features };
-        store.insert_batch(&[sample]).expect("room for a sample");
-    }
+fn fill(store: &Store, plan: &Plan, number: u16) {
+    let classes = plan.shape.classes() as u16;
+    let samples: Vec<(u16, Digest, Vec<f32>)> = (0..plan.samples)
+        .map(|index| {
+            let label = if index % 2 == 0 { (index / 2 + number) % classes } else { 0 };
+            let features = (0..plan.shape.features() as u16)
+                .map(|at| f32::from((index * 7 + at * 13 + number * 5) % 11) / 11.0 + f32::from(u8::from(at == label)))
+                .collect();
+            (label, Digest::of(&[number.to_le_bytes(), index.to_le_bytes()].concat()), features)
+        })
+        .collect();
+    let samples: Vec<Sample<'_>> =
+        samples.iter().map(|(label, digest, features)| Sample { label: *label, digest: digest.0, features }).collect();
+    store.insert_batch(&samples).expect("room for the samples");
 }
 
 struct Teller(Sender<Told>);

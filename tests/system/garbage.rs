@@ -8,6 +8,7 @@ use std::time::Instant;
 use crossbeam_channel::unbounded;
 use grapevine_aggregator::broker::EmbeddedBroker;
 use grapevine_aggregator::round::Event;
+use grapevine_edge_client::session::Event as DeviceEvent;
 use grapevine_host::transport::{Event as Link, Options};
 use grapevine_host::{BrokerAddress, Transport, memory};
 use grapevine_models::{Head, Heads, Method, Params, Prototypes, Shape};
@@ -15,7 +16,7 @@ use grapevine_protocol::{
     BlobRef, BlockHeader, Digest, Encoding, Offer, Refusal, RoundId, ToAggregator, Update, UpdateContent, block,
     encode, topics,
 };
-use grapevine_tests::federation::{Federation, RUN, Told};
+use grapevine_tests::federation::{Federation, Plan, RUN, Told};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -61,7 +62,7 @@ fn run(with_vandal: bool) -> (Digest, BTreeMap<Refusal, u32>) {
     let folder = tempfile::tempdir().unwrap();
     let vandal = with_vandal.then(|| Vandal::connect(&address));
     let params = Params { epochs: 2, batch: 8, ..Params::defaults(Method::RedGrape, 4) };
-    let federation = Federation::start(folder.path(), &address, DEVICES, params, ROUNDS);
+    let federation = Federation::start(folder.path(), &address, &Plan::new(DEVICES, params, ROUNDS));
     if let Some(vandal) = &vandal {
         vandal.vandalise(&federation);
     }
@@ -80,8 +81,8 @@ fn run(with_vandal: bool) -> (Digest, BTreeMap<Refusal, u32>) {
             }
             Told::Merged(outcome) => last = outcome.model.heads.map(|content| content.blob.digest),
             Told::Event(Event::Finished) => break,
-            Told::Ignored(reason) => drop(ignored.insert(reason)),
-            Told::Event(_) => {}
+            Told::Device(_, DeviceEvent::Ignored(reason)) => drop(ignored.insert(reason)),
+            Told::Event(_) | Told::Device(..) => {}
         }
     }
     assert!(!with_vandal || vandal_rounds >= ROUNDS, "the run did not finish under garbage: {refusals:?}");

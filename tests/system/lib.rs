@@ -1,6 +1,13 @@
-//! What the system tests share: a real broker to start and kill, a small federation of real devices, and the shipped
-//! programs as processes.
+//! What the system tests share: real brokers to start and kill, bad links, a small federation of real devices, and the
+//! shipped programs as processes.
 
+pub mod broker;
 pub mod federation;
+pub mod fleet;
+pub mod kills;
+pub mod links;
 pub mod mosquitto;
+pub mod namespaces;
 pub mod programs;
+pub mod proxy;
+pub mod restarts;

@@ -1,5 +1,6 @@
 //! Starts a real mosquitto for one test, and ends it with the test.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -13,9 +14,9 @@ const ATTEMPTS: usize = 5;
 
 /// A running mosquitto on a port of its own. Dropping it kills it.
 pub struct Mosquitto {
-    /// Where it listens, on 127.0.0.1.
+    /// Where it listens.
     pub port: u16,
-    program: PathBuf,
+    program: Vec<OsString>,
     folder: tempfile::TempDir,
     child: Option<Child>,
 }
@@ -23,11 +24,16 @@ pub struct Mosquitto {
 impl Mosquitto {
     /// Starts mosquitto and waits until it listens; `None` if it is not installed.
     pub fn start() -> Option<Self> {
-        let program = find()?;
+        Self::start_at("127.0.0.1", &[])
+    }
+
+    /// The same on another address, started by another program that is given this one and its arguments.
+    pub fn start_at(address: &str, starter: &[&str]) -> Option<Self> {
+        let program = starter.iter().map(OsString::from).chain([find()?.into()]).collect::<Vec<_>>();
         for _ in 0..ATTEMPTS {
             let folder = tempfile::tempdir().expect("a temporary folder can be made");
             let port = free_port();
-            let text = TEMPLATE.replace("listener PORT", &format!("listener {port}"));
+            let text = TEMPLATE.replace("listener PORT 127.0.0.1", &format!("listener {port} {address}"));
             fs::write(folder.path().join("mosquitto.conf"), text).expect("the temporary folder is writable");
             let mut mosquitto = Self { port, program: program.clone(), folder, child: None };
             if mosquitto.launch() {
@@ -54,8 +60,9 @@ impl Mosquitto {
 
     fn launch(&mut self) -> bool {
         let config = self.folder.path().join("mosquitto.conf");
-        let mut command = Command::new(&self.program);
-        command.arg("-c").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let (program, arguments) = self.program.split_first().expect("it holds mosquitto at least");
+        let mut command = Command::new(program);
+        command.args(arguments).arg("-c").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("mosquitto is installed and can be run");
         let stderr = child.stderr.take().expect("its standard error is a pipe");
         self.child = Some(child);

@@ -8,25 +8,41 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::thread;
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 use tempfile::TempDir;
 
+use crate::namespaces;
+
 /// Longest wait for anything: far beyond what a busy machine needs.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A moment, for deadlines and measurements.
+#[allow(clippy::disallowed_methods, reason = "tests measure, and bound their waits")]
+pub fn now() -> Instant {
+    Instant::now()
+}
 
 /// The folder in which programs run, with nothing else in it.
 pub struct Workplace {
     folder: TempDir,
+    /// The network namespace that the programs run in, if not this process's own.
+    namespace: Option<String>,
 }
 
 impl Default for Workplace {
     fn default() -> Self {
-        Self { folder: tempfile::tempdir().expect("a temporary folder can be made") }
+        Self { folder: tempfile::tempdir().expect("a temporary folder can be made"), namespace: None }
     }
 }
 
 impl Workplace {
+    /// The same folder, whose programs run in a network namespace.
+    pub fn inside(self, namespace: &str) -> Self {
+        Self { namespace: Some(namespace.to_owned()), ..self }
+    }
+
     /// A path in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
@@ -43,7 +59,16 @@ impl Workplace {
 
     /// A program in the folder, without the settings of whoever runs the tests.
     pub fn command(&self, program: &str, arguments: &[&str]) -> Command {
-        let mut command = Command::new(built().join(format!("{program}{}", env::consts::EXE_SUFFIX)));
+        let program = built().join(format!("{program}{}", env::consts::EXE_SUFFIX));
+        let mut command = match &self.namespace {
+            Some(namespace) => {
+                let [starter, arguments @ ..] = namespaces::starter(namespace);
+                let mut command = Command::new(starter);
+                command.args(arguments).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
         let names = env::vars_os().map(|(name, _)| name);
         for name in names.filter(|name| name.to_string_lossy().starts_with("GRAPEVINE_")) {
             command.env_remove(name);
@@ -115,6 +140,23 @@ impl Running {
         }
     }
 
+    /// Listens until `moment`; gives the next line that holds `part`, if it is said by then.
+    pub fn line_until(&mut self, part: &str, moment: Instant) -> Option<String> {
+        while let Ok(line) = self.lines.recv_deadline(moment) {
+            self.heard.push(line);
+            if let Some(line) = self.heard.last().filter(|line| line.contains(part)) {
+                return Some(line.clone());
+            }
+        }
+        None
+    }
+
+    /// The newest line on standard error, if there is any.
+    pub fn last_line(&mut self) -> Option<&str> {
+        self.heard.extend(self.lines.try_iter());
+        self.heard.last().map(String::as_str)
+    }
+
     /// The exit code of a program that ends by itself, and everything it wrote to standard error.
     pub fn end(mut self) -> (Option<i32>, String) {
         loop {
@@ -130,6 +172,13 @@ impl Running {
         }
     }
 
+    /// Ends it as a power cut would.
+    pub fn kill(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// Sends a signal, such as `INT`.
     #[cfg(unix)]
     pub fn signal(&self, name: &str) {
@@ -141,9 +190,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 
@@ -172,8 +219,9 @@ pub fn root() -> &'static Path {
 fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
-        let test = env::current_exe().expect("the test knows where it lies");
-        let folder = test.ancestors().nth(2).expect("tests lie in target/<profile>/deps");
+        let program = env::current_exe().expect("a program knows where it lies");
+        let folder = program.parent().expect("programs lie in target/<profile>, tests in target/<profile>/deps");
+        let folder = if folder.ends_with("deps") { folder.parent().expect("a profile's folder") } else { folder };
         let profile = folder.file_name().and_then(|name| name.to_str()).expect("a profile has a name");
         let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from(env!("CARGO")));
         let mut build = Command::new(cargo);

@@ -8,7 +8,7 @@ use crossbeam_channel::Receiver;
 use grapevine_host::BrokerAddress;
 use grapevine_host::transport::{Backoff, Event, Options, PublishError, Transport, Will};
 
-#[allow(unreachable_pub, reason = "shared with the system tests, where it is public")]
+#[allow(unreachable_pub, dead_code, reason = "shared with the system tests, where it is public")]
 #[path = "../../../tests/system/mosquitto.rs"]
 mod mosquitto;
 

@@ -6,11 +6,10 @@ use std::process::Command;
 
 use grapevine_edge_client::image_input::ImageInput;
 use grapevine_host::manifest;
+use grapevine_tests::fleet::{Fleet, unseen};
 use grapevine_tests::programs::{extractor, root};
 use serde_json::{Value, json};
 use tract_onnx::prelude::*;
-
-use crate::fleet::{Fleet, unseen};
 
 const TOLERANCE: f64 = 1e-4;
 /// Of 20 images that nobody trained on.

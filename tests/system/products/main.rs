@@ -3,10 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail loudly and say what it saw")]
 
 mod export;
-mod fleet;
 mod predictions;
 
-use fleet::{DEVICES, Fleet, IMAGES, ROUNDS};
+use grapevine_tests::fleet::{self, DEVICES, Fleet, IMAGES, ROUNDS};
 use grapevine_tests::mosquitto::Mosquitto;
 use grapevine_tests::programs::Running;
 use serde_json::Value;

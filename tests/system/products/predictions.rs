@@ -7,10 +7,9 @@ use std::fs;
 use crossbeam_channel::{Receiver, unbounded};
 use grapevine_host::transport::{Event, Options, Transport};
 use grapevine_protocol::topics;
+use grapevine_tests::fleet::{Fleet, ROUNDS, name, unseen};
 use grapevine_tests::programs::PATIENCE;
 use serde_json::Value;
-
-use crate::fleet::{Fleet, ROUNDS, name, unseen};
 
 /// Of 20 images that nobody trained on.
 const LEAST_RIGHT: usize = 15;
