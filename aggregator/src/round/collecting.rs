@@ -249,7 +249,8 @@ impl Coordinator {
 
     pub(super) fn close_if_complete(&mut self) {
         let Phase::Collecting(collecting) = &self.phase else { return };
-        let all = collecting.expected.iter().all(|device| collecting.accepted.contains_key(device));
+        // Whoever is accepted is expected.
+        let all = collecting.accepted.len() == collecting.expected.len();
         // A resumed round knows only who answered and who came back; the others have until the deadline.
         if all && collecting.storing.is_empty() && collecting.accepted.len() >= collecting.chosen.max(1) {
             self.close_round();

@@ -18,6 +18,8 @@ const GATHER: Duration = Duration::from_millis(5);
 const HOLD: Duration = Duration::from_millis(100);
 /// A device that asked for nothing for so long does not fetch any more.
 const FORGET: Duration = Duration::from_secs(5);
+/// How often it is looked for devices to forget: looking at all of them for each request would take a large fleet's time.
+const LOOK: Duration = Duration::from_secs(1);
 /// A block goes out again no sooner than this: a busy broker may just be slow to hand it on.
 const REPEAT: Duration = Duration::from_secs(5);
 /// Blocks published at a time, so that the broker and the aggregator's own queue can follow.
@@ -34,10 +36,12 @@ struct Served {
     wanted: Bitmap,
     /// When each block last went out.
     published_at: Vec<Option<Duration>>,
-    /// Who asked since the last blocks went out.
+    /// Who of the fetchers asked since the last blocks went out.
     askers: BTreeSet<DeviceId>,
     /// Who fetches this blob.
     fetchers: BTreeMap<DeviceId, Fetcher>,
+    /// When it was last looked for fetchers to forget.
+    looked_at: Duration,
     flush_at: Option<Duration>,
 }
 
@@ -57,12 +61,13 @@ impl Served {
             published_at: vec![None; blocks],
             askers: BTreeSet::new(),
             fetchers: BTreeMap::new(),
+            looked_at: Duration::ZERO,
             flush_at: None,
         }
     }
 
     fn take(&mut self, now: Duration, device: &DeviceId, missing: &Bitmap) {
-        self.fetchers.retain(|_, fetcher| fetcher.asked_at + FORGET > now);
+        self.forget_silent(now);
         let is_new = !self.fetchers.contains_key(device);
         let fetcher = self.fetchers.entry(device.clone()).or_insert_with(|| Fetcher {
             since: now,
@@ -82,7 +87,7 @@ impl Served {
         if self.wanted.is_empty() {
             return;
         }
-        let all_asked = self.fetchers.keys().all(|fetcher| self.askers.contains(fetcher));
+        let all_asked = self.askers.len() == self.fetchers.len();
         let at = match (is_new, all_asked) {
             (true, _) => now + GATHER,
             (false, true) => now,
@@ -90,6 +95,14 @@ impl Served {
         };
         // A request never delays what is due already: who comes late joins those who are under way.
         self.flush_at = Some(self.flush_at.map_or(at, |due| due.min(at)));
+    }
+
+    fn forget_silent(&mut self, now: Duration) {
+        if self.looked_at + LOOK <= now {
+            self.looked_at = now;
+            self.fetchers.retain(|_, fetcher| fetcher.asked_at + FORGET > now);
+            self.askers.retain(|asker| self.fetchers.contains_key(asker));
+        }
     }
 
     /// Takes up to `room` blocks that are due.
