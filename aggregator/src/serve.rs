@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, bounded};
+use grapevine_host::clock::unix_ms;
 use grapevine_host::transport::{Event as Link, Options, PublishError, StartError, Traffic, Transport};
 use grapevine_host::{BrokerAddress, Shutdown, cpu};
 use grapevine_models::Head;
@@ -278,7 +279,7 @@ impl Shell<'_> {
             }
             Action::StoreUpdate(update) => self.store_updates(vec![update])?,
             Action::Commit(outcome) => self.commit(&outcome)?,
-            Action::AbandonRound(run, round) => self.store.abandon_round(run.0, round.0, ledger::wall_clock_ms())?,
+            Action::AbandonRound(run, round) => self.store.abandon_round(run.0, round.0, unix_ms())?,
             Action::FinishRun(run) => self.store.finish_run(run.0)?,
             Action::Report(event) => {
                 if let Event::Refused { device, reason } = &event {

@@ -10,9 +10,10 @@ use core::time::Duration;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use grapevine_host::Shutdown;
+use grapevine_host::clock::unix_ms;
 use grapevine_host::sentence::sentence;
 use grapevine_protocol::{DeviceId, Digest};
 use serde::Serialize;
@@ -141,7 +142,7 @@ impl Predictor {
             round: newest.round,
             run: format!("{:016x}", newest.run),
             head: Digest(newest.digest).to_string(),
-            time_ms: time_ms(),
+            time_ms: unix_ms(),
             dropped: self.outgoing.figures().dropped,
         };
         Ok(Some(serde_json::to_vec(&message).expect("texts and finite numbers are JSON")))
@@ -158,14 +159,6 @@ impl Predictor {
 #[allow(clippy::disallowed_methods, reason = "this is a shell: the watch gets its time from here")]
 fn now() -> Instant {
     Instant::now()
-}
-
-#[allow(
-    clippy::disallowed_methods,
-    reason = "tells people and their databases when it was; nothing is decided with it"
-)]
-fn time_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_millis() as u64).unwrap_or_default()
 }
 
 #[cfg(test)]

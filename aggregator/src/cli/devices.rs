@@ -2,9 +2,9 @@
 
 use clap::Args;
 use grapevine_aggregator::store::{DeviceRow, Store};
+use grapevine_host::clock::unix_ms;
 use serde::Serialize;
 
-use super::live::now_ms;
 use super::show::{Column, ago, bytes, table};
 use super::{Answer, Common};
 
@@ -41,7 +41,7 @@ pub(super) fn devices(common: &Common, arguments: &Arguments) -> anyhow::Result<
     let store = Store::open_read_only(&state)?;
     let is_served = Store::is_in_use(&state);
     let devices: Vec<Device> = store.devices()?.into_iter().map(|row| Device::new(row, is_served)).collect();
-    Ok(Answer::of(&devices, arguments.json, |devices| render(devices, now_ms()))?)
+    Ok(Answer::of(&devices, arguments.json, |devices| render(devices, unix_ms()))?)
 }
 
 /// Whether the aggregator last saw the device there. Nobody is there for an aggregator that does not run.

@@ -1,15 +1,12 @@
 //! `aggregator init`: a new configuration, written only when everything in it is right.
 
-use std::path::PathBuf;
-
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 use grapevine_aggregator::config::{BrokerDraft, Config, DEFAULT_STATE, Draft};
 use grapevine_host::broker_address::DEFAULT_PORT;
-use grapevine_host::draft::{keep_secret, seen_from};
-use grapevine_host::{BrokerAddress, class_list, config, files, manifest};
+use grapevine_host::draft::{DraftArguments, keep_secret, seen_from};
+use grapevine_host::{BrokerAddress, broker_address, config, files, manifest};
 use grapevine_models::Method;
-use grapevine_protocol::FleetId;
 
 use super::{Answer, Common};
 
@@ -23,25 +20,15 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
-    /// The fleet's name.
-    #[arg(long, value_name = "NAME")]
-    fleet: FleetId,
-    /// The frozen extractor's manifest, the `.toml` file beside an `.onnx` file.
-    #[arg(long, value_name = "FILE")]
-    extractor: PathBuf,
-    /// The fleet's class names; every device has the same in the same order.
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', required_unless_present = "classes_file")]
-    classes: Vec<String>,
-    /// A text file with one class name a line, instead of --classes.
-    #[arg(long, value_name = "FILE", conflicts_with = "classes")]
-    classes_file: Option<PathBuf>,
+    #[command(flatten)]
+    draft: DraftArguments,
     /// Where the broker is: mqtt://[user:password@]host[:port].
     #[arg(
         long,
         value_name = "ADDRESS",
         default_value = "mqtt://localhost:1883",
         conflicts_with = "embedded",
-        value_parser = check_broker
+        value_parser = broker_address::checked
     )]
     broker: String,
     /// Bring a broker along, for this machine or a network you trust, instead of --broker.
@@ -53,28 +40,18 @@ pub(super) struct Arguments {
     /// How the fleet learns.
     #[arg(long, value_name = "NAME", default_value_t = Method::RedGrape)]
     method: Method,
-    /// Replace a configuration that exists.
-    #[arg(long)]
-    force: bool,
 }
 
 pub(super) fn init(common: &Common, arguments: &Arguments) -> anyhow::Result<Answer> {
     let target = &common.config;
-    if target.exists() && !arguments.force {
-        bail!("{} exists; give --force to replace it, or another path with --config", target.display());
-    }
-    let classes = match &arguments.classes_file {
-        Some(file) => class_list::read(file)?,
-        None => arguments.classes.clone(),
-    };
-    class_list::check(&classes)?;
+    let classes = arguments.draft.class_list(target)?;
     let broker = match arguments.embedded {
         true => BrokerDraft::Embedded(arguments.port),
         false => BrokerDraft::Url(arguments.broker.clone()),
     };
     let draft = Draft {
-        fleet: arguments.fleet.clone(),
-        extractor: seen_from(target, &arguments.extractor)?,
+        fleet: arguments.draft.fleet.clone(),
+        extractor: seen_from(target, &arguments.draft.extractor)?,
         classes,
         state: common.state.as_deref().map_or(Ok(DEFAULT_STATE.into()), |state| seen_from(target, state))?,
         broker,
@@ -99,10 +76,6 @@ pub(super) fn init(common: &Common, arguments: &Arguments) -> anyhow::Result<Ans
         manifest.name,
         round.shape.features(),
     )))
-}
-
-fn check_broker(text: &str) -> Result<String, String> {
-    text.parse::<BrokerAddress>().map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 fn has_password(broker: &BrokerDraft) -> bool {

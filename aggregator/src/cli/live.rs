@@ -1,13 +1,11 @@
 //! `status.json`: what a running `aggregator serve` tells `aggregator status`.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use grapevine_aggregator::round::Event;
 use grapevine_aggregator::serve::{Observer, ServePhase, ServeStatus};
+use grapevine_host::clock::unix_ms;
 use grapevine_host::{files, memory};
 use serde::{Deserialize, Serialize};
 
@@ -64,7 +62,7 @@ pub(super) struct LiveFile {
 impl LiveFile {
     pub(super) fn new(state: &Path, broker: String) -> Self {
         let path = state.join(FILE);
-        Self { path, broker, started_ms: now_ms(), has_failed: false, is_finished: false }
+        Self { path, broker, started_ms: unix_ms(), has_failed: false, is_finished: false }
     }
 
     fn content(&self, status: &ServeStatus) -> Live {
@@ -91,7 +89,7 @@ impl LiveFile {
             resident_bytes: memory::resident_bytes(),
             peak_bytes: memory::peak_bytes(),
             started_ms: self.started_ms,
-            seen_ms: now_ms(),
+            seen_ms: unix_ms(),
         }
     }
 }
@@ -117,21 +115,7 @@ impl Observer for LiveFile {
 
 /// What the last `serve` with this state folder told, if there was one.
 pub(super) fn read(state: &Path) -> Option<Live> {
-    let path = state.join(FILE);
-    match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).ok(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => {
-            tracing::debug!("{}: {error}", path.display());
-            None
-        }
-    }
-}
-
-/// Milliseconds since 1970; 0 on a machine whose clock is before that.
-#[allow(clippy::disallowed_methods, reason = "another process compares it with its own clock, and people read it")]
-pub(super) fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    files::read_json(&state.join(FILE))
 }
 
 #[cfg(test)]
@@ -152,7 +136,7 @@ mod tests {
         let live = read(folder.path()).unwrap();
         assert_eq!((live.phase, live.round, live.updates, live.expected), (Phase::Collecting, Some(3), 1, 4));
         assert_eq!((live.run.as_str(), live.sent_bytes), ("00000000000000ab", 5));
-        fs::write(folder.path().join(FILE), b"{").unwrap();
+        std::fs::write(folder.path().join(FILE), b"{").unwrap();
         assert!(read(folder.path()).is_none());
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! Results go to standard output, everything else to standard error; a failure is one line.
 
-mod completions;
 mod devices;
 mod export;
 mod init;
@@ -12,18 +11,17 @@ mod rounds;
 mod serve;
 mod show;
 mod status;
-mod usage;
 
-use core::panic::AssertUnwindSafe;
-use std::panic::catch_unwind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+use clap_complete::Shell;
 use grapevine_aggregator::broker::LOG_FILTER;
 use grapevine_aggregator::config::{self, ValidConfig};
+use grapevine_host::Answer;
 use grapevine_host::answer::INTERRUPTED;
-use grapevine_host::{Answer, log, panics};
+use grapevine_host::command_line::{Program, completions, verbosity};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -36,6 +34,11 @@ Settings come from the configuration, the environment over it (GRAPEVINE_ROUND__
 GRAPEVINE_LOG takes a log filter such as `debug`.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C before the end.";
+
+const COMPLETIONS: &str = "\
+Examples:
+  aggregator completions bash > ~/.local/share/bash-completion/completions/aggregator
+  aggregator completions zsh > ~/.zfunc/_aggregator";
 
 /// The aggregator of a Grapevine fleet: opens rounds, merges what the devices learned, keeps the ledger.
 #[derive(Debug, Parser)]
@@ -83,25 +86,23 @@ enum Command {
     Devices(devices::Arguments),
     Rounds(rounds::Arguments),
     Export(export::Arguments),
-    Completions(completions::Arguments),
+    /// Write the completions of a shell to standard output.
+    #[command(after_help = COMPLETIONS)]
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
 }
 
 /// The whole program.
 pub(crate) fn main() -> ExitCode {
-    let answer = match Arguments::try_parse() {
-        Ok(arguments) => {
-            let Common { verbose, quiet, .. } = arguments.common;
-            // Counts of a flag on one command line; more than 100 of them mean no more than 100.
-            log::init_with(verbose.min(100) as i8 - quiet.min(100) as i8, LOG_FILTER);
-            panics::note();
-            // The hook has noted the panic; what it leaves behind is dropped with the process.
-            catch_unwind(AssertUnwindSafe(|| obey(&arguments)))
-                .unwrap_or_else(|_| Ok(Answer::complaint(panics::fault("aggregator"), 1)))
-                .unwrap_or_else(|error| Answer::failure(error.as_ref()))
-        }
-        Err(error) => usage::answer(&error),
+    let program = Program {
+        verbosity: |arguments: &Arguments| verbosity(arguments.common.verbose, arguments.common.quiet),
+        log_filter: LOG_FILTER,
+        obey,
+        explain: |error: &anyhow::Error| Answer::failure(error.as_ref()),
     };
-    ExitCode::from(answer.deliver())
+    program.main()
 }
 
 fn obey(arguments: &Arguments) -> anyhow::Result<Answer> {
@@ -113,13 +114,14 @@ fn obey(arguments: &Arguments) -> anyhow::Result<Answer> {
         Command::Devices(arguments) => devices::devices(common, arguments),
         Command::Rounds(arguments) => rounds::rounds(common, arguments),
         Command::Export(arguments) => export::export(common, arguments),
-        Command::Completions(arguments) => Ok(completions::completions(arguments)),
+        Command::Completions { shell } => Ok(completions::<Arguments>(*shell)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+    use grapevine_host::command_line::usage;
 
     use super::*;
 
@@ -130,5 +132,24 @@ mod tests {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Examples:"), "`{}` has no examples", command.get_name());
         }
+    }
+
+    #[test]
+    fn mistakes_are_one_line_and_help_is_whole() {
+        for (arguments, expected) in [
+            (&["aggregator", "serv"][..], "unrecognized subcommand 'serv'"),
+            (&["aggregator", "serve", "--round", "3"], "unexpected argument '--round' found"),
+            (&["aggregator", "serve", "--rounds", "0"], "invalid value '0' for '--rounds <COUNT>'"),
+            (&["aggregator", "serve", "--embedded", "--broker", "mqtt://h"], "cannot be used with"),
+            (&["aggregator", "init"], "required arguments were not provided: --fleet <NAME>"),
+            (&["aggregator"], "no command was given"),
+        ] {
+            let answer = usage::<Arguments>(&Arguments::try_parse_from(arguments).unwrap_err());
+            assert_eq!((answer.code, answer.text.as_str()), (2, ""));
+            let line = answer.complaints.concat();
+            assert!(line.contains(expected) && !line.contains('\n') && line.contains("--help"), "{line}");
+        }
+        let help = usage::<Arguments>(&Arguments::try_parse_from(["aggregator", "--help"]).unwrap_err());
+        assert!(help.code == 0 && help.complaints.is_empty() && help.text.contains("Examples:"), "{help:?}");
     }
 }

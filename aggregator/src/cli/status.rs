@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use grapevine_aggregator::store::{RoundPhase, Store};
+use grapevine_host::clock::unix_ms;
 use serde::Serialize;
 
 use super::devices::is_present;
 use super::ledger::{Ledger, ROUND_COLUMNS, RoundSummary};
-use super::live::{self, Live, Phase, now_ms};
+use super::live::{self, Live, Phase};
 use super::show::{ago, bytes, facts, table};
 use super::{Answer, Common};
 
@@ -77,7 +78,7 @@ struct Devices {
 pub(super) fn status(common: &Common, arguments: &Arguments) -> anyhow::Result<Answer> {
     let state = common.configuration()?.state;
     let status = Status::read(&state)?;
-    Ok(Answer::of(&status, arguments.json, |status| render(status, now_ms()))?)
+    Ok(Answer::of(&status, arguments.json, |status| render(status, unix_ms()))?)
 }
 
 impl Status {

@@ -2,8 +2,8 @@
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use grapevine_host::clock::unix_ms;
 use grapevine_protocol::{BootId, DeviceId, Notice, Refusal, RunId, Task, ToDevice, decode_to_device, encode};
 use serde::{Deserialize, Serialize};
 
@@ -69,7 +69,7 @@ fn begin(store: &mut impl Ledger, options: &ServeOptions) -> Result<RunId, Ledge
     store.open_run(&RunRow {
         run: run.0,
         fleet: options.fleet.to_string(),
-        created_ms: wall_clock_ms(),
+        created_ms: unix_ms(),
         config_json: serde_json::to_string(&run_config(options)).expect("plain numbers and strings serialise"),
         seed: options.round.seed,
         finished: false,
@@ -150,7 +150,7 @@ pub fn open_round(store: &mut impl Ledger, notice: &Notice, expected: usize) -> 
         run: notice.run.0,
         round: notice.round.0,
         task: task_name(notice.task).into(),
-        opened_ms: wall_clock_ms(),
+        opened_ms: unix_ms(),
         expected: u32::try_from(expected).unwrap_or(u32::MAX),
         notice: encode(&ToDevice::Notice(notice.clone()), &[]),
     })
@@ -158,7 +158,7 @@ pub fn open_round(store: &mut impl Ledger, notice: &Notice, expected: usize) -> 
 
 /// Makes updates durable, all of them or none. Only then may their devices get receipts.
 pub fn store_updates(store: &mut impl Ledger, updates: &[AcceptedUpdate]) -> Result<(), StoreError> {
-    let accepted_ms = wall_clock_ms();
+    let accepted_ms = unix_ms();
     let rows: Vec<(NewUpdate, &[u8])> = updates
         .iter()
         .map(|update| {
@@ -190,7 +190,7 @@ pub fn commit(
     store.commit_round(&MergedRound {
         run: outcome.run.0,
         round: outcome.round.0,
-        closed_ms: wall_clock_ms(),
+        closed_ms: unix_ms(),
         heads,
         aid,
         memory,
@@ -209,7 +209,7 @@ pub fn remember_devices(
     touched: &BTreeSet<DeviceId>,
     now: Duration,
 ) -> Result<(), StoreError> {
-    let wall_clock = wall_clock_ms();
+    let wall_clock = unix_ms();
     let rows: Vec<DeviceRow> = touched
         .iter()
         .filter_map(|device| coordinator.device(device).map(|record| row(device, record, wall_clock, now)))
@@ -265,9 +265,4 @@ pub(super) fn task_name(task: Task) -> &'static str {
         Task::Train => "train",
         Task::Finished => "finished",
     }
-}
-
-#[allow(clippy::disallowed_methods, reason = "the ledger keeps wall-clock times for people")]
-pub(super) fn wall_clock_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

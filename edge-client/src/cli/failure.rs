@@ -1,7 +1,6 @@
 //! Failures for people: one line each, whatever is behind them.
 
-use clap::error::ErrorKind;
-use grapevine_host::{Answer, sentence};
+use grapevine_host::Answer;
 
 /// A wrong combination of arguments that clap does not know to be one.
 #[derive(Debug, thiserror::Error)]
@@ -14,21 +13,10 @@ pub(super) fn answer(error: &anyhow::Error) -> Answer {
     Answer { code, ..Answer::failure(error.as_ref()) }
 }
 
-/// What clap has to say: help in full, a mistake in one line.
-pub(super) fn usage(error: &clap::Error) -> Answer {
-    let text = error.to_string();
-    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        return Answer::text(text);
-    }
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return Answer::complaint("no command was given; `edge-client --help` lists them", 2);
-    }
-    Answer::complaint(sentence::of_usage(&text), 2)
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use grapevine_host::command_line::usage;
 
     use super::*;
     use crate::cli::Arguments;
@@ -48,12 +36,12 @@ mod tests {
             (&["edge-client", "train", "--method", "sgd"], "`sgd` is not a method; the methods are fedavg"),
             (&["edge-client"], "no command was given"),
         ] {
-            let answer = usage(&Arguments::try_parse_from(arguments).unwrap_err());
+            let answer = usage::<Arguments>(&Arguments::try_parse_from(arguments).unwrap_err());
             assert_eq!((answer.code, answer.text.as_str(), answer.complaints.len()), (2, "", 1));
             let line = &answer.complaints[0];
             assert!(line.contains(expected) && !line.contains('\n') && line.contains("--help"), "{line}");
         }
-        let help = usage(&Arguments::try_parse_from(["edge-client", "--help"]).unwrap_err());
+        let help = usage::<Arguments>(&Arguments::try_parse_from(["edge-client", "--help"]).unwrap_err());
         assert!(help.code == 0 && help.complaints.is_empty() && help.text.contains("Examples:"), "{help:?}");
     }
 }

@@ -1,13 +1,10 @@
 //! `edge-client init`: a new configuration, written only when everything in it is right.
 
-use std::path::PathBuf;
-
-use anyhow::bail;
 use clap::Args;
 use grapevine_edge_client::config::{Config, DEFAULT_STATE, Draft};
-use grapevine_host::draft::{keep_secret, seen_from};
-use grapevine_host::{BrokerAddress, class_list, config, files};
-use grapevine_protocol::{DeviceId, FleetId};
+use grapevine_host::draft::{DraftArguments, keep_secret, seen_from};
+use grapevine_host::{broker_address, config, files};
+use grapevine_protocol::DeviceId;
 
 use super::setup::Setup;
 use super::{Answer, Common};
@@ -24,45 +21,25 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
-    /// The fleet's name.
-    #[arg(long, value_name = "NAME")]
-    fleet: FleetId,
+    #[command(flatten)]
+    draft: DraftArguments,
     /// This device's name, unique in the fleet.
     #[arg(long, value_name = "NAME")]
     device: DeviceId,
     /// Where the broker is: mqtt://[user:password@]host[:port].
-    #[arg(long, value_name = "ADDRESS", value_parser = check_broker)]
+    #[arg(long, value_name = "ADDRESS", value_parser = broker_address::checked)]
     broker: String,
-    /// The frozen extractor's manifest, the `.toml` file beside an `.onnx` file.
-    #[arg(long, value_name = "FILE")]
-    extractor: PathBuf,
-    /// The fleet's class names, in the fleet's order.
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', required_unless_present = "classes_file")]
-    classes: Vec<String>,
-    /// A text file with one class name a line, instead of --classes.
-    #[arg(long, value_name = "FILE", conflicts_with = "classes")]
-    classes_file: Option<PathBuf>,
-    /// Replace a configuration that exists.
-    #[arg(long)]
-    force: bool,
 }
 
 pub(super) fn init(common: &Common, arguments: &Arguments) -> anyhow::Result<Answer> {
     let target = &common.config;
-    if target.exists() && !arguments.force {
-        bail!("{} exists; give --force to replace it, or another path with --config", target.display());
-    }
-    let classes = match &arguments.classes_file {
-        Some(file) => class_list::read(file)?,
-        None => arguments.classes.clone(),
-    };
-    class_list::check(&classes)?;
+    let classes = arguments.draft.class_list(target)?;
     let state = common.state.as_deref().map_or(Ok(DEFAULT_STATE.into()), |state| seen_from(target, state))?;
     let draft = Draft {
-        fleet: arguments.fleet.clone(),
+        fleet: arguments.draft.fleet.clone(),
         device: arguments.device.clone(),
         broker: arguments.broker.clone(),
-        extractor: seen_from(target, &arguments.extractor)?,
+        extractor: seen_from(target, &arguments.draft.extractor)?,
         classes,
         state,
     };
@@ -83,8 +60,4 @@ pub(super) fn init(common: &Common, arguments: &Arguments) -> anyhow::Result<Ans
         setup.manifest.name,
         setup.shape.features(),
     )))
-}
-
-fn check_broker(text: &str) -> Result<String, String> {
-    text.parse::<BrokerAddress>().map(|_| text.to_owned()).map_err(|error| error.to_string())
 }

@@ -2,19 +2,17 @@
 
 use core::time::Duration;
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use anyhow::Context;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use grapevine_edge_client::predict::{Figures, Outgoing};
 use grapevine_edge_client::session::Event;
-use grapevine_host::{cpu, files, memory};
+use grapevine_host::{clock, cpu, files, memory};
 use serde::{Deserialize, Serialize};
 
 /// A process that was silent for longer is gone: killed, or its machine was switched off.
@@ -205,21 +203,12 @@ impl Pulse {
 
 /// What the last `run` with this state folder told, if there was one.
 pub(super) fn read(state: &Path) -> Option<Liveness> {
-    let path = state.join(FILE);
-    match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).ok(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => {
-            tracing::debug!("{}: {error}", path.display());
-            None
-        }
-    }
+    files::read_json(&state.join(FILE))
 }
 
-/// Seconds since 1970; 0 on a machine whose clock is before that.
-#[allow(clippy::disallowed_methods, reason = "another process compares it with its own clock")]
+/// Seconds since 1970.
 pub(super) fn seconds_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default()
+    clock::unix_ms() / 1_000
 }
 
 /// Collects changes for a while; gives the last one, and whether the other side is gone.
@@ -268,7 +257,7 @@ mod tests {
     #[test]
     fn a_damaged_file_counts_as_none() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join(FILE), b"{").unwrap();
+        std::fs::write(folder.path().join(FILE), b"{").unwrap();
         assert!(read(folder.path()).is_none());
     }
 }

@@ -3,7 +3,6 @@
 //! Results go to standard output, everything else to standard error; a failure is one line.
 
 mod classify;
-mod completions;
 mod failure;
 mod histogram;
 mod ingest;
@@ -14,14 +13,14 @@ mod setup;
 mod status;
 mod train;
 
-use core::panic::AssertUnwindSafe;
-use std::panic::catch_unwind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+use clap_complete::Shell;
+use grapevine_host::Answer;
 use grapevine_host::answer::INTERRUPTED;
-use grapevine_host::{Answer, log, panics};
+use grapevine_host::command_line::{Program, completions, verbosity};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -36,6 +35,11 @@ Settings come from the configuration, the environment over it (GRAPEVINE_BROKER,
 and flags over both. GRAPEVINE_LOG takes a log filter such as `debug`.
 
 Exit codes: 0 done, 1 failed or not all done, 2 wrong usage, 130 stopped by Ctrl-C before the end.";
+
+const COMPLETIONS: &str = "\
+Examples:
+  edge-client completions bash > ~/.local/share/bash-completion/completions/edge-client
+  edge-client completions zsh > ~/.zfunc/_edge-client";
 
 /// A device of a Grapevine fleet: stores features of its images, trains a classifier head on them, talks to the
 /// aggregator.
@@ -73,25 +77,23 @@ enum Command {
     Train(train::Arguments),
     Classify(classify::Arguments),
     Status(status::Arguments),
-    Completions(completions::Arguments),
+    /// Write the completions of a shell to standard output.
+    #[command(after_help = COMPLETIONS)]
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
 }
 
 /// The whole program.
 pub(crate) fn main() -> ExitCode {
-    let answer = match Arguments::try_parse() {
-        Ok(arguments) => {
-            let Common { verbose, quiet, .. } = arguments.common;
-            // Counts of a flag on one command line; more than 100 of them mean no more than 100.
-            log::init(verbose.min(100) as i8 - quiet.min(100) as i8);
-            panics::note();
-            // The hook has noted the panic; what it leaves behind is dropped with the process.
-            catch_unwind(AssertUnwindSafe(|| obey(&arguments)))
-                .unwrap_or_else(|_| Ok(Answer::complaint(panics::fault("edge-client"), 1)))
-                .unwrap_or_else(|error| failure::answer(&error))
-        }
-        Err(error) => failure::usage(&error),
+    let program = Program {
+        verbosity: |arguments: &Arguments| verbosity(arguments.common.verbose, arguments.common.quiet),
+        log_filter: "",
+        obey,
+        explain: failure::answer,
     };
-    ExitCode::from(answer.deliver())
+    program.main()
 }
 
 fn obey(arguments: &Arguments) -> anyhow::Result<Answer> {
@@ -103,7 +105,7 @@ fn obey(arguments: &Arguments) -> anyhow::Result<Answer> {
         Command::Train(arguments) => train::train(common, arguments),
         Command::Classify(arguments) => classify::classify(common, arguments),
         Command::Status(arguments) => status::status(common, arguments),
-        Command::Completions(arguments) => Ok(completions::completions(arguments)),
+        Command::Completions { shell } => Ok(completions::<Arguments>(*shell)),
     }
 }
 

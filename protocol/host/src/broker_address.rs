@@ -148,6 +148,11 @@ fn unescape(text: &str) -> Result<String, BrokerAddressError> {
     String::from_utf8(bytes).map_err(|_| BrokerAddressError::Escape)
 }
 
+/// For a command line that needs the address as it was written.
+pub fn checked(text: &str) -> Result<String, String> {
+    text.parse::<BrokerAddress>().map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

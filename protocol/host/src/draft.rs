@@ -3,9 +3,26 @@
 use std::io;
 use std::path::{self, Path, PathBuf};
 
+use clap::Args;
+use grapevine_protocol::FleetId;
+
+use crate::class_list::{self, ClassFileError, ClassListError};
+
 /// Why a configuration cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum DraftError {
+    /// Nobody said that it may be replaced.
+    #[error("{} exists; give --force to replace it, or another path with --config", path.display())]
+    Exists {
+        /// The configuration.
+        path: PathBuf,
+    },
+    /// The file of class names cannot be read.
+    #[error(transparent)]
+    ClassFile(#[from] ClassFileError),
+    /// The class names cannot be a fleet's.
+    #[error(transparent)]
+    ClassList(#[from] ClassListError),
     /// TOML is UTF-8.
     #[error("{} is not UTF-8 and cannot stand in a configuration; rename it", path.display())]
     NotText {
@@ -28,6 +45,41 @@ pub enum DraftError {
         /// The cause.
         source: io::Error,
     },
+}
+
+/// What every `init` is told on its command line.
+#[derive(Clone, Debug, Args)]
+pub struct DraftArguments {
+    /// The fleet's name.
+    #[arg(long, value_name = "NAME")]
+    pub fleet: FleetId,
+    /// The frozen extractor's manifest, the `.toml` file beside an `.onnx` file.
+    #[arg(long, value_name = "FILE")]
+    pub extractor: PathBuf,
+    /// The fleet's class names; everywhere the same in the same order.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', required_unless_present = "classes_file")]
+    pub classes: Vec<String>,
+    /// A text file with one class name a line, instead of --classes.
+    #[arg(long, value_name = "FILE", conflicts_with = "classes")]
+    pub classes_file: Option<PathBuf>,
+    /// Replace a configuration that exists.
+    #[arg(long)]
+    pub force: bool,
+}
+
+impl DraftArguments {
+    /// The class names, checked; refuses to replace a configuration unless that was asked for.
+    pub fn class_list(&self, target: &Path) -> Result<Vec<String>, DraftError> {
+        if target.exists() && !self.force {
+            return Err(DraftError::Exists { path: target.to_owned() });
+        }
+        let classes = match &self.classes_file {
+            Some(file) => class_list::read(file)?,
+            None => self.classes.clone(),
+        };
+        class_list::check(&classes)?;
+        Ok(classes)
+    }
 }
 
 /// A path of the command line as the configuration must write it: paths in it are relative to its own folder.

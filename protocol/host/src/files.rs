@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
+
 /// Why a file could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
@@ -44,6 +46,18 @@ pub fn check_writable(path: &Path) -> Result<(), WriteError> {
         return Err(refused(io::ErrorKind::IsADirectory.into()));
     }
     tempfile::tempfile_in(folder_of(path)).map(drop).map_err(refused)
+}
+
+/// What a process left for others as JSON; `None` if there is no such file, or none that can be read.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).ok(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            tracing::debug!("{}: {error}", path.display());
+            None
+        }
+    }
 }
 
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -9,6 +9,8 @@
 pub mod answer;
 pub mod broker_address;
 pub mod class_list;
+pub mod clock;
+pub mod command_line;
 pub mod config;
 pub mod cpu;
 pub mod draft;

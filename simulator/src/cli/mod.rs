@@ -7,13 +7,12 @@ mod images_bar;
 mod screen;
 mod usage;
 
-use core::panic::AssertUnwindSafe;
-use std::panic::catch_unwind;
 use std::process::ExitCode;
 
-use clap::{ArgAction, CommandFactory, Parser, Subcommand};
+use clap::{ArgAction, Parser, Subcommand};
 use grapevine_aggregator::broker::LOG_FILTER;
-use grapevine_host::{Answer, log, panics};
+use grapevine_host::Answer;
+use grapevine_host::command_line::{Program, completions, verbosity};
 
 /// Whole Grapevine federations on one machine.
 #[derive(Debug, Parser)]
@@ -43,20 +42,14 @@ enum Command {
 
 /// The whole program.
 pub(crate) fn main() -> ExitCode {
-    let answer = match Arguments::try_parse() {
-        Ok(arguments) => {
-            // Progress is shown by other means than the log, so rounds are logged only when asked for.
-            let verbosity = if arguments.quiet { -2 } else { arguments.verbose.min(100) as i8 - 1 };
-            log::init_with(verbosity, LOG_FILTER);
-            panics::note();
-            // The hook has noted the panic; what it leaves behind is dropped with the process.
-            catch_unwind(AssertUnwindSafe(|| obey(&arguments)))
-                .unwrap_or_else(|_| Ok(Answer::complaint(panics::fault("fleet"), 1)))
-                .unwrap_or_else(|error| Answer::failure(error.as_ref()))
-        }
-        Err(error) => usage::answer(&error),
+    let program = Program {
+        // Progress is shown by other means than the log, so rounds are logged only when asked for.
+        verbosity: |arguments: &Arguments| if arguments.quiet { -2 } else { verbosity(arguments.verbose, 1) },
+        log_filter: LOG_FILTER,
+        obey,
+        explain: |error: &anyhow::Error| Answer::failure(error.as_ref()),
     };
-    ExitCode::from(answer.deliver())
+    program.main()
 }
 
 fn obey(arguments: &Arguments) -> anyhow::Result<Answer> {
@@ -64,16 +57,14 @@ fn obey(arguments: &Arguments) -> anyhow::Result<Answer> {
         Command::Demo(demo) => demo::demo(demo, arguments.quiet),
         Command::Bench(bench) => bench::bench(bench, arguments.quiet),
         Command::Extractor(extractor) => extractor::extractor(extractor, arguments.quiet),
-        Command::Completions { shell } => {
-            let mut text = Vec::new();
-            clap_complete::generate(*shell, &mut Arguments::command(), "fleet", &mut text);
-            Ok(Answer::text(String::from_utf8_lossy(&text)))
-        }
+        Command::Completions { shell } => Ok(completions::<Arguments>(*shell)),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     #[test]

@@ -1,22 +1,9 @@
-//! Wrong usage for people: one line, whatever clap has to say.
+//! Arguments that are refused with all their causes.
 
 use core::error::Error;
 use core::str::FromStr;
 
-use clap::error::ErrorKind;
-use grapevine_host::{Answer, sentence};
-
-/// What clap has to say: help in full, a mistake in one line.
-pub(super) fn answer(error: &clap::Error) -> Answer {
-    let text = error.to_string();
-    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        return Answer::text(text);
-    }
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return Answer::complaint("no command was given; `fleet --help` lists them", 2);
-    }
-    Answer::complaint(sentence::of_usage(&text), 2)
-}
+use grapevine_host::sentence;
 
 /// For clap, which leaves out the causes of an error.
 pub(super) fn parsed<T: FromStr<Err: Error + 'static>>(text: &str) -> Result<T, String> {
@@ -26,8 +13,8 @@ pub(super) fn parsed<T: FromStr<Err: Error + 'static>>(text: &str) -> Result<T, 
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use grapevine_host::command_line::usage;
 
-    use super::*;
     use crate::cli::Arguments;
 
     #[test]
@@ -39,12 +26,12 @@ mod tests {
             (&["fleet", "demo", "--features", "synthetic:8x1"], "synthetic data set out of range ("),
             (&["fleet"], "no command was given"),
         ] {
-            let answer = answer(&Arguments::try_parse_from(arguments).unwrap_err());
+            let answer = usage::<Arguments>(&Arguments::try_parse_from(arguments).unwrap_err());
             assert_eq!((answer.code, answer.text.as_str(), answer.complaints.len()), (2, "", 1));
             let line = &answer.complaints[0];
             assert!(line.contains(expected) && !line.contains('\n') && line.contains("--help"), "{line}");
         }
-        let help = answer(&Arguments::try_parse_from(["fleet", "demo", "--help"]).unwrap_err());
+        let help = usage::<Arguments>(&Arguments::try_parse_from(["fleet", "demo", "--help"]).unwrap_err());
         assert!(help.code == 0 && help.complaints.is_empty() && help.text.contains("Examples:"), "{help:?}");
     }
 }
