@@ -102,6 +102,8 @@ pub struct Progress {
     pub trained: u32,
     /// The newest heads and aid.
     pub model: Model,
+    /// The newest merged round, with the updates that are in it.
+    pub closed: Option<(RoundId, BTreeMap<DeviceId, Digest>)>,
 }
 
 /// A round that was open when the aggregator stopped.
@@ -240,12 +242,13 @@ impl Coordinator {
         config: RoundConfig,
         boot: BootId,
         run: RunId,
-        progress: Progress,
+        mut progress: Progress,
         books: Vec<(DeviceId, DeviceRecord)>,
         open: Option<OpenRound>,
         now: Duration,
     ) -> Self {
         let mut coordinator = Self {
+            closed: progress.closed.take(),
             uploads: Uploads::new(config.upload_bytes),
             config,
             boot,
@@ -257,7 +260,6 @@ impl Coordinator {
             phase: Phase::Gathering,
             serving: Serving::default(),
             told_at: None,
-            closed: None,
             refusals: BTreeMap::new(),
             actions: VecDeque::new(),
         };

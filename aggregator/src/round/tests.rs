@@ -415,3 +415,16 @@ fn a_notice_is_repeated_to_those_who_are_missing_and_calls_the_roll_while_nobody
     harness.coordinator.handle_disconnected();
     assert_eq!(harness.coordinator.poll_timeout(), None);
 }
+
+#[test]
+fn a_receipt_that_was_lost_with_the_aggregator_is_given_again_after_a_restart() {
+    let merged = [(device(1), Digest::of(&update(1)))].into();
+    let progress = Progress { next_round: 1, trained: 1, closed: Some((RoundId(0), merged)), ..Progress::default() };
+    let config = config(Method::FedAvg);
+    let mut harness = Harness::with(Coordinator::new(config, BootId(2), RunId(5), progress, Vec::new(), None, START));
+    harness.greet(0..3);
+    harness.offer(1, 0, &update(1));
+    assert_eq!(harness.last_receipt().refused, None, "it is in the heads");
+    harness.offer(2, 0, &update(2));
+    assert_eq!(harness.last_receipt().refused, Some(Refusal::Late));
+}

@@ -4,12 +4,16 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
 use grapevine_host::clock::unix_ms;
-use grapevine_protocol::{BootId, DeviceId, Notice, Refusal, RunId, Task, ToDevice, decode_to_device, encode};
+use grapevine_protocol::{
+    BootId, DeviceId, Digest, Notice, Refusal, RoundId, RunId, Task, ToDevice, decode_to_device, encode,
+};
 use serde::{Deserialize, Serialize};
 
 use super::ServeOptions;
 use crate::round::{AcceptedUpdate, Content, Coordinator, DeviceRecord, Model, OpenRound, Progress, RoundOutcome};
-use crate::store::{DeviceRow, Ledger, MergedRound, NewRound, NewUpdate, RoundPhase, RoundRow, RunRow, StoreError};
+use crate::store::{
+    DeviceRow, Ledger, MergedRound, NewRound, NewUpdate, RoundPhase, RoundRow, RunRow, StoreError, UpdateRow,
+};
 
 /// Whether to go on with the ledger's run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +132,7 @@ fn resume(store: &impl Ledger, row: &RunRow, options: &ServeOptions) -> Result<R
         has_sums: store.count_merged(row.run, "statistics")? > 0,
         trained: store.count_merged(row.run, "train")?,
         model,
+        closed: newest.map(|round| closed_round_of(store, row.run, round)).transpose()?,
     };
     Ok((RunId(row.run), progress, open))
 }
@@ -142,6 +147,19 @@ fn open_round_of(store: &impl Ledger, run: u64, round: &RoundRow) -> Result<Open
         accepted.push((device, store.blob(&update.digest)?));
     }
     Ok(OpenRound { notice, expected: round.expected as usize, accepted })
+}
+
+fn closed_round_of(
+    store: &impl Ledger,
+    run: u64,
+    round: &RoundRow,
+) -> Result<(RoundId, BTreeMap<DeviceId, Digest>), LedgerError> {
+    let of_row = |update: UpdateRow| match update.device.parse() {
+        Ok(device) => Ok((device, Digest(update.digest))),
+        Err(_) => Err(LedgerError::Unreadable("newest round")),
+    };
+    let updates = store.updates(run, round.round)?.into_iter().map(of_row);
+    Ok((RoundId(round.round), updates.collect::<Result<_, _>>()?))
 }
 
 /// Writes a round down before its notice goes out; `expected` devices were chosen for it.
