@@ -25,6 +25,8 @@ pub struct Restarts {
     pub longest_away: Duration,
     /// How long a connection lasts at least between two kills.
     pub rest: Duration,
+    /// Whether the run goes on to its end after the last restart, or is left when that has healed.
+    pub to_the_end: bool,
     /// Decides the moments.
     pub seed: u64,
 }
@@ -96,7 +98,9 @@ pub fn restarted(
         healed.push(restart);
         rested_at = now() + restarts.rest;
     }
-    run.merge_of(plan.rounds - 1);
+    if restarts.to_the_end {
+        run.merge_of(plan.rounds - 1);
+    }
     run.federation.stop();
     (healed, run.outcomes.iter().map(|(_, outcome)| heads(outcome)).collect())
 }

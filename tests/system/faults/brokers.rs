@@ -10,6 +10,9 @@ use grapevine_tests::mosquitto::Mosquitto;
 use grapevine_tests::restarts::{self, Restarts};
 use serde_json::json;
 
+/// Rounds of a run that is left when the last restart has healed.
+const ENDLESS: u32 = 1_000_000;
+
 /// Kill and restart mosquitto under a federation; every restart must heal and the heads must be those of a run without.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -19,9 +22,6 @@ pub(crate) struct Arguments {
     /// Devices of the federation.
     #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     devices: u16,
-    /// Rounds of the run: it must not end before the last restart.
-    #[arg(long, value_name = "COUNT", default_value_t = 1_000)]
-    rounds: u32,
     /// Longest that the broker stays away, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 3_000)]
     away_ms: u64,
@@ -45,13 +45,14 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let plan = Plan {
         longest_pause: Duration::from_secs(arguments.longest_pause_s),
         keep_alive: Duration::from_secs(60),
-        ..restarts::plan(arguments.devices, arguments.rounds)
+        ..restarts::plan(arguments.devices, ENDLESS)
     };
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let treatment = Restarts {
         count: arguments.count,
         longest_away: Duration::from_millis(arguments.away_ms),
         rest: Duration::from_millis(arguments.rest_ms),
+        to_the_end: false,
         seed: arguments.seed,
     };
     let mut number = 0;
@@ -64,7 +65,8 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
             arguments.count
         );
     });
-    eprintln!("the same without restarts");
+    eprintln!("{} rounds; the same without restarts", heads.len());
+    let plan = Plan { rounds: heads.len() as u32, ..plan };
     let quiet = restarts::quiet(&folder.path().join("quiet"), &broker, &plan);
     assert_eq!(heads, quiet, "seed {}: the restarts changed what the fleet learned", arguments.seed);
     let longest = healed.iter().map(|restart| restart.healed_ms).max();

@@ -20,8 +20,13 @@ fn twenty_restarts_of_the_broker_heal_and_change_nothing() {
     let (undisturbed, place) = (folder.path().join("quiet"), folder.path().join("restarted"));
     // Every restart takes three rounds at most.
     let plan = restarts::plan(4, 3 * RESTARTS + 2);
-    let treatment =
-        Restarts { count: RESTARTS, longest_away: Duration::from_millis(50), rest: Duration::ZERO, seed: 1 };
+    let treatment = Restarts {
+        count: RESTARTS,
+        longest_away: Duration::from_millis(50),
+        rest: Duration::ZERO,
+        to_the_end: true,
+        seed: 1,
+    };
     let broker = Broker::embedded();
     let (quiet, (healed, heads)) = thread::scope(|scope| {
         let quiet = scope.spawn(|| restarts::quiet(&undisturbed, &broker.address(), &plan));
