@@ -2,6 +2,10 @@
 
 use core::time::Duration;
 
+/// The longest pause after a connection that stood, however short it was: a broker that is restarted again and again is
+/// found again soon.
+const LONGEST_AFTER_A_CONNECTION: Duration = Duration::from_secs(4);
+
 /// Pauses between attempts to connect: they double from `first` to `max`, each shortened by up to a half at random,
 /// so that a fleet whose broker comes back does not arrive in one instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +28,10 @@ impl Default for Backoff {
 pub(super) struct Pauses {
     backoff: Backoff,
     random: u64,
-    last: Option<Duration>,
+    /// After the newest attempt that failed, unless a connection stood since.
+    failed: Option<Duration>,
+    /// After the newest connection that was lost.
+    lost: Option<Duration>,
 }
 
 impl Pauses {
@@ -32,19 +39,27 @@ impl Pauses {
         // FNV-1a: any mixing will do, as long as every run mixes alike.
         let mix = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         let random = client_id.bytes().fold(backoff.seed ^ 0xcbf2_9ce4_8422_2325, mix);
-        Self { backoff, random, last: None }
+        Self { backoff, random, failed: None, lost: None }
     }
 
     /// The pause after a connection that `lasted` this long; zero for an attempt that failed.
     ///
-    /// Only a connection that outlived the pause before it twice over starts the pauses afresh: two devices with one
-    /// client id throw each other out for ever, and should do it ever more slowly.
+    /// Only a connection that outlived the pause before it twice over has the shortest pause: two devices with one
+    /// client id throw each other out for ever, and should do it less often.
     pub(super) fn after(&mut self, lasted: Duration) -> Duration {
-        let base = match self.last {
-            Some(last) if lasted < last * 2 => last * 2,
-            Some(_) | None => self.backoff.first,
+        let Backoff { first, max, .. } = self.backoff;
+        if lasted.is_zero() {
+            let base = self.failed.map_or(first, |last| last * 2).min(max);
+            self.failed = Some(base);
+            return self.jittered(base);
+        }
+        self.failed = None;
+        let base = match self.lost {
+            Some(last) if lasted < last * 2 => (last * 2).min(LONGEST_AFTER_A_CONNECTION).max(first),
+            Some(_) | None => first,
         };
-        self.jittered(base.min(self.backoff.max))
+        self.lost = Some(base.min(max));
+        self.jittered(base.min(max))
     }
 
     /// The longest pause, for a refusal that only a person can lift.
@@ -53,7 +68,6 @@ impl Pauses {
     }
 
     fn jittered(&mut self, base: Duration) -> Duration {
-        self.last = Some(base);
         // SplitMix64 (Steele, Lea and Flood 2014).
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut bits = self.random;
@@ -81,14 +95,25 @@ mod tests {
     }
 
     #[test]
-    fn only_a_lasting_connection_starts_afresh() {
+    fn a_connection_ends_the_pauses_of_failed_attempts() {
         let mut pauses = Pauses::new(Backoff::default(), "device");
-        for _ in 0..4 {
+        for _ in 0..6 {
             pauses.after(Duration::ZERO);
         }
-        assert!(pauses.after(SECOND * 15) > SECOND * 2, "a short connection is one more failure");
-        assert!(pauses.after(SECOND * 32) <= SECOND);
+        assert!(pauses.after(SECOND) <= SECOND, "the broker was there a moment ago");
+        assert!(pauses.after(Duration::ZERO) <= SECOND);
+        assert!(pauses.after(Duration::ZERO) >= SECOND);
         assert!(pauses.longest() >= SECOND * 30);
+    }
+
+    #[test]
+    fn short_connections_follow_each_other_more_slowly_within_limits() {
+        let mut pauses = Pauses::new(Backoff::default(), "device");
+        for expected in [1, 2, 4, 4, 4] {
+            let pause = pauses.after(SECOND);
+            assert!(pause <= SECOND * expected && pause * 2 >= SECOND * expected, "{pause:?} against {expected} s");
+        }
+        assert!(pauses.after(SECOND * 8) <= SECOND);
     }
 
     #[test]
