@@ -93,7 +93,12 @@ impl Accuracy {
 
     /// The mean over a range of classes, leaving out those without samples; zero where none has any.
     pub fn mean_over(&self, classes: Range<usize>) -> f64 {
-        let known: Vec<f64> = self.by_class[classes].iter().flatten().copied().collect();
+        self.mean_of(&classes.collect::<Vec<usize>>())
+    }
+
+    /// The same over some classes.
+    pub fn mean_of(&self, classes: &[usize]) -> f64 {
+        let known: Vec<f64> = classes.iter().filter_map(|&class| self.by_class[class]).collect();
         known.iter().sum::<f64>() / known.len().max(1) as f64
     }
 }

@@ -10,7 +10,6 @@ use crate::limits::MAX_PARAMETER_VALUE;
 use crate::merge::{HeadSum, PrototypeSum};
 use crate::oneshot::{LDA_SHRINKAGE, lda, ncm};
 use crate::params::{Start, ValidParams};
-use crate::prior::log_prior;
 use crate::statistics::Statistics;
 use crate::train::Samples;
 
@@ -183,11 +182,5 @@ fn take_into_average(average: &mut Option<Average>, main: &Head, conditions: &Co
 
 /// The head with `tau * log prior` added to its bias; `None` where that changes nothing.
 fn shifted(head: &Head, prior: &[f32], tau: f32) -> Option<Head> {
-    if tau == 0.0 || prior.len() != head.bias.len() {
-        return None;
-    }
-    let mut head = head.clone();
-    let shift = log_prior(prior);
-    head.bias.iter_mut().zip(shift).for_each(|(bias, log)| *bias += tau * log);
-    Some(head)
+    (tau != 0.0 && prior.len() == head.bias.len()).then(|| head.shifted(prior, tau))
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use grapevine_host::Shutdown;
 use grapevine_models::Method;
 use grapevine_protocol::Encoding;
-use grapevine_simulator::bench::{self, BenchOptions};
+use grapevine_simulator::bench::{self, BenchOptions, DialOptions};
 use grapevine_simulator::data::digits::Digits;
 use grapevine_simulator::data::partition::Partition;
 use grapevine_simulator::demo::{self, DemoOptions};
@@ -50,6 +50,7 @@ fn both(source: (demo::Source, bench::Source), participants: Option<usize>, seed
         start: None,
         averaged: false,
         grid: Vec::new(),
+        dial: DialOptions::default(),
         encoding: Encoding::F32,
         command: "fleet bench".into(),
     };
@@ -113,6 +114,9 @@ fn wrong_usage_is_one_line_and_writes_nothing() {
         (&["--standardise", "train"], "required arguments were not provided: --data <PATH>"),
         (&["--data", "synthetic:8x1"], "synthetic data set out of range ("),
         (&["--data", "synthetic:8x3", "--standardise", "train"], "standardised already"),
+        (&["--dial", "lda", "--methods", "fedavg"], "lda does not run; name it in --methods too"),
+        (&["--taus", "0,1"], "required arguments were not provided: --dial <NAMES>"),
+        (&["--dial", "lda", "--taus", "0,11"], "tau 11: give numbers from -10 to 10"),
         (&["--csv", "same", "--html", "same"], "named for two results"),
     ] {
         let line = place.fail("fleet", &[&["bench"], arguments].concat(), 2);
@@ -174,6 +178,11 @@ fn features_in_an_npz_are_read_and_refused_in_one_sentence() {
     for (name, features, expected) in [
         ("nan.npz", nan, "feature 1 is NaN"),
         ("gap.npz", gap, "class 1 of 3 has no training sample"),
+        (
+            "stray.npz",
+            Features { test_labels: vec![0, 1, 2, 3, 0, 1, 2, 0, 1], ..good.clone() },
+            "row 3: no training sample has label 3",
+        ),
         ("flat.npz", Features { width: 0, ..good.clone() }, "[samples, features]"),
         ("short.npz", Features { train_labels: good.train_labels[1..].to_vec(), ..good.clone() }, "rows for"),
         ("alone.npz", Features { test: Vec::new(), test_labels: Vec::new(), ..good.clone() }, "has no test samples"),

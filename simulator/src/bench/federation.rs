@@ -8,7 +8,7 @@ use grapevine_aggregator::round::choose;
 use grapevine_models::evaluate::{Accuracy, Tally};
 use grapevine_models::{
     Conditions, FleetModel, Head, HeadError, Heads, Params, RoundError, RoundSum, Samples, SamplesError, Shape,
-    Statistics, Step, UpdateContent, ValidParams, stream, train_round,
+    Statistics, Step, Sums, UpdateContent, ValidParams, stream, train_round,
 };
 use grapevine_protocol::topics::BlobKind;
 use grapevine_protocol::{
@@ -25,8 +25,10 @@ const TEST_ROWS: usize = 1_024;
 
 /// What is to be run, beside the fleet.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Setup {
+pub(super) struct Setup<'a> {
     pub(super) params: ValidParams,
+    /// How far the final head is shifted by the class shares, each for itself.
+    pub(super) taus: &'a [f64],
     /// Rounds of training.
     pub(super) rounds: u32,
     /// Devices chosen for a round of training; `None` for all.
@@ -40,6 +42,8 @@ pub(super) struct Setup {
 pub(super) struct Outcome {
     /// After every round that made a head to use.
     pub(super) rounds: Vec<RoundResult>,
+    /// The final head's on the fleet's test set, shifted by each of `Setup::taus`.
+    pub(super) dial: Vec<Accuracy>,
     /// SHA-256 of the final heads, as they are published.
     pub(super) digest: Digest,
     /// Of all devices in the whole run.
@@ -82,7 +86,7 @@ pub enum FederationError {
 /// Runs a federation. Gives `None` if `stop` said so before the end; `tick` is called after every round.
 pub(super) fn run(
     fleet: &Fleet,
-    setup: &Setup,
+    setup: &Setup<'_>,
     stop: &(dyn Fn() -> bool + Sync),
     tick: &(dyn Fn() + Sync),
 ) -> Result<Option<Outcome>, FederationError> {
@@ -111,9 +115,13 @@ pub(super) fn run(
             rounds.push(RoundResult { accuracy: evaluate(head, &test), traffic: federation.traffic });
         }
     }
+    let prior = if setup.taus.is_empty() { Vec::new() } else { shared_prior(&devices, setup.params)? };
+    let turned =
+        |head: &Head| setup.taus.iter().map(|&tau| evaluate(&head.shifted(&prior, tau as f32), &test)).collect();
+    let dial = federation.model.in_use().map_or_else(Vec::new, turned);
     let digest = federation.finish()?;
     let seconds = (now() - began).as_secs_f64();
-    Ok(Some(Outcome { rounds, digest, traffic: federation.traffic, steps: federation.round, seconds }))
+    Ok(Some(Outcome { rounds, dial, digest, traffic: federation.traffic, steps: federation.round, seconds }))
 }
 
 /// How a head does on a test set, on all cores.
@@ -125,12 +133,24 @@ fn evaluate(head: &Head, test: &Samples<'_>) -> Accuracy {
     starts.into_par_iter().map(part).reduce(none, |sum, part| sum.plus(&part)).accuracy()
 }
 
+/// The class shares that an aggregator learns from what devices may tell.
+fn shared_prior(devices: &[Device<'_>], params: ValidParams) -> Result<Vec<f32>, FederationError> {
+    let Some(first) = devices.first() else { return Ok(Vec::new()) };
+    let mut counts = Statistics::empty(first.samples.shape(), Sums::Counts);
+    for device in devices {
+        counts
+            .add(&Statistics::of(&device.samples, Sums::Counts, params.min_samples_to_share))
+            .map_err(RoundError::from)?;
+    }
+    Ok(counts.prior())
+}
+
 struct Device<'a> {
     id: DeviceId,
     samples: Samples<'a>,
 }
 
-impl Setup {
+impl Setup<'_> {
     /// Rounds of the run, those that gather sums included.
     pub(super) fn steps(&self) -> u32 {
         let (mut has_sums, mut trained, mut steps) = (false, 0, 0);
@@ -170,7 +190,7 @@ struct Have {
 /// The aggregator's side of a run.
 struct Federation<'a> {
     fleet: &'a Fleet,
-    setup: &'a Setup,
+    setup: &'a Setup<'a>,
     devices: &'a [Device<'a>],
     auxiliary: Option<Samples<'a>>,
     model: FleetModel,
@@ -186,7 +206,7 @@ struct Federation<'a> {
 }
 
 impl<'a> Federation<'a> {
-    fn new(fleet: &'a Fleet, setup: &'a Setup, devices: &'a [Device<'a>], auxiliary: Option<Samples<'a>>) -> Self {
+    fn new(fleet: &'a Fleet, setup: &'a Setup<'a>, devices: &'a [Device<'a>], auxiliary: Option<Samples<'a>>) -> Self {
         let name = "bench".parse().expect("letters");
         let wire = Wire::new(name, &device_id(0), fleet.shape, setup.encoding);
         let mut traffic = Traffic::default();

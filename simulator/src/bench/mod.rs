@@ -3,6 +3,8 @@
 //!
 //! Read [`run`] first; a run itself is in `federation`.
 
+mod choosing;
+mod dial;
 mod federation;
 mod fleet;
 mod grid;
@@ -30,8 +32,10 @@ use crate::data::long_tail::LongTailError;
 use crate::data::partition::{Partition, PartitionError};
 use crate::data::synthetic::SyntheticError;
 use crate::extractor::FrozenExtractorError;
-use crate::report::results::{Report, Trial};
+use crate::report::results::Report;
 
+use choosing::Chosen;
+pub use dial::{DialOptions, USUAL_TAUS};
 pub use federation::FederationError;
 use federation::{Outcome, Setup};
 pub use grid::{Assignment, Axis, AxisError, MAX_POINTS};
@@ -72,6 +76,8 @@ pub struct BenchOptions {
     pub averaged: bool,
     /// Hyper-parameters to choose, each method for itself, on a part of the training samples.
     pub grid: Vec<Axis>,
+    /// Whose final heads are shifted by the class shares, and how far.
+    pub dial: DialOptions,
     /// How updates are written.
     pub encoding: Encoding,
     /// The command line, for the report.
@@ -133,6 +139,9 @@ pub enum BenchError {
     /// Too large a search.
     #[error("the grid has more than {MAX_POINTS} combinations for {0}; give fewer values")]
     Grid(Method),
+    /// A dial of nothing.
+    #[error("the dial of {0} is asked for, but {0} does not run; name it in --methods too")]
+    Dial(Method),
     /// A hyper-parameter out of range.
     #[error(transparent)]
     Params(#[from] ParamsError),
@@ -163,6 +172,16 @@ pub enum BenchError {
     NoTest {
         /// The file.
         path: PathBuf,
+    },
+    /// A test sample of no class.
+    #[error("test_labels, row {row}: no training sample has label {label}; they go from 0 to {last}")]
+    TestLabel {
+        /// Its position.
+        row: usize,
+        /// Its label.
+        label: u16,
+        /// The largest label of a training sample.
+        last: u16,
     },
     /// A class that nobody can learn or be tested on.
     #[error("class {class} of {classes} has no {part} sample; number the classes from 0 without gaps, or add samples")]
@@ -267,6 +286,9 @@ impl BenchOptions {
         if self.seeds.is_empty() {
             return Err(BenchError::NoSeed);
         }
+        if let Some(&method) = self.dial.methods.iter().find(|method| !self.methods.contains(method)) {
+            return Err(BenchError::Dial(method));
+        }
         let keys = self.settings.iter().map(|setting| setting.key).chain(self.grid.iter().map(|axis| axis.key));
         for key in keys {
             let read = |method: &Method| self.unset_params(*method, 2).reads(key);
@@ -323,47 +345,22 @@ struct Bench<'a> {
 /// One run of a point.
 struct Job<'a> {
     point: &'a Point,
-    setup: Setup,
+    setup: Setup<'a>,
 }
 
 impl Bench<'_> {
-    /// Chooses a point for each method: that of the best mean balanced accuracy over the seeds' validation samples, the
-    /// first among equals.
-    fn choose(&self, plans: &[Vec<Point>]) -> Result<(Vec<Point>, Vec<Trial>), BenchError> {
-        let tried: Vec<&Point> = plans.iter().filter(|points| points.len() > 1).flatten().collect();
-        let accuracies = self.run_points(&tried, Some(VALIDATION_SHARE))?;
-        let mut trials = Vec::new();
-        let mut chosen = Vec::new();
-        let mut done = tried.iter().zip(accuracies.chunks(self.options.seeds.len()));
-        for points in plans {
-            if points.len() == 1 {
-                chosen.push(points[0].clone());
-                continue;
-            }
-            let first = trials.len();
-            for (point, outcomes) in done.by_ref().take(points.len()) {
-                // Half a search chooses nothing.
-                let outcomes: Option<Vec<&Outcome>> = outcomes.iter().map(Option::as_ref).collect();
-                trials.push(results::trial(point, &outcomes.ok_or(BenchError::Stopped)?));
-            }
-            let best = trials[first..].iter().map(|trial: &Trial| trial.validation_accuracy).fold(f64::MIN, f64::max);
-            let at = trials[first..].iter().position(|trial| trial.validation_accuracy >= best).unwrap_or(0);
-            trials[first + at].chosen = true;
-            chosen.push(points[at].clone());
-        }
-        Ok((chosen, trials))
-    }
-
     /// The outcomes of the chosen points on the test samples: method after method, seed after seed.
-    fn measure(&self, chosen: &[Point]) -> Result<Vec<Option<Outcome>>, BenchError> {
-        self.run_points(&chosen.iter().collect::<Vec<_>>(), None)
+    fn measure(&self, chosen: &[Chosen]) -> Result<Vec<Option<Outcome>>, BenchError> {
+        self.run_points(&chosen.iter().map(|chosen| &chosen.point).collect::<Vec<_>>(), None)
     }
 
     fn run_points(&self, points: &[&Point], validation: Option<f64>) -> Result<Vec<Option<Outcome>>, BenchError> {
         let mut jobs = Vec::new();
         for &point in points {
+            let is_dialled = self.options.dial.methods.contains(&point.params.method);
             let setup = Setup {
                 params: point.params.check()?,
+                taus: if is_dialled { &self.options.dial.taus } else { &[] },
                 rounds: self.options.rounds,
                 participants: self.options.participants,
                 encoding: self.options.encoding,

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use grapevine_host::memory;
+use grapevine_models::evaluate::Accuracy;
 use grapevine_models::{Key, Params};
 use serde_json::{Value, json};
 
+use super::choosing::Chosen;
+use super::dial::{Measured, dials};
 use super::federation::Outcome;
 use super::fleet::Fleet;
 use super::grid::Point;
@@ -22,13 +25,18 @@ const MOST_COUNTS: usize = 1 << 20;
 impl Outcome {
     /// Balanced accuracy of the head in use at the end; zero if there was none.
     pub(super) fn balanced(&self) -> f64 {
-        self.rounds.last().map_or(0.0, |round| round.accuracy.balanced())
+        self.last().map_or(0.0, Accuracy::balanced)
+    }
+
+    /// What the head in use did at the end, if there was one.
+    pub(super) fn last(&self) -> Option<&Accuracy> {
+        self.rounds.last().map(|round| &round.accuracy)
     }
 }
 
 /// What a point did on the validation samples of each seed.
-pub(super) fn trial(point: &Point, outcomes: &[&Outcome]) -> Trial {
-    let by_seed: Vec<f64> = outcomes.iter().map(|outcome| outcome.balanced()).collect();
+pub(super) fn trial(point: &Point, outcomes: &[Outcome]) -> Trial {
+    let by_seed: Vec<f64> = outcomes.iter().map(Outcome::balanced).collect();
     Trial {
         method: point.params.method.name().into(),
         values: point.values.iter().map(|value| (value.key.name().to_owned(), value.value)).collect(),
@@ -43,7 +51,7 @@ pub(super) fn report(
     options: &BenchOptions,
     pool: &Pool,
     first: &Fleet,
-    chosen: &[Point],
+    chosen: &[Chosen],
     trials: &[Trial],
     outcomes: Vec<Option<Outcome>>,
 ) -> Report {
@@ -53,7 +61,8 @@ pub(super) fn report(
     counts.truncate(MOST_COUNTS / classes);
     let order = by_frequency(&class_totals);
     let stopped = outcomes.iter().any(Option::is_none);
-    let points = chosen.iter().flat_map(|point| options.seeds.iter().map(move |seed| (point, *seed)));
+    let dials = dials(&options.dial, &measured(chosen, &outcomes, options.seeds.len()), &order);
+    let points = chosen.iter().flat_map(|chosen| options.seeds.iter().map(move |seed| (&chosen.point, *seed)));
     let runs =
         points.zip(outcomes).filter_map(|((point, seed), outcome)| Some(run(options, point, seed, &outcome?, &order)));
     Report {
@@ -75,11 +84,21 @@ pub(super) fn report(
         data_digests: pool.digests.clone(),
         test_class_counts: class_counts(first.test.labels.iter().copied(), classes),
         trials: trials.to_vec(),
+        dials,
         notes: pool.notes.clone(),
         stopped,
         machine: machine(),
         seconds: None,
     }
+}
+
+fn measured<'a>(chosen: &'a [Chosen], outcomes: &'a [Option<Outcome>], seeds: usize) -> Vec<Measured<'a>> {
+    let of = |(chosen, outcomes): (&'a Chosen, &'a [Option<Outcome>])| Measured {
+        method: chosen.point.params.method,
+        test: outcomes.iter().flatten().collect(),
+        held_out: &chosen.held_out,
+    };
+    chosen.iter().zip(outcomes.chunks(seeds)).map(of).collect()
 }
 
 fn run(options: &BenchOptions, point: &Point, seed: u64, outcome: &Outcome, order: &[usize]) -> Run {
@@ -185,7 +204,9 @@ fn arguments(options: &BenchOptions) -> Value {
         "start": options.start,
         "averaged": options.averaged,
         "grid": grid,
-        "validation_share": if options.grid.is_empty() { None } else { Some(VALIDATION_SHARE) },
+        "dial": options.dial.methods,
+        "taus": options.dial.taus,
+        "validation_share": if options.grid.is_empty() && options.dial.methods.is_empty() { None } else { Some(VALIDATION_SHARE) },
         "encoding": options.encoding,
     })
 }

@@ -18,6 +18,7 @@ fn options(methods: &[Method]) -> BenchOptions {
         start: None,
         averaged: false,
         grid: Vec::new(),
+        dial: DialOptions::default(),
         encoding: Encoding::F32,
         command: "fleet bench".into(),
     }
@@ -154,4 +155,30 @@ fn a_warm_start_and_a_mean_are_for_methods_that_train() {
     assert_eq!(plain.runs[2].head_digest, warm.runs[2].head_digest);
     assert_eq!(warm.runs[0].hyper_parameters["start"], "lda");
     assert_eq!(warm.runs[0].balanced_accuracy_by_round.len(), 4);
+}
+
+#[test]
+fn a_dial_is_the_head_with_another_tau_and_compares_with_every_rival() {
+    let dial = DialOptions { methods: vec![Method::Lda], taus: vec![0.0, 0.5] };
+    let report = run_here(&BenchOptions { dial, ..options(&[Method::FedAvg, Method::Lda, Method::Ncm]) });
+    let [dial] = &report.dials[..] else { panic!("{:?}", report.dials) };
+    let balanced = |report: &Report, method: &str| {
+        report.rows().into_iter().find(|row| row.mean.method == method).unwrap().mean.balanced_accuracy
+    };
+    assert!((dial.balanced_accuracy[0] - balanced(&report, "lda")).abs() < 1e-12);
+    let turned = run_here(&BenchOptions { settings: vec!["tau=0.5".parse().unwrap()], ..options(&[Method::Lda]) });
+    assert!((dial.balanced_accuracy[1] - balanced(&turned, "lda")).abs() < 1e-12);
+    assert!(dial.head_accuracy[1] >= dial.head_accuracy[0] && dial.validation_head_accuracy.len() == 2);
+    let rivals: Vec<&str> = dial.against.iter().map(|against| against.rival.as_str()).collect();
+    assert_eq!(rivals, ["fedavg", "ncm"]);
+    for against in &dial.against {
+        let position = dial.taus.iter().position(|tau| *tau == against.tau).unwrap();
+        assert_eq!(against.balanced_accuracy, dial.balanced_accuracy[position]);
+        assert!((against.rival_balanced_accuracy - balanced(&report, &against.rival)).abs() < 1e-12);
+    }
+    assert!(report.trials.is_empty(), "nothing was chosen but taus");
+    // What is asked of the dial changes no run.
+    let plain = run_here(&options(&[Method::FedAvg, Method::Lda, Method::Ncm]));
+    let digests = |report: &Report| report.runs.iter().map(|run| run.head_digest.clone()).collect::<Vec<_>>();
+    assert_eq!(digests(&plain), digests(&report));
 }

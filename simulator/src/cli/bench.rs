@@ -51,11 +51,13 @@ fn is_usage(error: &BenchError) -> bool {
         | BenchError::NoSeed
         | BenchError::Unread(_)
         | BenchError::Grid(_)
+        | BenchError::Dial(_)
         | BenchError::Params(_)
         | BenchError::NotFeatures { .. }
         | BenchError::Extracted { .. }
         | BenchError::TooLarge { .. } => true,
         BenchError::NoTest { .. }
+        | BenchError::TestLabel { .. }
         | BenchError::EmptyClass { .. }
         | BenchError::Read { .. }
         | BenchError::Source(_)

@@ -7,7 +7,7 @@ use super::columns::{Column, columns};
 use super::heat_map::{MOST_DEVICES, device_classes};
 use super::markup::{escape, shortened};
 use super::results::{Report, Row, verdicts};
-use super::{notes, table, units};
+use super::{dial, notes, table, units};
 
 const STYLE: &str = include_str!("page.css");
 const DIGEST_FIGURES: usize = 16;
@@ -41,6 +41,7 @@ pub fn render(report: &Report) -> String {
         page += &condition_charts(report, condition);
     }
     let _ = write!(page, "<div class=\"pair\">\n{}{}</div>\n", device_card(report), notes::card(report));
+    page += &dial::cards(&report.dials);
     page += &trials_table(report);
     page += &runs_table(report);
     page += &footer(report);
@@ -96,7 +97,7 @@ fn facts(report: &Report) -> String {
 
 /// The ratio asked for, and what whole samples made of it.
 fn imbalance(report: &Report) -> String {
-    let asked = report.imbalance_ratio;
+    let asked = (10.0 * report.imbalance_ratio).round() / 10.0;
     match (report.class_counts.iter().max(), report.class_counts.iter().min()) {
         (Some(&most), Some(&fewest)) => {
             format!("{asked} ({} to {} samples)", units::count(most), units::count(fewest))

@@ -4,6 +4,7 @@ mod chart;
 mod charts;
 mod columns;
 pub mod csv;
+pub mod dial;
 mod heat_map;
 pub mod html;
 mod line_charts;

@@ -7,6 +7,7 @@ use grapevine_models::evaluate::Groups;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::dial::Dial;
 use super::rows::mean;
 pub use super::rows::{Row, verdicts};
 
@@ -53,6 +54,9 @@ pub struct Report {
     /// What was tried to choose hyper-parameters.
     #[serde(default)]
     pub trials: Vec<Trial>,
+    /// What some methods' heads do when they are shifted by the class shares.
+    #[serde(default)]
+    pub dials: Vec<Dial>,
     /// What people should know about the data.
     #[serde(default)]
     pub notes: Vec<String>,
@@ -314,6 +318,7 @@ pub(super) mod tests {
             "data_digests",
             "test_class_counts",
             "trials",
+            "dials",
             "notes",
             "stopped",
             "machine",
@@ -353,6 +358,28 @@ pub(super) mod tests {
         expected.sort_unstable();
         let mut actual = names(&report["runs"][0]);
         actual.sort_unstable();
+        assert_eq!(actual, expected);
+        let dial = serde_json::to_value(super::super::dial::tests::example()).unwrap();
+        let mut actual = [names(&dial), names(&dial["against"][0])].concat();
+        actual.sort_unstable();
+        let mut expected = [
+            "method",
+            "taus",
+            "balanced_accuracy",
+            "head_accuracy",
+            "tail_accuracy",
+            "validation_balanced_accuracy",
+            "validation_head_accuracy",
+            "against",
+            "rival",
+            "tau",
+            "head_accuracy",
+            "balanced_accuracy",
+            "rival_head_accuracy",
+            "rival_balanced_accuracy",
+            "dominates",
+        ];
+        expected.sort_unstable();
         assert_eq!(actual, expected);
         assert!(report["runs"][2]["aggregator_cpu_seconds_per_round"].is_null());
     }

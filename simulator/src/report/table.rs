@@ -1,9 +1,11 @@
 //! The report as an aligned table for a terminal.
 
 use super::columns::columns;
+use super::dial;
 use super::results::{Report, Row, Run, verdicts};
 
-/// Renders the table, one row per method and condition, and below it which row has the best balanced accuracy.
+/// Renders the table, one row per method and condition, and below it which row has the best balanced accuracy; then the
+/// dials.
 ///
 /// Accuracies are percentages of the balanced test set; `±` is the standard deviation over seeds.
 pub fn render(report: &Report) -> String {
@@ -18,19 +20,26 @@ pub fn render(report: &Report) -> String {
         cells.extend(columns.iter().map(|(_, cell)| cell(row)));
         cells
     }));
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
-    let mut text = String::new();
-    for (position, line) in lines.iter().enumerate() {
-        text += &aligned(line, &widths, texts.len());
-        if position == 0 {
-            text += &rule(&widths);
-        }
-    }
+    let mut text = aligned(&lines, texts.len());
     text.push('\n');
     for verdict in verdicts(report) {
         text += &verdict;
         text.push('\n');
+    }
+    text + &dial::text(&report.dials)
+}
+
+/// Lines of as many cells each, the first one the heading, with its columns of text on the left.
+pub(super) fn aligned(lines: &[Vec<String>], left_aligned: usize) -> String {
+    let columns = lines.first().map_or(0, Vec::len);
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for (position, line) in lines.iter().enumerate() {
+        text += &padded(line, &widths, left_aligned);
+        if position == 0 {
+            text += &rule(&widths);
+        }
     }
     text
 }
@@ -57,7 +66,7 @@ fn differing(report: &Report) -> (bool, bool) {
     (differs(|run| &run.partition), differs(|run| &run.participation))
 }
 
-fn aligned(line: &[String], widths: &[usize], left_aligned: usize) -> String {
+fn padded(line: &[String], widths: &[usize], left_aligned: usize) -> String {
     let pad = |(column, (cell, &width)): (usize, (&String, &usize))| {
         if column < left_aligned { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
     };

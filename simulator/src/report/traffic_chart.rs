@@ -6,7 +6,8 @@ use super::chart::{Frame, Series, WIDTH, axis_label, open, text, ticks};
 use super::units;
 
 const LEFT: f64 = 50.0;
-const RIGHT: f64 = WIDTH - 12.0;
+/// The label of the last power of ten reaches beyond it.
+const RIGHT: f64 = WIDTH - 24.0;
 const HEIGHT: f64 = 380.0;
 const MOST_MARKS: usize = 8;
 

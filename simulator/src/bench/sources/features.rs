@@ -22,6 +22,10 @@ pub(super) fn open(path: &Path, standardise: bool) -> Result<Pool, BenchError> {
     }
     let shape = Shape::new(source.classes(), source.width())?;
     let (mut train, mut test) = (load(&source, Split::Train)?, load(&source, Split::Test)?);
+    let last = train.labels.iter().copied().max().unwrap_or(0);
+    if let Some(row) = test.labels.iter().position(|&label| label > last) {
+        return Err(BenchError::TestLabel { row, label: test.labels[row], last });
+    }
     for (part, samples) in [("training", &train), ("test", &test)] {
         if let Some(class) = empty_class(&samples.labels, shape.classes()) {
             return Err(BenchError::EmptyClass { class, part, classes: shape.classes() });

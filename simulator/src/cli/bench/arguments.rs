@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use grapevine_models::{Key, Method, Start};
 use grapevine_protocol::{Encoding, largest_aid};
-use grapevine_simulator::bench::{Assignment, Axis, BenchOptions, Cache, Source};
+use grapevine_simulator::bench::{Assignment, Axis, BenchOptions, Cache, DialOptions, Source, USUAL_TAUS};
 use grapevine_simulator::data::partition::Partition;
 use grapevine_simulator::data::synthetic::SyntheticSpec;
 
@@ -87,6 +87,13 @@ pub(in crate::cli) struct Arguments {
     /// Choose a hyper-parameter among values, each method for itself; repeat for combinations.
     #[arg(long, value_name = "NAME=VALUES", value_parser = parsed::<Axis>)]
     grid: Vec<Axis>,
+    /// Shift these methods' final heads by tau times the logarithm of the class shares, and compare each with the others
+    /// at the tau chosen on held-out training samples.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = parsed::<Method>)]
+    dial: Vec<Method>,
+    /// The values of tau that --dial goes through, separated by commas [default: 19 values from -0.5 to 2].
+    #[arg(long, value_name = "NUMBERS", requires = "dial", value_delimiter = ',', allow_hyphen_values = true, value_parser = parse_tau)]
+    taus: Vec<f64>,
     #[command(flatten)]
     training: Training,
     /// How updates are written: f32, f16 or int8.
@@ -168,6 +175,7 @@ impl Arguments {
             start: self.training.warm_start,
             averaged: self.training.average,
             grid: self.grid.clone(),
+            dial: self.dial(),
             encoding: self.encoding,
             command: env::args_os().skip(1).fold("fleet".to_owned(), |line, word| line + " " + &word.to_string_lossy()),
         })
@@ -188,6 +196,11 @@ impl Arguments {
             (None, false) => Cache::Usual,
         };
         Ok(Source::Files { path: PathBuf::from(data), standardise, extractor: self.extractor.clone(), cache })
+    }
+
+    fn dial(&self) -> DialOptions {
+        let taus = if self.taus.is_empty() { USUAL_TAUS.to_vec() } else { self.taus.clone() };
+        DialOptions { methods: self.dial.clone(), taus: if self.dial.is_empty() { Vec::new() } else { taus } }
     }
 
     /// Dense prototypes of a large shape are tens of megabytes per device and round; whoever wants that asks for it.
@@ -265,6 +278,11 @@ fn parse_encoding(text: &str) -> Result<Encoding, String> {
         "int8" => Ok(Encoding::Int8),
         _ => Err("the encodings are f32, f16 and int8".to_owned()),
     }
+}
+
+fn parse_tau(text: &str) -> Result<f64, String> {
+    let tau: f64 = text.trim().parse().map_err(|_| format!("`{text}` is not a number"))?;
+    if (-10.0..=10.0).contains(&tau) { Ok(tau) } else { Err(format!("tau {tau}: give numbers from -10 to 10")) }
 }
 
 fn parse_start(text: &str) -> Result<Start, String> {

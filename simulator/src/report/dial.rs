@@ -1,0 +1,200 @@
+//! The dial: what a method's final head does when `tau * log prior` is added to its bias, more head for less tail, and
+//! whether some `tau` that was chosen on held-out training samples beats a rival in both.
+
+use core::fmt::Write;
+
+use serde::{Deserialize, Serialize};
+
+use super::markup::escape;
+use super::table::aligned;
+use super::units;
+
+/// The dial of one method. Accuracies are means over the seeds, shares from 0 to 1, one for each `tau`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Dial {
+    /// Name of the method.
+    pub method: String,
+    /// The positions of the dial, beside the method's own `tau`.
+    pub taus: Vec<f64>,
+    /// Balanced accuracy on the test samples.
+    pub balanced_accuracy: Vec<f64>,
+    /// Mean over the head classes on the test samples.
+    pub head_accuracy: Vec<f64>,
+    /// Mean over the tail classes on the test samples.
+    pub tail_accuracy: Vec<f64>,
+    /// Balanced accuracy on the held-out training samples, after training without them.
+    pub validation_balanced_accuracy: Vec<f64>,
+    /// Mean over the head classes on those.
+    pub validation_head_accuracy: Vec<f64>,
+    /// The other methods.
+    pub against: Vec<Against>,
+}
+
+/// A rival, and the `tau` at which the smaller of the two leads over it on the held-out samples is largest: the one in head
+/// accuracy and the one in balanced accuracy.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Against {
+    /// Name of the rival, whose own dial is left alone.
+    pub rival: String,
+    /// Of the dialled method.
+    pub tau: f64,
+    /// Of the dialled method there, on the test samples.
+    pub head_accuracy: f64,
+    /// Of the dialled method there, on the test samples.
+    pub balanced_accuracy: f64,
+    /// Of the rival, on the test samples.
+    pub rival_head_accuracy: f64,
+    /// Of the rival, on the test samples.
+    pub rival_balanced_accuracy: f64,
+    /// Whether the dialled method has at least both.
+    pub dominates: bool,
+}
+
+impl Dial {
+    /// Rivals that no chosen `tau` reaches in both.
+    pub fn undominated(&self) -> impl Iterator<Item = &Against> {
+        self.against.iter().filter(|against| !against.dominates)
+    }
+
+    fn verdict(&self) -> String {
+        let (of, method) = (self.against.len(), &self.method);
+        let rivals: Vec<&str> = self.undominated().map(|against| against.rival.as_str()).collect();
+        let reached = of - rivals.len();
+        let but = if rivals.is_empty() { String::new() } else { format!("; not for {}", rivals.join(", ")) };
+        format!("For {reached} of {of} rivals {method} has at least both at that tau{but}.")
+    }
+
+    fn curve(&self) -> Vec<Vec<String>> {
+        let heading = ["tau", "balanced %", "head %", "tail %", "held out: balanced %", "head %"];
+        let at = |values: &Vec<f64>, position: usize| values.get(position).map_or_else(String::new, percent);
+        let line = |(position, tau): (usize, &f64)| {
+            let columns = [
+                &self.balanced_accuracy,
+                &self.head_accuracy,
+                &self.tail_accuracy,
+                &self.validation_balanced_accuracy,
+                &self.validation_head_accuracy,
+            ];
+            [tau.to_string()].into_iter().chain(columns.map(|values| at(values, position))).collect()
+        };
+        [heading.map(str::to_owned).to_vec()].into_iter().chain(self.taus.iter().enumerate().map(line)).collect()
+    }
+
+    fn rivals(&self) -> Vec<Vec<String>> {
+        let heading = ["rival", "tau", "balanced %", "rival's", "head %", "rival's", "at least both"];
+        let line = |against: &Against| {
+            let accuracies = [
+                against.balanced_accuracy,
+                against.rival_balanced_accuracy,
+                against.head_accuracy,
+                against.rival_head_accuracy,
+            ];
+            let mut cells = vec![against.rival.clone(), against.tau.to_string()];
+            cells.extend(accuracies.iter().map(percent));
+            cells.push(if against.dominates { "yes" } else { "no" }.to_owned());
+            cells
+        };
+        [heading.map(str::to_owned).to_vec()].into_iter().chain(self.against.iter().map(line)).collect()
+    }
+}
+
+/// For a terminal: of every dial its curve and its rivals.
+pub(super) fn text(dials: &[Dial]) -> String {
+    let mut text = String::new();
+    for dial in dials {
+        let _ = write!(
+            text,
+            "\nThe dial of {}: tau times the log class share is added to the bias of its final head.\n{}",
+            dial.method,
+            aligned(&dial.curve(), 0)
+        );
+        if !dial.against.is_empty() {
+            let _ = write!(
+                text,
+                "\n{} against each rival, at the tau chosen on held-out training samples.\n{}\n{}\n",
+                dial.method,
+                aligned(&dial.rivals(), 1),
+                dial.verdict()
+            );
+        }
+    }
+    text
+}
+
+/// For the page: the same, a card for each dial; nothing where there is none.
+pub(super) fn cards(dials: &[Dial]) -> String {
+    let mut html = String::new();
+    for dial in dials {
+        let _ = write!(
+            html,
+            "<section class=\"card\">\n<h2>The dial of {}</h2>\n<p class=\"lead\">The logarithm of the class shares, times \
+             tau, is added to the bias of the final head: more head for less tail. For each rival the tau was chosen on \
+             held-out training samples. {}</p>\n<div class=\"pair\">\n{}{}</div>\n</section>\n",
+            escape(&dial.method),
+            escape(&dial.verdict()),
+            html_table(&dial.curve()),
+            html_table(&dial.rivals()),
+        );
+    }
+    html
+}
+
+fn html_table(lines: &[Vec<String>]) -> String {
+    let row = |line: &Vec<String>, element: &str| {
+        line.iter().map(|cell| format!("<{element}>{}</{element}>", escape(cell))).collect::<String>()
+    };
+    let Some((heading, lines)) = lines.split_first() else { return String::new() };
+    let body: String = lines.iter().map(|line| format!("<tr>{}</tr>\n", row(line, "td"))).collect();
+    format!(
+        "<div class=\"scroll\"><table>\n<thead><tr>{}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>\n",
+        row(heading, "th")
+    )
+}
+
+fn percent(share: &f64) -> String {
+    units::percent(*share)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(crate) fn example() -> Dial {
+        let against = |rival: &str, rival_head_accuracy, dominates| Against {
+            rival: rival.to_owned(),
+            tau: 0.1,
+            head_accuracy: 0.7,
+            balanced_accuracy: 0.6,
+            rival_head_accuracy,
+            rival_balanced_accuracy: 0.55,
+            dominates,
+        };
+        Dial {
+            method: "redgrape".to_owned(),
+            taus: vec![0.0, 0.1],
+            balanced_accuracy: vec![0.62, 0.6],
+            head_accuracy: vec![0.65, 0.7],
+            tail_accuracy: vec![0.5, 0.4],
+            validation_balanced_accuracy: vec![0.61, 0.59],
+            validation_head_accuracy: vec![0.64, 0.71],
+            against: vec![against("fedavg", 0.7, true), against("<lda>", 0.8, false)],
+        }
+    }
+
+    #[test]
+    fn a_dial_shows_its_curve_and_says_where_it_fails() {
+        let text = text(&[example()]);
+        for line in [
+            "tau  balanced %  head %  tail %  held out: balanced %  head %",
+            "0.1        60.0    70.0    40.0                  59.0    71.0",
+            "<lda>   0.1        60.0     55.0    70.0     80.0             no",
+            "For 1 of 2 rivals redgrape has at least both at that tau; not for <lda>.",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
+        }
+        let page = cards(&[example()]);
+        assert!(page.contains("not for &lt;lda&gt;") && !page.contains("<lda>"), "{page}");
+        assert_eq!(page.matches("<tr>").count(), page.matches("</tr>").count());
+        assert_eq!(super::text(&[]) + &cards(&[]), "");
+    }
+}
