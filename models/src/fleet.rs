@@ -8,7 +8,7 @@ use crate::aid::Aid;
 use crate::head::{Head, Heads};
 use crate::limits::MAX_PARAMETER_VALUE;
 use crate::merge::{HeadSum, PrototypeSum};
-use crate::oneshot::{LDA_SHRINKAGE, lda, ncm};
+use crate::oneshot::{LDA_SHRINKAGE, lda, ncm, posterior_lda};
 use crate::params::{Start, ValidParams};
 use crate::statistics::Statistics;
 use crate::train::Samples;
@@ -134,6 +134,7 @@ fn with_start(heads: Option<Heads>, statistics: &Statistics, params: &ValidParam
         Start::Zeros => return heads,
         Start::Ncm => ncm(statistics),
         Start::Lda => lda(statistics, LDA_SHRINKAGE),
+        Start::Posterior => posterior_lda(statistics, LDA_SHRINKAGE),
     };
     scale(&mut main, params.start_scale);
     raise_absent(&mut main, statistics);

@@ -14,6 +14,8 @@ extern crate alloc;
 extern crate std;
 
 mod aid;
+mod cholesky;
+mod eigen;
 pub mod evaluate;
 mod exp;
 mod fleet;
@@ -27,6 +29,7 @@ mod merge;
 mod methods;
 pub mod oneshot;
 mod params;
+mod posterior;
 mod prior;
 mod prototype;
 mod round;

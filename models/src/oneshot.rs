@@ -3,9 +3,13 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use crate::aid::Gaussians;
+use crate::cholesky::{Cholesky, dot};
 use crate::head::Head;
 use crate::limits::{MAX_FEATURE_VALUE, MAX_PARAMETER_VALUE};
-use crate::statistics::Statistics;
+use crate::posterior::posterior_means;
+use crate::shape::Shape;
+use crate::statistics::{Means, Statistics};
 
 /// Shrinkage of the covariance towards a multiple of the identity, by default.
 pub const LDA_SHRINKAGE: f64 = 0.1;
@@ -19,7 +23,7 @@ const DEGENERATE: f64 = 1e-6;
 /// Nearest class mean: `W_c = mu_c`, `b_c = -|mu_c|² / 2`.
 pub fn ncm(statistics: &Statistics) -> Head {
     let means = statistics.means_f64();
-    from_rows(statistics, &means, |_, mean| {
+    from_rows(statistics.shape(), &means, |_, mean| {
         let bias = -0.5 * dot(mean, mean);
         (mean.to_vec(), bias)
     })
@@ -30,18 +34,35 @@ pub fn ncm(statistics: &Statistics) -> Head {
 pub fn lda(statistics: &Statistics, shrinkage: f64) -> Head {
     let means = statistics.means_f64();
     let factor = shrunk_covariance(statistics, &means, shrinkage);
-    from_rows(statistics, &means, |_, mean| {
-        let weight = factor.solve(mean);
-        let bias = -0.5 * dot(&weight, mean);
-        (weight, bias)
-    })
+    from_rows(statistics.shape(), &means, |_, mean| discriminant(&factor, mean))
 }
 
-/// A square root `L` of the pooled within-class covariance of [`lda`], `L Lᵀ = Sigma`: the lower triangle of `[d][d]`, row
-/// after row.
-pub(crate) fn covariance_root(statistics: &Statistics, shrinkage: f64) -> Vec<f32> {
-    let d = statistics.shape().features();
-    let factor = shrunk_covariance(statistics, &statistics.means_f64(), shrinkage);
+/// [`lda`] of class means that are drawn towards their common mean, each as far as its samples leave it uncertain: the
+/// posterior means of [`crate::oneshot::gaussians`].
+pub fn posterior_lda(statistics: &Statistics, shrinkage: f64) -> Head {
+    let means = statistics.means_f64();
+    let factor = shrunk_covariance(statistics, &means, shrinkage);
+    let posterior = posterior_means(&means, statistics.counts(), &factor);
+    from_rows(statistics.shape(), &posterior, |_, mean| discriminant(&factor, mean))
+}
+
+/// The classes as normal distributions: posterior means given the fleet's sums, and the pooled within-class covariance
+/// of [`lda`].
+pub fn gaussians(statistics: &Statistics, shrinkage: f64) -> Gaussians {
+    let means = statistics.means_f64();
+    let factor = shrunk_covariance(statistics, &means, shrinkage);
+    let posterior = posterior_means(&means, statistics.counts(), &factor);
+    Gaussians { means: Means::within_limits(posterior), root: triangle_of(&factor, statistics.shape().features()) }
+}
+
+fn discriminant(factor: &Cholesky, mean: &[f64]) -> (Vec<f64>, f64) {
+    let weight = factor.solve(mean);
+    let bias = -0.5 * dot(&weight, mean);
+    (weight, bias)
+}
+
+/// The lower triangle of a factor, row after row.
+fn triangle_of(factor: &Cholesky, d: usize) -> Vec<f32> {
     let rows = factor.lower.chunks_exact(d).enumerate();
     let within = |entry: f64| (entry as f32).clamp(-MAX_FEATURE_VALUE, MAX_FEATURE_VALUE);
     rows.flat_map(|(i, row)| row[..=i].iter().map(move |&entry| within(entry))).collect()
@@ -92,7 +113,7 @@ fn ridge_of(statistics: &Statistics, means: &[Option<Vec<f64>>], shares: &[f64],
     let variance = mean_diagonal(&matrix, d);
     add_to_diagonal(&mut matrix, d, solvable(strength * variance, variance, means));
     let factor = Cholesky::of(matrix, d);
-    from_rows(statistics, means, |class, mean| {
+    from_rows(statistics.shape(), means, |class, mean| {
         let target: Vec<f64> = mean.iter().zip(&centre).map(|(m, c)| shares[class] * (m - c)).collect();
         let weight = factor.solve(&target);
         let bias = shares[class] - dot(&weight, &centre);
@@ -101,13 +122,9 @@ fn ridge_of(statistics: &Statistics, means: &[Option<Vec<f64>>], shares: &[f64],
 }
 
 /// Fills a head class by class; a class nobody holds is never chosen.
-fn from_rows(
-    statistics: &Statistics,
-    means: &[Option<Vec<f64>>],
-    row_of: impl Fn(usize, &[f64]) -> (Vec<f64>, f64),
-) -> Head {
-    let mut head = Head::zeros(statistics.shape());
-    let rows = head.weight.chunks_exact_mut(statistics.shape().features()).zip(&mut head.bias);
+fn from_rows(shape: Shape, means: &[Option<Vec<f64>>], row_of: impl Fn(usize, &[f64]) -> (Vec<f64>, f64)) -> Head {
+    let mut head = Head::zeros(shape);
+    let rows = head.weight.chunks_exact_mut(shape.features()).zip(&mut head.bias);
     for (class, ((weight, bias), mean)) in rows.zip(means).enumerate() {
         let Some(mean) = mean else {
             *bias = ABSENT_BIAS;
@@ -132,10 +149,6 @@ fn within_limits(head: &mut Head) {
     }
 }
 
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(x, y)| x * y).sum()
-}
-
 fn mean_diagonal(matrix: &[f64], d: usize) -> f64 {
     matrix.iter().step_by(d + 1).sum::<f64>() / d as f64
 }
@@ -153,43 +166,54 @@ fn solvable(wanted: f64, variance: f64, means: &[Option<Vec<f64>>]) -> f64 {
     if variance > DEGENERATE * size { wanted } else { size.max(DEGENERATE) }
 }
 
-/// `L Lᵀ` of a symmetric positive definite `[d][d]` matrix.
-struct Cholesky {
-    lower: Vec<f64>,
-    d: usize,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Samples, Sums};
 
-impl Cholesky {
-    /// Factors in place. A pivot that rounding made non-positive is raised to a tiny share of the largest.
-    fn of(mut matrix: Vec<f64>, d: usize) -> Self {
-        let largest = matrix.iter().step_by(d + 1).copied().fold(0.0, f64::max).max(f64::MIN_POSITIVE);
-        for j in 0..d {
-            let (above, row) = matrix.split_at_mut(j * d);
-            for k in 0..j {
-                let pivot_row = &above[k * d..k * d + k];
-                let value = (row[k] - dot(&row[..k], pivot_row)) / above[k * d + k];
-                row[k] = value;
+    /// Two features; a class with many samples and two with few, far from and near to it.
+    fn statistics(rare: usize) -> Statistics {
+        let shape = Shape::new(3, 2).unwrap();
+        let (mut features, mut labels) = (Vec::new(), Vec::new());
+        for (class, count, centre) in [(0_u16, 400, [0.0, 0.0]), (1, rare, [1.0, 0.5]), (2, rare, [-0.5, 1.0])] {
+            for at in 0..count {
+                let (sign, other) = ([1.0, -1.0][at % 2], [1.0, 1.0, -1.0, -1.0][at % 4]);
+                features.extend([centre[0] + sign, centre[1] + other]);
+                labels.push(class);
             }
-            let pivot = row[j] - dot(&row[..j], &row[..j]);
-            row[j] = libm::sqrt(pivot.max(largest * 1e-14));
         }
-        Self { lower: matrix, d }
+        Statistics::of(&Samples::new(shape, &features, &labels).unwrap(), Sums::SecondMoment, 1)
     }
 
-    fn solve(&self, right: &[f64]) -> Vec<f64> {
-        let (d, lower) = (self.d, &self.lower);
-        let mut x = right.to_vec();
-        for i in 0..d {
-            let (solved, rest) = x.split_at_mut(i);
-            rest[0] = (rest[0] - dot(&lower[i * d..i * d + i], solved)) / lower[i * d + i];
+    fn moved(statistics: &Statistics) -> Vec<f32> {
+        let (plain, posterior) = (statistics.means(), gaussians(statistics, 0.0).means);
+        let away = |class: &u16| {
+            let pairs = plain.by_class[class].iter().zip(&posterior.by_class[class]);
+            libm::sqrtf(pairs.map(|(a, b)| (a - b) * (a - b)).sum())
+        };
+        [0, 1, 2].iter().map(away).collect()
+    }
+
+    #[test]
+    fn the_fewer_samples_the_further_a_mean_is_drawn_in() {
+        let (few, many) = (moved(&statistics(4)), moved(&statistics(400)));
+        assert!(few[1] > 5.0 * few[0] && few[2] > 5.0 * few[0], "{few:?}");
+        assert!(few[1] > 5.0 * many[1] && few[2] > 5.0 * many[2], "{few:?} and {many:?}");
+    }
+
+    #[test]
+    fn with_many_samples_of_every_class_the_posterior_head_is_lda() {
+        let statistics = statistics(40_000);
+        let (plain, posterior) = (lda(&statistics, 0.1), posterior_lda(&statistics, 0.1));
+        for (a, b) in plain.weight.iter().chain(&plain.bias).zip(posterior.weight.iter().chain(&posterior.bias)) {
+            assert!((a - b).abs() < 0.02, "{plain:?} and {posterior:?}");
         }
-        for i in (0..d).rev() {
-            let value = x[i] / lower[i * d + i];
-            x[i] = value;
-            for (entry, factor) in x[..i].iter_mut().zip(&lower[i * d..i * d + i]) {
-                *entry -= factor * value;
-            }
-        }
-        x
+    }
+
+    #[test]
+    fn rare_classes_are_chosen_more_often() {
+        let statistics = statistics(4);
+        let (plain, posterior) = (lda(&statistics, 0.1), posterior_lda(&statistics, 0.1));
+        assert!(posterior.bias[1] - posterior.bias[0] > plain.bias[1] - plain.bias[0]);
     }
 }

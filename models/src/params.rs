@@ -27,6 +27,8 @@ pub enum Start {
     Ncm,
     /// At linear discriminant analysis, see [`crate::oneshot::lda`].
     Lda,
+    /// At linear discriminant analysis of posterior class means, see [`crate::oneshot::posterior_lda`].
+    Posterior,
 }
 
 impl Start {
@@ -35,7 +37,7 @@ impl Start {
         match self {
             Self::Zeros => Sums::Nothing,
             Self::Ncm => Sums::Means,
-            Self::Lda => Sums::SecondMoment,
+            Self::Lda | Self::Posterior => Sums::SecondMoment,
         }
     }
 }

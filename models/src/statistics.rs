@@ -68,6 +68,16 @@ pub struct FloatSums {
     pub moment: Vec<f64>,
 }
 
+impl Means {
+    /// Of `[C]` means, `None` where nobody holds a class.
+    pub(crate) fn within_limits(means: Vec<Option<Vec<f64>>>) -> Self {
+        let held = (0_u16..).zip(means).filter_map(|(class, mean)| mean.map(|mean| (class, mean)));
+        // Rounding on the way may carry a sum just over what its samples allow.
+        let within = |value: &f64| (*value as f32).clamp(-MAX_FEATURE_VALUE, MAX_FEATURE_VALUE);
+        Self { by_class: held.map(|(class, mean)| (class, mean.iter().map(within).collect())).collect() }
+    }
+}
+
 impl Statistics {
     /// No samples yet.
     pub fn empty(shape: Shape, extent: Sums) -> Self {
@@ -174,11 +184,7 @@ impl Statistics {
 
     /// The means of the classes somebody holds.
     pub fn means(&self) -> Means {
-        let means = self.means_f64();
-        let held = (0_u16..).zip(means).filter_map(|(class, mean)| mean.map(|mean| (class, mean)));
-        // Rounding on the way may carry a sum just over what its samples allow.
-        let within = |value: &f64| (*value as f32).clamp(-MAX_FEATURE_VALUE, MAX_FEATURE_VALUE);
-        Means { by_class: held.map(|(class, mean)| (class, mean.iter().map(within).collect())).collect() }
+        Means::within_limits(self.means_f64())
     }
 
     /// Per class its mean `[d]`, or `None` where nobody holds it.

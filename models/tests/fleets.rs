@@ -99,14 +99,14 @@ proptest! {
 
     #[test]
     fn every_method_ends_with_a_usable_head(
-        seed: u64, sizes in prop::collection::vec(1_usize..25, 1..4), zero: bool, start in 0..3, tau in -1.0_f32..1.0
+        seed: u64, sizes in prop::collection::vec(1_usize..25, 1..4), zero: bool, start in 0..4, tau in -1.0_f32..1.0
     ) {
         let mut fleet = Fleet::new(seed, &sizes);
         if zero {
             fleet.devices.iter_mut().for_each(|(features, _)| features.fill(0.0));
         }
         for method in Method::ALL {
-            let start = [Start::Zeros, Start::Ncm, Start::Lda][start as usize];
+            let start = [Start::Zeros, Start::Ncm, Start::Lda, Start::Posterior][start as usize];
             for params in [quick(method), Params { start, tau, averaged: true, ..quick(method) }] {
                 let models = fleet.run(params.check().unwrap(), 3, false);
                 let last = models.last().unwrap();

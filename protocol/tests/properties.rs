@@ -413,7 +413,7 @@ fn notice() -> impl Strategy<Value = Notice> {
 fn params() -> impl Strategy<Value = Params> {
     let number = || proptest::num::f32::NORMAL;
     let numbers = (number(), number(), number(), number(), number(), number());
-    let start = select(vec![Start::Zeros, Start::Ncm, Start::Lda]);
+    let start = select(vec![Start::Zeros, Start::Ncm, Start::Lda, Start::Posterior]);
     let own = proptest::array::uniform6(number());
     (select(Method::ALL.to_vec()), numbers, any::<[u16; 4]>(), start, any::<bool>(), own).prop_map(
         |(method, numbers, whole_numbers, start, averaged, own)| {

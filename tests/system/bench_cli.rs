@@ -110,7 +110,7 @@ fn wrong_usage_is_one_line_and_writes_nothing() {
         (&["--alpha", "0"], "alpha 0: give a number from 0.000001"),
         (&["--imbalance", "NaN"], "imbalance ratio NaN: give a number of at least 1"),
         (&["--encoding", "f8"], "the encodings are f32, f16 and int8"),
-        (&["--warm-start", "sgd"], "the starts are zeros, ncm and lda"),
+        (&["--warm-start", "sgd"], "the starts are zeros, ncm, lda and posterior"),
         (&["--standardise", "train"], "required arguments were not provided: --data <PATH>"),
         (&["--data", "synthetic:8x1"], "synthetic data set out of range ("),
         (&["--data", "synthetic:8x3", "--standardise", "train"], "standardised already"),

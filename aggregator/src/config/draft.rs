@@ -186,5 +186,6 @@ fn start_name(start: Start) -> &'static str {
         Start::Zeros => "zeros",
         Start::Ncm => "ncm",
         Start::Lda => "lda",
+        Start::Posterior => "posterior",
     }
 }

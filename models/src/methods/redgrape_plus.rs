@@ -1,17 +1,18 @@
 //! `redgrape-plus`: [`redgrape`](super::redgrape) that starts from the fleet's sums and balances with virtual samples.
 //!
 //! Ours, after Yang et al., TMLR 2024. Devices tell counts, class sums and the second moment of their features once. The
-//! main head starts at a scaled down LDA head and the supplementary one at the logarithm of the class prior, so that the
+//! means of rare classes are drawn towards the common one (see [`crate::oneshot::gaussians`]). The main head starts at
+//! the scaled down LDA head of these means and the supplementary one at the logarithm of the class prior, so that the
 //! main head is the balanced one and their sum the long-tailed one from the first round on. For every step a device draws
 //! a small balanced set anew, as many rows of each class: its own samples of a class it has enough of, else draws from
 //! the class's normal distribution. The gradient on it, at the current main head, is not rescaled. The head in use is
 //! the mean over the last half of the rounds.
 
 use super::{Balanced, Definition, Prepared, Setting};
-use crate::aid::{Aid, AidView, Gaussians};
+use crate::aid::{Aid, AidView};
 use crate::head::Heads;
 use crate::local::Local;
-use crate::oneshot::{LDA_SHRINKAGE, covariance_root};
+use crate::oneshot::{LDA_SHRINKAGE, gaussians};
 use crate::params::{Params, Start, Sums, ValidParams};
 use crate::prior::log_prior;
 use crate::statistics::Statistics;
@@ -53,7 +54,7 @@ pub(super) const DEFINITION: Definition = Definition {
 fn defaults(params: &mut Params, _: usize) {
     params.learning_rate = 0.05;
     params.lambda = 0.5;
-    params.start = Start::Lda;
+    params.start = Start::Posterior;
     params.start_scale = 0.35;
     params.averaged = true;
 }
@@ -61,8 +62,7 @@ fn defaults(params: &mut Params, _: usize) {
 fn prepare(statistics: &Statistics, _: &ValidParams) -> Prepared {
     let mut heads = Heads::zeros(statistics.shape());
     heads.supplementary.bias = log_prior(&statistics.prior());
-    let root = covariance_root(statistics, LDA_SHRINKAGE);
-    let aid = Aid::Gaussians(Gaussians { means: statistics.means(), root });
+    let aid = Aid::Gaussians(gaussians(statistics, LDA_SHRINKAGE));
     Prepared { heads: Some(heads), aid: Some(aid) }
 }
 

@@ -174,8 +174,8 @@ mod tests {
         }
         let fleet = Samples::new(shape, &features, &labels).unwrap();
         let statistics = Statistics::of(&fleet, Sums::SecondMoment, 1);
-        let means = statistics.means();
-        let gaussians = Gaussians { means: means.clone(), root: oneshot::covariance_root(&statistics, 0.0) };
+        let gaussians = oneshot::gaussians(&statistics, 0.0);
+        let means = &gaussians.means;
         let params = Params::defaults(Method::RedGrapePlus, 2).check().unwrap();
         let empty = Samples::new(shape, &[], &[]).unwrap();
         let redraw = Redraw { gaussians: &gaussians, spread: 1.0, rows: 2 };
@@ -196,7 +196,7 @@ mod tests {
                 assert!((a - b).abs() < 0.05, "mean of class {class}: {a} and {b}");
             }
         }
-        let root = oneshot::covariance_root(&again, 0.0);
+        let root = oneshot::gaussians(&again, 0.0).root;
         for (a, b) in gaussians.root.iter().zip(&root) {
             assert!((a - b).abs() < 0.05, "{:?} and {root:?}", gaussians.root);
         }

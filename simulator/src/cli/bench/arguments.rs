@@ -290,7 +290,8 @@ fn parse_start(text: &str) -> Result<Start, String> {
         "zeros" => Ok(Start::Zeros),
         "ncm" => Ok(Start::Ncm),
         "lda" => Ok(Start::Lda),
-        _ => Err("the starts are zeros, ncm and lda".to_owned()),
+        "posterior" => Ok(Start::Posterior),
+        _ => Err("the starts are zeros, ncm, lda and posterior".to_owned()),
     }
 }
 
