@@ -14,11 +14,11 @@ use grapevine_models::manifest::Manifest;
 use grapevine_models::{Shape, Step, ValidParams};
 use grapevine_protocol::limits::{MAX_BLOB_BYTES, MAX_DEVICES};
 use grapevine_protocol::{
-    Digest, Encoding, FleetId, Task, class_list_digest, largest_aid, largest_heads, largest_update,
+    Digest, Encoding, FleetId, Refusal, Task, class_list_digest, largest_aid, largest_heads, largest_update,
 };
 use serde::Deserialize;
 
-use crate::round::RoundConfig;
+use crate::round::{Participants, Quarantine, RoundConfig, Select};
 
 mod auxiliary;
 mod draft;
@@ -43,6 +43,10 @@ pub const DEFAULT_MIN_SAMPLES_TO_SHARE: u16 = 5;
 const MAX_ROUNDS: u32 = 1_000_000;
 /// Most extensions of one round.
 const MAX_EXTENSIONS: u32 = 1_000;
+/// Largest share of further devices to choose: as many again, twice over.
+const MAX_OVER_SELECT: f64 = 2.0;
+/// Most bad updates in a row that may be borne.
+const MAX_STRIKES: u32 = 1_000_000;
 /// Most megabytes of updates on their way in.
 const MAX_UPLOAD_MEGABYTES: usize = 1 << 16;
 /// What a keep-alive may be, as on the devices.
@@ -76,7 +80,10 @@ pub struct Config {
     /// How the fleet learns.
     #[serde(default)]
     pub method: MethodSection,
-    /// Bounds of what the aggregator takes.
+    /// When a device is sent away.
+    #[serde(default)]
+    pub quarantine: QuarantineSection,
+    /// Bounds of what the aggregator takes and keeps.
     #[serde(default)]
     pub limits: LimitsSection,
 }
@@ -108,15 +115,21 @@ pub struct MqttSection {
 }
 
 /// See [`Config::round`].
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RoundSection {
     /// Rounds of training.
     pub rounds: u32,
     /// Devices with samples that must be there before a round opens.
     pub min_devices: usize,
-    /// Devices chosen for a round; all of them when absent.
+    /// Which devices take part: an expression over their labels, see [`crate::round::select`]; all when absent.
+    pub select: Option<String>,
+    /// Updates that a round waits for; those of all devices when absent.
     pub participants: Option<usize>,
+    /// The same as a share of the devices that are there.
+    pub fraction: Option<f64>,
+    /// Share of further devices that are chosen; the round closes without the slowest of them.
+    pub over_select: f64,
     /// Share of the chosen devices that must have answered at the deadline.
     pub quorum: f64,
     /// Time a round is open.
@@ -134,6 +147,18 @@ pub struct RoundSection {
 pub struct LimitsSection {
     /// Megabytes of updates on their way in at any time.
     pub upload_megabytes: usize,
+    /// Merged rounds whose heads are kept, the newest ones.
+    pub kept_heads: u32,
+}
+
+/// See [`Config::quarantine`].
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QuarantineSection {
+    /// Bad updates in a row that send a device away; 0 for never.
+    pub after: u32,
+    /// Names of the refusals that make an update a bad one.
+    pub reasons: Vec<String>,
 }
 
 impl Default for BrokerSection {
@@ -153,7 +178,10 @@ impl Default for RoundSection {
         Self {
             rounds: 50,
             min_devices: 2,
+            select: None,
             participants: None,
+            fraction: None,
+            over_select: 0.0,
             quorum: 0.8,
             deadline: Duration::from_secs(600),
             extensions: 2,
@@ -164,7 +192,14 @@ impl Default for RoundSection {
 
 impl Default for LimitsSection {
     fn default() -> Self {
-        Self { upload_megabytes: 64 }
+        Self { upload_megabytes: 64, kept_heads: 100 }
+    }
+}
+
+impl Default for QuarantineSection {
+    fn default() -> Self {
+        let reasons = [Refusal::Digest, Refusal::Content, Refusal::NotFinite, Refusal::Absurd, Refusal::Samples];
+        Self { after: 3, reasons: reasons.map(|reason| reason.name().to_owned()).into() }
     }
 }
 
@@ -218,6 +253,10 @@ pub struct ValidConfig {
     pub mqtt: MqttSection,
     /// What a round is.
     pub round: RoundSection,
+    /// Which devices take part.
+    pub select: Select,
+    /// When a device is sent away.
+    pub quarantine: Quarantine,
     /// Method and hyper-parameters.
     pub params: ValidParams,
     /// How weights and gradients are written.
@@ -226,6 +265,8 @@ pub struct ValidConfig {
     pub auxiliary: Option<PathBuf>,
     /// Bytes of updates on their way in at any time.
     pub upload_bytes: usize,
+    /// Merged rounds whose heads are kept.
+    pub kept_heads: u32,
 }
 
 /// Reads the file at `path` with `environment` over it (see [`grapevine_host::config`]), and checks it.
@@ -241,6 +282,9 @@ impl Config {
         self.check_ranges(path)?;
         let params = self.method.params(self.classes.len(), path)?;
         let auxiliary = self.method.auxiliary(path)?;
+        let select = self.round.select.as_deref().map(str::parse).transpose();
+        let select = select.map_err(|fault| ConfigError::Select { path: path.to_owned(), fault })?;
+        let quarantine = self.quarantine.check(path)?;
         Ok(ValidConfig {
             path: path.to_owned(),
             fleet: self.fleet,
@@ -250,10 +294,13 @@ impl Config {
             broker: self.broker.check(path)?,
             mqtt: self.mqtt,
             round: self.round,
+            select: select.unwrap_or_default(),
+            quarantine,
             params,
             encoding: self.method.encoding,
             auxiliary,
             upload_bytes: self.limits.upload_megabytes << 20,
+            kept_heads: self.limits.kept_heads,
         })
     }
 
@@ -268,17 +315,38 @@ impl Config {
             let fits = (least..=most).contains(&value.as_secs());
             range(key, format!("{value:?}"), fits, format!("\"{least}s\" to \"{most}s\""))
         };
-        let RoundSection { rounds, min_devices, participants, quorum, deadline, extensions, seed: _ } = self.round;
+        let RoundSection { rounds, min_devices, participants, quorum, deadline, extensions, .. } = self.round;
+        let RoundSection { fraction, over_select, .. } = self.round;
+        let is_share = |share: f64| share > 0.0 && share <= 1.0;
+        let share = "a share above 0, at most 1";
         count("round.rounds", rounds as usize, 1, MAX_ROUNDS as usize)?;
         count("round.min_devices", min_devices, 1, MAX_DEVICES)?;
         participants.map_or(Ok(()), |wanted| count("round.participants", wanted, 1, MAX_DEVICES))?;
-        let fits = quorum > 0.0 && quorum <= 1.0;
-        range("round.quorum", quorum.to_string(), fits, "a share above 0, at most 1".into())?;
+        if let Some(fraction) = fraction {
+            let alone = participants.is_none();
+            range("round.fraction", fraction.to_string(), alone, "left out where `participants` is given".into())?;
+            range("round.fraction", fraction.to_string(), is_share(fraction), share.into())?;
+        }
+        let fits = (0.0..=MAX_OVER_SELECT).contains(&over_select);
+        range("round.over_select", over_select.to_string(), fits, format!("0 to {MAX_OVER_SELECT}"))?;
+        range("round.quorum", quorum.to_string(), is_share(quorum), share.into())?;
         seconds("round.deadline", deadline, DEADLINE_SECONDS)?;
         count("round.extensions", extensions as usize, 0, MAX_EXTENSIONS as usize)?;
         seconds("mqtt.keep_alive", self.mqtt.keep_alive, KEEP_ALIVE_SECONDS)?;
         seconds("mqtt.longest_pause", self.mqtt.longest_pause, PAUSE_SECONDS)?;
-        count("limits.upload_megabytes", self.limits.upload_megabytes, 1, MAX_UPLOAD_MEGABYTES)
+        count("quarantine.after", self.quarantine.after as usize, 0, MAX_STRIKES as usize)?;
+        count("limits.upload_megabytes", self.limits.upload_megabytes, 1, MAX_UPLOAD_MEGABYTES)?;
+        count("limits.kept_heads", self.limits.kept_heads as usize, 1, MAX_ROUNDS as usize)
+    }
+}
+
+impl QuarantineSection {
+    fn check(self, path: &Path) -> Result<Quarantine, ConfigError> {
+        let reason = |name: String| {
+            let found = Refusal::ALL.into_iter().find(|reason| reason.name() == name);
+            found.ok_or_else(|| ConfigError::Reason { path: path.to_owned(), name })
+        };
+        Ok(Quarantine { after: self.after, reasons: self.reasons.into_iter().map(reason).collect::<Result<_, _>>()? })
     }
 }
 
@@ -319,10 +387,17 @@ impl ValidConfig {
             params: self.params,
             rounds: self.round.rounds,
             min_devices: self.round.min_devices,
-            participants: self.round.participants,
+            select: self.select.clone(),
+            participants: match (self.round.participants, self.round.fraction) {
+                (Some(count), _) => Participants::Count(count),
+                (None, Some(share)) => Participants::Share(share),
+                (None, None) => Participants::All,
+            },
+            over_select: self.round.over_select,
             quorum: self.round.quorum,
             deadline: self.round.deadline,
             extensions: self.round.extensions,
+            quarantine: self.quarantine.clone(),
             encoding: self.encoding,
             seed: self.round.seed,
             upload_bytes: self.upload_bytes,

@@ -5,15 +5,17 @@
 //! One process writes at a time (a lock file sees to it); any number may read beside it.
 
 use core::time::Duration;
-use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Params, Row, Transaction};
 
+mod backup;
 mod blobs;
 mod error;
 mod fleet;
+mod forget;
+mod labels;
 mod ledger;
 mod rounds;
 mod rows;
@@ -21,15 +23,20 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
+pub use backup::BackedUp;
 use blobs::Blobs;
 pub use blobs::Collected;
 pub(crate) use blobs::sha256;
 pub use error::StoreError;
+pub use labels::labels_json;
 pub use ledger::Ledger;
 pub use rows::{
-    Accepted, DeviceRow, Digest, MergedRound, NewRound, NewUpdate, RoundPhase, RoundRow, RunRow, UpdateRow, digest_hex,
+    Accepted, DeviceRow, Digest, GONE, MergedRound, NewRound, NewUpdate, PRESENT, RoundPhase, RoundRow, RunRow,
+    UpdateRow, digest_hex,
 };
 
+/// The file with the rows, in the state folder.
+const LEDGER: &str = "ledger.sqlite";
 /// How long a statement waits for a reader's or a checkpoint's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -47,7 +54,7 @@ impl Store {
     pub fn open(state: &Path) -> Result<Self, StoreError> {
         blobs::create_folder(state)?;
         let lock = lock(state)?;
-        let path = state.join("ledger.sqlite");
+        let path = state.join(LEDGER);
         let failed = |source| StoreError::database("open", &path, source);
         let mut connection = Connection::open(&path).map_err(failed)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
@@ -65,7 +72,7 @@ impl Store {
 
     /// Opens the state folder for reading, beside a process that writes to it.
     pub fn open_read_only(state: &Path) -> Result<Self, StoreError> {
-        let path = state.join("ledger.sqlite");
+        let path = state.join(LEDGER);
         if !path.is_file() {
             return Err(StoreError::NoLedger { path });
         }
@@ -90,6 +97,11 @@ impl Store {
         matches!(lock, Ok(Err(TryLockError::WouldBlock)))
     }
 
+    /// The state folder.
+    pub fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("."))
+    }
+
     /// Stores one blob; when this returns, it is on the disk under its digest.
     pub fn put_blob(&mut self, bytes: &[u8]) -> Result<Digest, StoreError> {
         self.check_writable()?;
@@ -99,19 +111,6 @@ impl Store {
     /// Reads one blob and checks it against its digest.
     pub fn blob(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
         self.blobs.read(digest)
-    }
-
-    /// Deletes every file among the blobs that neither a row nor `keep` names, such as what a crash left behind.
-    pub fn collect_garbage(&mut self, keep: &BTreeSet<Digest>) -> Result<Collected, StoreError> {
-        self.check_writable()?;
-        let named = "SELECT heads FROM rounds WHERE heads IS NOT NULL \
-                     UNION SELECT aid FROM rounds WHERE aid IS NOT NULL \
-                     UNION SELECT memory FROM rounds WHERE memory IS NOT NULL \
-                     UNION SELECT in_use FROM rounds WHERE in_use IS NOT NULL \
-                     UNION SELECT digest FROM updates WHERE blob_kept = 1";
-        let mut keep = keep.clone();
-        keep.extend(self.rows(named, [], |row| row.get::<_, Digest>(0))?);
-        self.blobs.retain(&keep)
     }
 
     fn check_writable(&self) -> Result<(), StoreError> {

@@ -16,8 +16,8 @@ use grapevine_host::manifest;
 use grapevine_host::transport::{Event, Options};
 use grapevine_models::{Head, Heads, Shape};
 use grapevine_protocol::{
-    BlobRef, BootId, DeviceId, Digest, Encoding, FleetId, Hello, Notice, Offer, Receipt, Task, ToAggregator, ToDevice,
-    Update, UpdateContent, block, class_list_digest, decode_to_device, encode, topics,
+    BlobRef, BootId, DeviceId, Digest, Encoding, FleetId, Hello, LabelValue, Labels, Notice, Offer, Receipt, Task,
+    ToAggregator, ToDevice, Update, UpdateContent, block, class_list_digest, decode_to_device, encode, topics,
 };
 use program::{Program, extractor};
 use running::{PATIENCE, Running};
@@ -52,7 +52,7 @@ impl Device {
             classes: class_list_digest(CLASSES),
             shape: shape(),
             samples: 40,
-            hardware: heapless::String::try_from("by hand").unwrap(),
+            labels: labels(),
         };
         device.say(&ToAggregator::Hello(hello), &[]);
         device.hear("a welcome", |message| matches!(message, ToDevice::Welcome(_)).then_some(()));
@@ -114,6 +114,12 @@ impl Device {
 
 fn shape() -> Shape {
     Shape::new(CLASSES.len(), 64).unwrap()
+}
+
+fn labels() -> Labels {
+    let mut labels = Labels::default();
+    labels.insert("site", LabelValue::text("by hand").unwrap()).unwrap();
+    labels
 }
 
 /// Standard output of a success, as JSON.

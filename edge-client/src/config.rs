@@ -11,10 +11,14 @@ use grapevine_host::draft::{quoted, quoted_list};
 use grapevine_host::transport::is_topic;
 use grapevine_host::{BrokerAddress, config};
 use grapevine_models::limits::MAX_SAMPLES;
-use grapevine_protocol::{DeviceId, FleetId, topics};
+use grapevine_protocol::{DeviceId, FleetId, LabelError, Labels, topics};
 use serde::Deserialize;
 
 use crate::store::StoreLimits;
+
+mod labels;
+
+pub use labels::{LabelFault, LabelsSection, of_this_machine};
 
 /// Where the state lies when nothing else is said: beside the configuration.
 pub const DEFAULT_STATE: &str = "state";
@@ -57,6 +61,9 @@ pub struct Config {
     /// What the device learns from beside what it is given.
     #[serde(default)]
     pub ingest: IngestSection,
+    /// What the device says about itself, so that the fleet can choose among its devices.
+    #[serde(default)]
+    pub labels: LabelsSection,
 }
 
 /// See [`Config::store`].
@@ -143,6 +150,8 @@ pub struct ValidConfig {
     pub predict: Option<Predictions>,
     /// The folder of class folders whose images are stored as they come, if there is one.
     pub ingest_watch: Option<PathBuf>,
+    /// What the device says about itself, what it finds out alone included.
+    pub labels: Labels,
 }
 
 /// A folder whose images are classified as they come, and where the predictions go.
@@ -179,6 +188,16 @@ pub enum ConfigError {
         value: String,
         /// What it may be.
         allowed: String,
+    },
+    /// A label that cannot be one.
+    #[error("{}: `labels.{name}`: {fault}", path.display())]
+    Label {
+        /// The configuration.
+        path: PathBuf,
+        /// Its name.
+        name: String,
+        /// The fault.
+        fault: LabelError,
     },
     /// A topic that cannot be published to, or that belongs to the protocol.
     #[error(
@@ -233,6 +252,9 @@ impl Config {
         seconds("mqtt.keep_alive", keep_alive, KEEP_ALIVE_SECONDS)?;
         seconds("mqtt.longest_pause", longest_pause, PAUSE_SECONDS)?;
         let predict = self.predict.check(path, &self.fleet, &self.device)?;
+        let labels = self.labels.check();
+        let labels =
+            labels.map_err(|LabelFault { name, fault }| ConfigError::Label { path: path.to_owned(), name, fault })?;
         Ok(ValidConfig {
             fleet: self.fleet,
             device: self.device,
@@ -245,6 +267,7 @@ impl Config {
             longest_pause,
             predict,
             ingest_watch: self.ingest.watch.map(|watch| beside(path, &watch)),
+            labels,
         })
     }
 }
@@ -326,6 +349,12 @@ longest_pause = "60s"
 [ingest]
 # A folder of class folders, such as labelled/<class>/1.jpg, whose images `edge-client run` stores as they come.
 # watch = "labelled"
+
+# What this device is, for a fleet that chooses among its devices: true, false, a whole number or a text each.
+# It says `arch`, `os`, `cores` and `memory_mb` by itself.
+[labels]
+# mains = true
+# site = "north"
 "#,
             classes = quoted_list(&self.classes),
             fleet = quoted(self.fleet.as_str()),
@@ -394,6 +423,8 @@ mod tests {
                 "`store.max_samples_per_class` is 0; it must",
             ),
             ("# topic", "topic", "nothing is predicted; set `predict.watch`"),
+            ("# mains = true", "mains = 1.5", "a label is true, false, a whole number or a text"),
+            ("# mains = true", "arch = 'mine'", "`labels.arch`: every label is given once"),
         ] {
             let text = draft().text().replace(from, to);
             let error = check(&text).unwrap_err().to_string();

@@ -18,6 +18,7 @@ mod body;
 mod frame;
 mod gradients;
 mod ids;
+mod labels;
 pub mod limits;
 mod memory;
 mod messages;
@@ -35,6 +36,7 @@ pub use frame::{FrameError, VERSION, decode_to_aggregator, decode_to_device, enc
 pub use gradients::EncodedPrototypes;
 pub use grapevine_models::{Aid, UpdateContent};
 pub use ids::{BootId, DeviceId, Digest, FleetId, IdError, RoundId, RunId, class_list_digest};
+pub use labels::{BUILT_IN as BUILT_IN_LABELS, LabelError, LabelValue, Labels, is_label_name};
 pub use memory::MemoryBody;
 pub use messages::{
     BlockHeader, Hello, Leaving, Notice, Offer, Receipt, Refused, Task, ToAggregator, ToDevice, Want, Welcome,

@@ -16,8 +16,12 @@ pub const MAX_FRAME_BYTES: usize = MAX_HEADER_BYTES + BLOCK_BYTES;
 pub const MAX_FLEET_ID: usize = 32;
 /// Characters of a device's name.
 pub const MAX_DEVICE_ID: usize = 64;
-/// Characters of the hardware description in a hello.
-pub const MAX_HARDWARE: usize = 96;
+/// Labels of a device, those included that it sets by itself.
+pub const MAX_LABELS: usize = 16;
+/// Characters of a label's name.
+pub const MAX_LABEL_NAME: usize = 20;
+/// Bytes of a label's text.
+pub const MAX_LABEL_TEXT: usize = 32;
 /// Devices one aggregator keeps in its books.
 pub const MAX_DEVICES: usize = 20_000;
 
@@ -27,5 +31,7 @@ const _: () = assert!(MAX_BLOCKS <= u16::MAX as usize);
 // Both heads of the largest fleet fit one blob.
 const _: () = assert!(2 * MAX_CLASSES * (MAX_FEATURES + 1) * 4 + MAX_HEADER_BYTES <= MAX_BLOB_BYTES);
 // A bitmap with everything else a message holds fits a header.
-const _: () = assert!(MAX_BLOCKS / 8 + MAX_DEVICE_ID + MAX_FLEET_ID + MAX_HARDWARE + 256 <= MAX_HEADER_BYTES);
+const _: () = assert!(MAX_BLOCKS / 8 + MAX_DEVICE_ID + MAX_FLEET_ID + 256 <= MAX_HEADER_BYTES);
+// So does a hello: two digests, boot, shape and samples, and every label with its two lengths and its kind.
+const _: () = assert!(2 * 32 + 32 + MAX_LABELS * (MAX_LABEL_NAME + MAX_LABEL_TEXT + 3) <= MAX_HEADER_BYTES);
 const _: () = assert!(MAX_DEVICES <= grapevine_models::limits::MAX_DEVICES);

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::bitmap::Bitmap;
 use crate::blob::BlobRef;
 use crate::ids::{BootId, DeviceId, Digest, RoundId, RunId};
-use crate::limits::MAX_HARDWARE;
+use crate::labels::Labels;
 use crate::refusal::Refusal;
 use crate::tensor::Encoding;
 
@@ -55,8 +55,8 @@ pub struct Hello {
     pub shape: Shape,
     /// Samples in the feature store.
     pub samples: u32,
-    /// Architecture, cores, memory: for people.
-    pub hardware: heapless::String<MAX_HARDWARE>,
+    /// What it says about itself: architecture, cores and memory, and what its owner adds.
+    pub labels: Labels,
 }
 
 /// Blocks of a blob that somebody needs.
@@ -106,6 +106,8 @@ pub struct Welcome {
     pub boot: BootId,
     /// The current run.
     pub run: RunId,
+    /// Whether its labels are among those that rounds choose from; others follow the fleet and use its heads.
+    pub is_eligible: bool,
 }
 
 /// See [`ToDevice::Refused`].

@@ -27,7 +27,7 @@ pub enum Refusal {
     WrongRun,
     /// A message of a round that is not open.
     WrongRound,
-    /// The round closed before the update was complete.
+    /// The round closed just before, and the update was not complete.
     Late,
     /// The device was not chosen for this round.
     NotSelected,
@@ -51,11 +51,17 @@ pub enum Refusal {
     Samples,
     /// The aggregator could not store the update; it says why in its log.
     Storage,
+    /// An update of a round that closed longer ago than the last one.
+    Stale,
+    /// An update that is stored already came again: counted, and answered with its receipt.
+    Replayed,
+    /// A device that sent too many bad updates, until the fleet's operator releases it.
+    Quarantined,
 }
 
 impl Refusal {
     /// Every reason.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 25] = [
         Self::Garbage,
         Self::Version,
         Self::Topic,
@@ -78,6 +84,9 @@ impl Refusal {
         Self::Absurd,
         Self::Samples,
         Self::Storage,
+        Self::Stale,
+        Self::Replayed,
+        Self::Quarantined,
     ];
 
     /// The name under which it is counted.
@@ -105,6 +114,9 @@ impl Refusal {
             Self::Absurd => "absurd",
             Self::Samples => "samples",
             Self::Storage => "storage",
+            Self::Stale => "stale",
+            Self::Replayed => "replayed",
+            Self::Quarantined => "quarantined",
         }
     }
 
@@ -118,9 +130,13 @@ impl Refusal {
             Self::TooManyDevices => {
                 "the aggregator's books are full; begin with a new state folder or add an aggregator"
             }
-            Self::UnknownDevice | Self::WrongRun | Self::WrongRound | Self::Late | Self::NotSelected => {
-                "nothing: the device takes part again in the next round"
-            }
+            Self::UnknownDevice
+            | Self::WrongRun
+            | Self::WrongRound
+            | Self::Late
+            | Self::NotSelected
+            | Self::Stale
+            | Self::Replayed => "nothing: the device takes part again in the next round",
             Self::Garbage | Self::Topic | Self::Duplicate | Self::TooLarge | Self::Block | Self::Crc => {
                 "look for another program with this device's name on the broker"
             }
@@ -128,6 +144,9 @@ impl Refusal {
                 "look at the device's images and extractor; its training gave unusable numbers"
             }
             Self::Storage => "look at the aggregator's log and at the space on its disk",
+            Self::Quarantined => {
+                "look at the device's images and extractor, then run `aggregator release` with its name on the aggregator"
+            }
         }
     }
 }

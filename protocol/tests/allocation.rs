@@ -38,7 +38,7 @@ fn claims_allocate_nothing() {
         let peak = peak_of(|| assert!(Assembler::new(claim, MAX_BLOB_BYTES).is_err()));
         assert!(peak < NEXT_TO_NOTHING, "a blob of {bytes} bytes: {peak} bytes");
     }
-    // A hello whose hardware has 2^32 characters, a want of 65,535 blocks.
+    // A hello with 2^32 labels, a want of 65,535 blocks.
     let hello = [&[1, 0, 1][..], &[7; 64], &[2, 2, 5, 0xff, 0xff, 0xff, 0xff, 0x0f]].concat();
     let want = [&[1, 1][..], &[7; 32], &[1, 0xff, 0xff, 3, 0xff, 0xff, 3]].concat();
     for frame in [hello, want] {

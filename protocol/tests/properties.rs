@@ -8,11 +8,12 @@ use grapevine_models::limits::{
 use grapevine_models::{
     Gaussians, Head, Heads, Means, Method, Params, Prototypes, Samples, Shape, Start, Statistics, Sums, triangle,
 };
-use grapevine_protocol::limits::{MAX_BLOCKS, MAX_HARDWARE, MAX_HEADER_BYTES};
+use grapevine_protocol::limits::{MAX_BLOCKS, MAX_HEADER_BYTES, MAX_LABELS};
 use grapevine_protocol::{
-    Aid, AidBody, Bitmap, BlobRef, BlockHeader, BodyError, BootId, Digest, Encoding, HeadsBody, Hello, Leaving, Notice,
-    Offer, Receipt, Refusal, Refused, RoundId, RunId, Task, ToAggregator, ToDevice, Update, UpdateContent, Want,
-    Welcome, decode_to_aggregator, decode_to_device, encode, largest_aid, largest_update,
+    Aid, AidBody, Bitmap, BlobRef, BlockHeader, BodyError, BootId, Digest, Encoding, HeadsBody, Hello, LabelValue,
+    Labels, Leaving, Notice, Offer, Receipt, Refusal, Refused, RoundId, RunId, Task, ToAggregator, ToDevice, Update,
+    UpdateContent, Want, Welcome, decode_to_aggregator, decode_to_device, encode, is_label_name, largest_aid,
+    largest_update,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -346,14 +347,27 @@ fn block_header() -> impl Strategy<Value = BlockHeader> {
     (digest(), any::<u16>(), any::<u32>()).prop_map(|(digest, index, crc)| BlockHeader { digest, index, crc })
 }
 
+fn labels() -> impl Strategy<Value = Labels> {
+    let value = prop_oneof![
+        any::<bool>().prop_map(LabelValue::Flag),
+        any::<i64>().prop_map(LabelValue::Number),
+        "[a-zA-Z0-9 ,é]{0,16}".prop_map(|text| LabelValue::text(&text).expect("short enough")),
+    ];
+    btree_map("[a-m][a-z0-9_]{0,19}", value, 0..=MAX_LABELS).prop_map(|values| {
+        let mut labels = Labels::default();
+        values.into_iter().filter(|(name, _)| is_label_name(name)).for_each(|(name, value)| {
+            labels.insert(&name, value).expect("a label");
+        });
+        labels
+    })
+}
+
 fn to_aggregator() -> impl Strategy<Value = ToAggregator> {
-    let hardware = "[a-zA-Z0-9 ,é]{0,48}".prop_filter("too long", |text| text.len() <= MAX_HARDWARE);
-    let hello = (any::<u64>(), digest(), digest(), shape(), any::<u32>(), hardware);
+    let hello = (any::<u64>(), digest(), digest(), shape(), any::<u32>(), labels());
     let offer = (any::<u64>(), any::<u32>(), blob(), any::<u32>());
     prop_oneof![
-        hello.prop_map(|(boot, extractor, classes, shape, samples, hardware)| {
-            let hardware = hardware.as_str().try_into().expect("filtered");
-            ToAggregator::Hello(Hello { boot: BootId(boot), extractor, classes, shape, samples, hardware })
+        hello.prop_map(|(boot, extractor, classes, shape, samples, labels)| {
+            ToAggregator::Hello(Hello { boot: BootId(boot), extractor, classes, shape, samples, labels })
         }),
         want().prop_map(ToAggregator::Want),
         offer.prop_map(|(run, round, blob, crc)| {
@@ -368,8 +382,10 @@ fn to_device() -> impl Strategy<Value = ToDevice> {
     let refusal = || select(Refusal::ALL.to_vec());
     let receipt = (any::<u64>(), any::<u32>(), digest(), option::of(refusal()));
     Union::new([
-        (any::<u64>(), any::<u64>())
-            .prop_map(|(boot, run)| ToDevice::Welcome(Welcome { boot: BootId(boot), run: RunId(run) }))
+        (any::<u64>(), any::<u64>(), any::<bool>())
+            .prop_map(|(boot, run, is_eligible)| {
+                ToDevice::Welcome(Welcome { boot: BootId(boot), run: RunId(run), is_eligible })
+            })
             .boxed(),
         (option::of(any::<u64>().prop_map(BootId)), refusal())
             .prop_map(|(boot, reason)| ToDevice::Refused(Refused { boot, reason }))

@@ -15,8 +15,8 @@ fn what_devices_say() {
             "hello",
             concat!(
                 "0100888e98a8c0e08081017488d73850bf2009e6762d270ba53bb4e2f88ec77d3dcebeeed21ebac43dca241237dae11b",
-                "7231781f796ace8a7a0fc1ee76d1b85445a2126e53507191bbd6e20a40e12119616172636836342c203420636f726573",
-                "2c20393035204d6942",
+                "7231781f796ace8a7a0fc1ee76d1b85445a2126e53507191bbd6e20a40e1210305636f7265730107056d61696e730001",
+                "047369746502056e6f727468",
             ),
         ),
         ("want", "01012937013f2181810606b2a799b05bda2849f3e369a20982a4138f0e0a55984ce4e0dc2a0b020904"),
@@ -39,7 +39,7 @@ fn what_devices_say() {
 #[test]
 fn what_the_aggregator_says() {
     let frozen = [
-        ("welcome", "0100a8464d"),
+        ("welcome", "0100a8464d01"),
         ("refused", "010101820215"),
         (
             "notice-train",
@@ -252,6 +252,9 @@ fn refusal_numbers() {
         "absurd",
         "samples",
         "storage",
+        "stale",
+        "replayed",
+        "quarantined",
     ];
     assert_eq!(Refusal::ALL.len(), names.len());
     for ((number, reason), name) in (0..).zip(Refusal::ALL).zip(names) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use grapevine_aggregator::round::{Event, RoundConfig, RoundOutcome};
+use grapevine_aggregator::round::{Event, Participants, Quarantine, RoundConfig, RoundOutcome, Select};
 use grapevine_aggregator::serve::{Observer, RunChoice, ServeOptions, serve};
 use grapevine_aggregator::store::Store as Ledger;
 use grapevine_edge_client::device::{self, DeviceOptions};
@@ -14,7 +14,7 @@ use grapevine_edge_client::session::{Event as DeviceEvent, Identity};
 use grapevine_edge_client::store::{Sample, Store, StoreIdentity};
 use grapevine_host::{BrokerAddress, Shutdown};
 use grapevine_models::{Head, Params, Shape};
-use grapevine_protocol::{BootId, Digest, Encoding, FleetId, RunId, class_list_digest};
+use grapevine_protocol::{BootId, Digest, Encoding, FleetId, Labels, RunId, class_list_digest};
 
 use crate::programs::PATIENCE;
 
@@ -105,10 +105,13 @@ impl Federation {
             params: plan.params.check().expect("valid parameters"),
             rounds: plan.rounds,
             min_devices: usize::from(plan.devices),
-            participants: None,
+            select: Select::default(),
+            participants: Participants::All,
+            over_select: 0.0,
             quorum: plan.quorum,
             deadline: plan.deadline,
             extensions: 0,
+            quarantine: Quarantine::default(),
             encoding: Encoding::F32,
             seed: 3,
             upload_bytes: 1 << 22,
@@ -156,6 +159,7 @@ impl Federation {
             run: RunChoice::New(RUN),
             keep_alive: plan.keep_alive,
             longest_pause: plan.longest_pause,
+            kept_heads: 1,
             until_finished: false,
         };
         let ledger = Ledger::open(&folder.join("aggregator")).expect("a new ledger");
@@ -175,7 +179,7 @@ impl Federation {
                 extractor: self.round.extractor,
                 classes: self.round.classes,
                 shape: self.round.shape,
-                hardware: "test".into(),
+                labels: Labels::default(),
             },
             keep_alive: plan.keep_alive,
             longest_pause: plan.longest_pause,

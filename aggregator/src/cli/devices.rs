@@ -1,9 +1,15 @@
 //! `aggregator devices`: every device that ever said a fitting hello.
 
-use clap::Args;
-use grapevine_aggregator::store::{DeviceRow, Store};
+use core::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use grapevine_aggregator::round::Select;
+use grapevine_aggregator::store::{DeviceRow, PRESENT, Store, labels_json};
 use grapevine_host::clock::unix_ms;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::show::{Column, ago, bytes, table};
 use super::{Answer, Common};
@@ -11,85 +17,240 @@ use super::{Answer, Common};
 const EXAMPLES: &str = "\
 Examples:
   aggregator devices
-  aggregator devices --json | jq -r '.[] | select(.present) | .device'
+  aggregator devices --sort seen                       # who was silent longest comes last
+  aggregator devices --select 'arch = \"aarch64\" and mains'
+  aggregator devices --json | jq -r '.[] | select(.state == \"quarantined\") | .device'
 
-Reads only, also beside `aggregator serve`, which writes this once per round.";
+Reads only, also beside `aggregator serve`, which writes this once per round and at most a second after a change.";
 
 /// List the devices of the fleet.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
+    /// What to sort by; numbers and times begin with the largest.
+    #[arg(long, value_name = "COLUMN", value_enum, default_value_t = Key::Device)]
+    sort: Key,
+    /// Turn the order round.
+    #[arg(long)]
+    reverse: bool,
+    /// Only devices whose labels fit, in the words of the configuration's `round.select`.
+    #[arg(long, value_name = "EXPRESSION")]
+    select: Option<String>,
     /// Print an array as JSON.
     #[arg(long)]
     json: bool,
 }
 
+/// A column to sort by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Key {
+    Device,
+    State,
+    Seen,
+    Round,
+    Rounds,
+    Samples,
+    Up,
+    Down,
+    Failures,
+}
+
+/// Where a device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Quarantined,
+    Present,
+    Gone,
+}
+
 #[derive(Serialize)]
 struct Device {
     device: String,
-    present: bool,
-    samples: u32,
-    rounds_done: u32,
-    updates_refused: u32,
-    bytes_received: u64,
+    state: State,
+    /// The last bad update's reason, for a quarantined device.
+    quarantined_for: Option<String>,
+    /// Bad updates since the last good one.
+    strikes: u32,
     last_seen_ms: u64,
-    hardware: String,
+    samples: u32,
+    /// The newest round its update was merged in.
+    last_round: Option<u32>,
+    rounds_done: u32,
+    bytes_up: u64,
+    bytes_down: u64,
+    /// What was refused of it, by reason.
+    failures: BTreeMap<String, u32>,
+    labels: Map<String, Value>,
 }
 
 pub(super) fn devices(common: &Common, arguments: &Arguments) -> anyhow::Result<Answer> {
     let state = common.configuration()?.state;
+    let select: Option<Select> = arguments.select.as_deref().map(str::parse).transpose().context("--select")?;
     let store = Store::open_read_only(&state)?;
     let is_served = Store::is_in_use(&state);
-    let devices: Vec<Device> = store.devices()?.into_iter().map(|row| Device::new(row, is_served)).collect();
+    let is_asked = |row: &DeviceRow| select.as_ref().is_none_or(|select| select.matches(&row.labels));
+    let rows = store.devices()?.into_iter().filter(is_asked);
+    let mut devices: Vec<Device> = rows.map(|row| Device::new(row, is_served)).collect();
+    devices.sort_by(|one, other| arguments.sort.order(one, other));
+    if arguments.reverse {
+        devices.reverse();
+    }
     Ok(Answer::of(&devices, arguments.json, |devices| render(devices, unix_ms()))?)
 }
 
 /// Whether the aggregator last saw the device there. Nobody is there for an aggregator that does not run.
 pub(super) fn is_present(row: &DeviceRow, is_served: bool) -> bool {
-    is_served && row.state == "present"
+    is_served && row.state == PRESENT
+}
+
+impl Key {
+    /// Equal ones stay in the order of their names.
+    fn order(self, one: &Device, other: &Device) -> Ordering {
+        match self {
+            Self::Device => one.device.cmp(&other.device),
+            Self::State => one.state.cmp(&other.state),
+            Self::Seen => other.last_seen_ms.cmp(&one.last_seen_ms),
+            Self::Round => other.last_round.cmp(&one.last_round),
+            Self::Rounds => other.rounds_done.cmp(&one.rounds_done),
+            Self::Samples => other.samples.cmp(&one.samples),
+            Self::Up => other.bytes_up.cmp(&one.bytes_up),
+            Self::Down => other.bytes_down.cmp(&one.bytes_down),
+            Self::Failures => other.failed().cmp(&one.failed()),
+        }
+    }
 }
 
 impl Device {
     fn new(row: DeviceRow, is_served: bool) -> Self {
+        let state = match (&row.quarantined, is_present(&row, is_served)) {
+            (Some(_), _) => State::Quarantined,
+            (None, true) => State::Present,
+            (None, false) => State::Gone,
+        };
         Self {
-            present: is_present(&row, is_served),
+            state,
+            labels: labels_json(&row.labels),
             device: row.device,
-            samples: row.samples,
-            rounds_done: row.rounds_done,
-            updates_refused: row.updates_refused,
-            bytes_received: row.bytes_up,
+            quarantined_for: row.quarantined,
+            strikes: row.strikes,
             last_seen_ms: row.last_seen_ms,
-            hardware: row.hardware,
+            samples: row.samples,
+            last_round: row.last_round,
+            rounds_done: row.rounds_done,
+            bytes_up: row.bytes_up,
+            bytes_down: row.bytes_down,
+            failures: row.failures,
         }
+    }
+
+    fn failed(&self) -> u64 {
+        self.failures.values().map(|count| u64::from(*count)).sum()
     }
 }
 
 fn render(devices: &[Device], now_ms: u64) -> String {
     if devices.is_empty() {
-        return "no device has come yet; start `edge-client run` on one\n".into();
+        return "no such device has come yet; start `edge-client run` on one\n".into();
     }
     let columns = [
         Column::Left("device"),
         Column::Left("state"),
-        Column::Right("samples"),
-        Column::Right("rounds"),
-        Column::Right("refused"),
-        Column::Right("received"),
         Column::Right("seen"),
-        Column::Left("hardware"),
+        Column::Right("round"),
+        Column::Right("rounds"),
+        Column::Right("samples"),
+        Column::Right("up"),
+        Column::Right("down"),
+        Column::Left("failures"),
+        Column::Left("labels"),
     ];
     let cells = |device: &Device| {
         vec![
             device.device.clone(),
-            if device.present { "present" } else { "away" }.into(),
-            device.samples.to_string(),
-            device.rounds_done.to_string(),
-            device.updates_refused.to_string(),
-            bytes(device.bytes_received),
+            state(device),
             ago(now_ms, device.last_seen_ms),
-            // The device wrote it: nothing in it may steer the terminal.
-            device.hardware.escape_debug().to_string(),
+            device.last_round.map_or("-".into(), |round| round.to_string()),
+            device.rounds_done.to_string(),
+            device.samples.to_string(),
+            bytes(device.bytes_up),
+            bytes(device.bytes_down),
+            list(device.failures.iter().map(|(reason, count)| format!("{reason} {count}"))),
+            list(device.labels.iter().map(|(name, value)| label(name, value))),
         ]
     };
     table(&columns, &devices.iter().map(cells).collect::<Vec<_>>())
+}
+
+fn state(device: &Device) -> String {
+    match (device.state, &device.quarantined_for) {
+        (State::Quarantined, Some(reason)) => format!("quarantined ({reason})"),
+        (State::Quarantined, None) => "quarantined".into(),
+        (State::Present, _) => "present".into(),
+        (State::Gone, _) => "gone".into(),
+    }
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    let items: Vec<String> = items.collect();
+    if items.is_empty() { "-".into() } else { items.join(", ") }
+}
+
+/// A flag by its name alone where it is set.
+fn label(name: &str, value: &Value) -> String {
+    match value {
+        Value::Bool(true) => name.to_owned(),
+        Value::String(text) => format!("{name} {text}"),
+        Value::Null | Value::Bool(false) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+            format!("{name} {value}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use grapevine_protocol::{LabelValue, Labels};
+
+    use super::*;
+
+    fn device(name: &str, samples: u32, quarantined: Option<&str>) -> Device {
+        let mut labels = Labels::default();
+        labels.insert("mains", LabelValue::Flag(true)).unwrap();
+        labels.insert("cores", LabelValue::Number(4)).unwrap();
+        let row = DeviceRow {
+            device: name.into(),
+            boot: 1,
+            samples,
+            labels,
+            last_seen_ms: 1_000 * u64::from(samples),
+            state: PRESENT.into(),
+            rounds_done: 2,
+            last_round: Some(7),
+            failures: BTreeMap::from([("late".into(), samples)]),
+            strikes: 0,
+            quarantined: quarantined.map(str::to_owned),
+            bytes_up: 2_048,
+            bytes_down: 3,
+        };
+        Device::new(row, true)
+    }
+
+    #[test]
+    fn a_table_says_all_of_a_device_in_the_order_asked_for() {
+        let mut devices = [device("a", 1, None), device("b", 3, Some("absurd")), device("c", 2, None)];
+        let names = |devices: &[Device]| devices.iter().map(|device| device.device.clone()).collect::<String>();
+        for (key, expected) in
+            [(Key::Samples, "bca"), (Key::State, "bac"), (Key::Seen, "bca"), (Key::Failures, "bca"), (Key::Up, "abc")]
+        {
+            devices.sort_by(|one, other| Key::Device.order(one, other));
+            devices.sort_by(|one, other| key.order(one, other));
+            assert_eq!(names(&devices), expected, "{key:?}");
+        }
+        devices.sort_by(|one, other| Key::State.order(one, other));
+        let text = render(&devices, 5_000);
+        let line: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
+        let expected = "b quarantined (absurd) 2 s ago 7 2 3 2.0 KiB 3 B late 3 cores 4, mains";
+        assert_eq!(line.join(" "), expected);
+        assert!(render(&[], 0).starts_with("no such device"));
+    }
 }

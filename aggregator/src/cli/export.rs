@@ -122,6 +122,9 @@ fn head(ledger: &Ledger, wanted: Option<u32>, shape: Shape) -> anyhow::Result<(u
         Some(number) => merged.find(|round| round.round == number),
         None => merged.next_back(),
     };
+    if let Some(RoundRow { round, heads_kept: false, .. }) = found {
+        bail!("the heads of round {round} were let go; `limits.kept_heads` says of how many rounds they are kept");
+    }
     let Some((round, digest)) = found.and_then(|round| Some((round.round, round.in_use.or(round.heads)?))) else {
         match wanted {
             Some(number) => bail!("round {number} has no merged heads; `aggregator rounds` lists the rounds"),

@@ -63,10 +63,13 @@ impl Ledger {
             phase: round.phase,
             updates: round.accepted,
             expected: round.expected,
+            chosen: round.chosen,
+            extensions: round.extensions,
             samples: updates.iter().map(|update| u64::from(update.samples)).sum(),
             opened_ms: round.opened_ms,
             seconds: round.closed_ms.map(|closed| closed.saturating_sub(round.opened_ms) as f64 / 1e3),
             heads: round.heads.as_ref().map(grapevine_aggregator::store::digest_hex),
+            heads_kept: round.heads_kept && round.heads.is_some(),
             metrics: round.metrics_json.as_deref().and_then(|text| serde_json::from_str(text).ok()),
         })
     }
@@ -80,20 +83,26 @@ pub(super) struct RoundSummary {
     pub(super) phase: RoundPhase,
     pub(super) updates: u32,
     pub(super) expected: u32,
+    pub(super) chosen: u32,
+    pub(super) extensions: u32,
     pub(super) samples: u64,
     pub(super) opened_ms: u64,
     pub(super) seconds: Option<f64>,
     /// SHA-256 of the merged heads.
     pub(super) heads: Option<String>,
+    /// Whether they can still be exported.
+    pub(super) heads_kept: bool,
     pub(super) metrics: Option<Value>,
 }
 
 /// The columns of [`RoundSummary::cells`].
-pub(super) const ROUND_COLUMNS: [Column; 6] = [
+pub(super) const ROUND_COLUMNS: [Column; 8] = [
     Column::Right("round"),
     Column::Left("task"),
     Column::Left("phase"),
     Column::Right("updates"),
+    Column::Right("chosen"),
+    Column::Right("extended"),
     Column::Right("samples"),
     Column::Right("seconds"),
 ];
@@ -105,6 +114,8 @@ impl RoundSummary {
             self.task.clone(),
             self.phase.to_string(),
             format!("{} of {}", self.updates, self.expected),
+            self.chosen.to_string(),
+            self.extensions.to_string(),
             self.samples.to_string(),
             self.seconds.map_or("-".into(), |seconds| format!("{seconds:.2}")),
         ]

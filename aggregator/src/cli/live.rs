@@ -22,6 +22,14 @@ pub(super) struct Live {
     pub(super) round: Option<u32>,
     pub(super) updates: usize,
     pub(super) expected: usize,
+    /// Devices chosen for the open round.
+    pub(super) chosen: usize,
+    /// How often the open round was given more time.
+    pub(super) extensions: u32,
+    /// When the open round closes, milliseconds since 1970.
+    pub(super) closes_ms: Option<u64>,
+    /// Whether the rounds wait for room on the disk.
+    pub(super) disk_full: bool,
     pub(super) broker: String,
     pub(super) connected: bool,
     pub(super) devices_present: usize,
@@ -66,21 +74,23 @@ impl LiveFile {
     }
 
     fn content(&self, status: &ServeStatus) -> Live {
-        let (phase, round, updates, expected) = match status.phase {
-            ServePhase::Waiting => (Phase::Waiting, None, 0, 0),
-            ServePhase::Collecting { round, accepted, expected } => {
-                (Phase::Collecting, Some(round.0), accepted, expected)
-            }
-            ServePhase::Finished => (Phase::Finished, None, 0, 0),
-            ServePhase::Stopped => (Phase::Stopped, None, 0, 0),
+        let phase = match status.phase {
+            ServePhase::Waiting => Phase::Waiting,
+            ServePhase::Collecting { .. } => Phase::Collecting,
+            ServePhase::Finished => Phase::Finished,
+            ServePhase::Stopped => Phase::Stopped,
         };
-        Live {
+        let mut live = Live {
             pid: process::id(),
             run: format!("{:016x}", status.run.0),
             phase,
-            round,
-            updates,
-            expected,
+            round: None,
+            updates: 0,
+            expected: 0,
+            chosen: 0,
+            extensions: 0,
+            closes_ms: None,
+            disk_full: status.disk_full,
             broker: self.broker.clone(),
             connected: status.connected,
             devices_present: status.present,
@@ -90,7 +100,13 @@ impl LiveFile {
             peak_bytes: memory::peak_bytes(),
             started_ms: self.started_ms,
             seen_ms: unix_ms(),
+        };
+        if let ServePhase::Collecting { round, accepted, expected, chosen, extensions, closes_in } = status.phase {
+            (live.round, live.updates, live.expected) = (Some(round.0), accepted, expected);
+            (live.chosen, live.extensions) = (chosen, extensions);
+            live.closes_ms = Some(live.seen_ms + u64::try_from(closes_in.as_millis()).unwrap_or(u64::MAX / 2));
         }
+        live
     }
 }
 
@@ -120,6 +136,8 @@ pub(super) fn read(state: &Path) -> Option<Live> {
 
 #[cfg(test)]
 mod tests {
+    use core::time::Duration;
+
     use grapevine_host::transport::Traffic;
     use grapevine_protocol::{RoundId, RunId};
 
@@ -130,12 +148,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert!(read(folder.path()).is_none());
         let mut file = LiveFile::new(folder.path(), "mqtt://h:1".into());
-        let phase = ServePhase::Collecting { round: RoundId(3), accepted: 1, expected: 4 };
+        let closes_in = Duration::from_secs(5);
+        let phase =
+            ServePhase::Collecting { round: RoundId(3), accepted: 1, expected: 4, chosen: 5, extensions: 2, closes_in };
         let traffic = Traffic { sent_bytes: 5, ..Traffic::default() };
-        file.status(&ServeStatus { run: RunId(0xab), phase, connected: true, present: 4, traffic });
+        let status = ServeStatus { run: RunId(0xab), phase, connected: true, present: 4, disk_full: true, traffic };
+        file.status(&status);
         let live = read(folder.path()).unwrap();
         assert_eq!((live.phase, live.round, live.updates, live.expected), (Phase::Collecting, Some(3), 1, 4));
         assert_eq!((live.run.as_str(), live.sent_bytes), ("00000000000000ab", 5));
+        assert_eq!((live.chosen, live.extensions, live.disk_full), (5, 2, true));
+        assert_eq!(live.closes_ms, Some(live.seen_ms + 5_000));
         std::fs::write(folder.path().join(FILE), b"{").unwrap();
         assert!(read(folder.path()).is_none());
     }

@@ -2,11 +2,13 @@
 //!
 //! Results go to standard output, everything else to standard error; a failure is one line.
 
+mod backup;
 mod devices;
 mod export;
 mod init;
 mod ledger;
 mod live;
+mod release;
 mod rounds;
 mod serve;
 mod show;
@@ -86,6 +88,8 @@ enum Command {
     Devices(devices::Arguments),
     Rounds(rounds::Arguments),
     Export(export::Arguments),
+    Release(release::Arguments),
+    Backup(backup::Arguments),
     /// Write the completions of a shell to standard output.
     #[command(after_help = COMPLETIONS)]
     Completions {
@@ -114,6 +118,8 @@ fn obey(arguments: &Arguments) -> anyhow::Result<Answer> {
         Command::Devices(arguments) => devices::devices(common, arguments),
         Command::Rounds(arguments) => rounds::rounds(common, arguments),
         Command::Export(arguments) => export::export(common, arguments),
+        Command::Release(arguments) => release::release(common, arguments),
+        Command::Backup(arguments) => backup::backup(common, arguments),
         Command::Completions { shell } => Ok(completions::<Arguments>(*shell)),
     }
 }

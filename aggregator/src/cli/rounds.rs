@@ -81,15 +81,18 @@ mod tests {
             phase: RoundPhase::Merged,
             updates: 3,
             expected: 4,
+            chosen: 5,
+            extensions: 1,
             samples: 120,
             opened_ms: 0,
             seconds: Some(0.25),
             heads: None,
+            heads_kept: false,
             metrics,
         };
         assert!(render(&[]).starts_with("no round"));
         let plain = render(&[round(None)]);
-        assert_eq!(plain.lines().nth(1).unwrap(), "    4  train  merged   3 of 4      120     0.25");
+        assert_eq!(plain.lines().nth(1).unwrap(), "    4  train  merged   3 of 4       5         1      120     0.25");
         assert!(!plain.contains("measured"));
         let metrics = serde_json::json!({"balanced_accuracy": 0.91234, "classes": 10, "by_class": [1, 2]});
         let text = render(&[round(Some(metrics)), round(None)]);

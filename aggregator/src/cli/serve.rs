@@ -61,6 +61,7 @@ pub(super) fn serve(common: &Common, arguments: &Arguments) -> anyhow::Result<An
         run: if arguments.new_run { RunChoice::New(run) } else { RunChoice::Continue(run) },
         keep_alive: config.mqtt.keep_alive,
         longest_pause: config.mqtt.longest_pause,
+        kept_heads: config.kept_heads,
         until_finished: arguments.until_finished,
     };
     tracing::info!(

@@ -71,6 +71,7 @@ struct Run {
 struct Devices {
     known: usize,
     present: usize,
+    quarantined: usize,
     samples: u64,
     bytes_received: u64,
 }
@@ -131,6 +132,7 @@ fn devices(store: &Store, live: Option<&Live>, serving: bool) -> anyhow::Result<
     Ok(Devices {
         known: rows.len(),
         present: live.map_or(present, |live| live.devices_present),
+        quarantined: rows.iter().filter(|row| row.quarantined.is_some()).count(),
         samples: rows.iter().map(|row| u64::from(row.samples)).sum(),
         bytes_received: rows.iter().map(|row| row.bytes_up).sum(),
     })
@@ -156,11 +158,15 @@ fn render(status: &Status, now_ms: u64) -> String {
             format!("{run}, {method}, {classes} classes of {features} features, begun {}", ago(now_ms, *created_ms)),
         ),
         ("serving", render_serving(status, now_ms)),
-        ("now", render_phase(status)),
+        ("now", render_phase(status, now_ms)),
     ];
-    let Devices { known, present, samples, bytes_received } = status.devices;
+    let Devices { known, present, samples, bytes_received, .. } = status.devices;
     let sizes = format!("{samples} samples, {} received", bytes(bytes_received));
-    lines.push(("devices", format!("{present} present of {known} known, {sizes}")));
+    let quarantined = match status.devices.quarantined {
+        0 => String::new(),
+        count => format!(", {count} quarantined"),
+    };
+    lines.push(("devices", format!("{present} present of {known} known{quarantined}, {sizes}")));
     lines.push(("rounds", format!("{} merged, {} abandoned", status.rounds_merged, status.rounds_abandoned)));
     if let Some(Live { resident_bytes: Some(resident), peak_bytes: Some(peak), .. }) = status.process {
         lines.push(("memory", format!("{} (peak {})", bytes(resident), bytes(peak))));
@@ -178,6 +184,21 @@ fn render(status: &Status, now_ms: u64) -> String {
     if !status.rounds.is_empty() {
         text.push('\n');
         text += &table(&ROUND_COLUMNS, &status.rounds.iter().map(RoundSummary::cells).collect::<Vec<_>>());
+    }
+    text
+}
+
+fn render_round(round: &RoundSummary, live: Option<&Live>, now_ms: u64) -> String {
+    let RoundSummary { round, task, updates, expected, chosen, extensions, .. } = round;
+    let mut text = format!("round {round} ({task}) is open with {updates} of {expected} updates");
+    if chosen > expected {
+        text += &format!(", {chosen} devices chosen");
+    }
+    if *extensions > 0 {
+        text += &format!(", extended {extensions} times");
+    }
+    if let Some(closes_ms) = live.and_then(|live| live.closes_ms) {
+        text += &format!(", closes in {} s", closes_ms.saturating_sub(now_ms) / 1_000);
     }
     text
 }
@@ -203,11 +224,12 @@ fn render_serving(status: &Status, now_ms: u64) -> String {
     }
 }
 
-fn render_phase(status: &Status) -> String {
+fn render_phase(status: &Status, now_ms: u64) -> String {
+    if let Some(Live { disk_full: true, .. }) = status.process.as_ref().filter(|_| status.serving) {
+        return "the disk is full: the round waits for room and loses nothing".into();
+    }
     match (status.phase, &status.open_round) {
-        (_, Some(RoundSummary { round, task, updates, expected, .. })) => {
-            format!("round {round} ({task}) is open with {updates} of {expected} updates")
-        }
+        (_, Some(round)) => render_round(round, status.process.as_ref().filter(|_| status.serving), now_ms),
         (Phase::Finished, None) => "the run is over".into(),
         (Phase::Waiting, None) => "waiting for devices".into(),
         (Phase::Collecting | Phase::Stopped, None) => "between rounds".into(),

@@ -6,7 +6,7 @@ use grapevine_host::draft::{quoted, quoted_list};
 use grapevine_models::{Method, Params, Start};
 use grapevine_protocol::FleetId;
 
-use super::{LimitsSection, MethodSection, RoundSection};
+use super::{LimitsSection, MethodSection, QuarantineSection, RoundSection};
 
 /// What a new configuration says, see [`Draft::text`].
 #[derive(Clone, Debug)]
@@ -40,6 +40,7 @@ impl Draft {
     /// The commented TOML file.
     pub fn text(&self) -> String {
         let path = |path: &Path| quoted(&path.to_string_lossy());
+        let quarantine = QuarantineSection::default();
         format!(
             r#"# The aggregator of a Grapevine fleet. `aggregator --help` lists the commands that read this file.
 # Environment variables go over it: GRAPEVINE_FLEET, GRAPEVINE_ROUND__DEADLINE, ...
@@ -64,10 +65,21 @@ longest_pause = "60s"
 
 {round}
 {method}
+[quarantine]
+# A device that sends so many bad updates in a row is not heard any more until `aggregator release`; 0 for never.
+after = {after}
+# What makes an update a bad one, of the names that `aggregator status` counts.
+reasons = {reasons}
+
 [limits]
 # Updates on their way in at any time; further devices wait for their turn.
 upload_megabytes = {upload_megabytes}
+# Merged rounds whose heads are kept, the newest ones, for `aggregator export --round`.
+kept_heads = {kept_heads}
 "#,
+            after = quarantine.after,
+            reasons = quoted_list(&quarantine.reasons),
+            kept_heads = LimitsSection::default().kept_heads,
             classes = quoted_list(&self.classes),
             fleet = quoted(self.fleet.as_str()),
             extractor = path(&self.extractor),
@@ -103,9 +115,15 @@ upload_megabytes = {upload_megabytes}
 rounds = {rounds}
 # Devices with samples that must be there before a round opens.
 min_devices = {min_devices}
-# Devices drawn for each round; all of them without this.
+# Which devices take part: `and`, `or`, `not`, brackets, and labels with =, !=, <, <=, > or >=; all without this.
+# Devices say `arch`, `os`, `cores` and `memory_mb` by themselves, and what their own configuration adds.
+# select = 'arch = "aarch64" and cores >= 4'
+# Updates each round waits for, as a number or as a share of the devices that are there; of all devices without either.
 # participants = 100
-# A round closes when all have answered, or at the deadline if this share of them has. Below it the round is given
+# fraction = 0.1
+# Share of further devices that are drawn; the round closes without the slowest of them.
+over_select = 0.0
+# A round closes when it has its updates, or at the deadline if it has this share of them. Below it the round is given
 # the same time again, `extensions` times, and is abandoned then.
 quorum = {quorum:?}
 deadline = "{deadline}"

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use grapevine_host::class_list::ClassListError;
 use grapevine_host::config;
 use grapevine_models::{Method, ParamsError, Shape, ShapeError};
+use grapevine_protocol::Refusal;
 use grapevine_protocol::limits::MAX_BLOB_BYTES;
 
 use super::AuxiliaryError;
+use crate::round::select::SelectError;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +44,25 @@ pub enum ConfigError {
         value: String,
         /// What it may be.
         allowed: String,
+    },
+    /// An expression over labels that is none.
+    #[error("{}: `round.select`, {fault}", path.display())]
+    Select {
+        /// The configuration.
+        path: PathBuf,
+        /// The fault.
+        fault: SelectError,
+    },
+    /// A refusal that nothing is refused with.
+    #[error(
+        "{}: `quarantine.reasons` names `{name}`, which is no reason for a refusal; the reasons are {}",
+        path.display(), Refusal::ALL.map(Refusal::name).join(", ")
+    )]
+    Reason {
+        /// The configuration.
+        path: PathBuf,
+        /// What it names.
+        name: String,
     },
     /// A hyper-parameter out of its range.
     #[error("{}, [method]: {fault}", path.display())]

@@ -1,5 +1,6 @@
 //! An open round: updates come in, are stored, and are added to the sum.
 
+use core::cmp::Ordering;
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +10,7 @@ use grapevine_protocol::{
     largest_update,
 };
 
-use super::{Action, Coordinator, Event, OpenRound, Phase};
+use super::{Action, Coordinator, Event, OpenRound, Phase, RoundStatus};
 
 /// A checked update on its way to the ledger.
 #[derive(Clone, Debug)]
@@ -30,25 +31,30 @@ pub struct AcceptedUpdate {
 
 pub(super) struct Collecting {
     pub(super) notice: Notice,
-    pub(super) expected: BTreeSet<DeviceId>,
+    /// Who was asked and is known to have been, those who came later and who answered included.
+    asked: BTreeSet<DeviceId>,
     pub(super) accepted: BTreeMap<DeviceId, Digest>,
     /// Updates that are checked and not yet durable.
     storing: BTreeMap<DeviceId, (Digest, Update)>,
     pub(super) sum: RoundSum,
     pub(super) samples: u64,
-    /// Devices that were chosen when the round opened; with fewer answers it waits for its deadline.
+    /// Updates that the round waited for when it opened; with fewer it waits for its deadline.
+    wanted: usize,
+    /// Devices that were chosen when the round opened; more than are wanted if there is a reserve.
     chosen: usize,
+    /// Updates of the ledger that are not in the sum again yet.
+    restoring: usize,
     deadline: Duration,
-    extensions_left: u32,
+    extensions: u32,
 }
 
 impl Collecting {
     pub(super) fn new(
         notice: Notice,
         sum: RoundSum,
-        expected: BTreeSet<DeviceId>,
+        asked: BTreeSet<DeviceId>,
+        wanted: usize,
         deadline: Duration,
-        extensions_left: u32,
     ) -> Self {
         Self {
             sum,
@@ -56,10 +62,12 @@ impl Collecting {
             accepted: BTreeMap::new(),
             storing: BTreeMap::new(),
             samples: 0,
-            chosen: expected.len(),
-            expected,
+            wanted,
+            chosen: asked.len(),
+            asked,
+            restoring: 0,
             deadline,
-            extensions_left,
+            extensions: 0,
         }
     }
 
@@ -67,9 +75,32 @@ impl Collecting {
         self.deadline
     }
 
-    /// Devices that were asked: a resumed round has heard of fewer than were chosen.
-    pub(super) fn asked(&self) -> usize {
-        self.expected.len().max(self.chosen)
+    pub(super) fn status(&self) -> RoundStatus {
+        RoundStatus {
+            round: self.notice.round,
+            accepted: self.accepted.len(),
+            expected: self.expected(),
+            chosen: self.asked.len().max(self.chosen),
+            extensions: self.extensions,
+            deadline: self.deadline,
+        }
+    }
+
+    /// Updates that the round waits for. Without a reserve these are those of everybody who was asked; a resumed round
+    /// has heard of fewer than were chosen.
+    fn expected(&self) -> usize {
+        if self.has_reserve() { self.wanted } else { self.asked.len().max(self.chosen) }
+    }
+
+    /// Whether more devices were chosen than are wanted.
+    fn has_reserve(&self) -> bool {
+        self.wanted < self.chosen
+    }
+
+    /// Whether nothing more is waited for. Who answered was asked, so equal numbers mean the same devices.
+    fn is_complete(&self) -> bool {
+        let is_quiet = self.storing.is_empty() && self.restoring == 0;
+        is_quiet && !self.accepted.is_empty() && self.accepted.len() >= self.expected()
     }
 
     pub(super) fn restart_deadline(&mut self, deadline: Duration) {
@@ -79,7 +110,7 @@ impl Collecting {
     /// A device that comes in the middle of a round takes part if it was chosen.
     pub(super) fn welcome_back(&mut self, device: &DeviceId, samples: u32) {
         if samples > 0 && is_selected(&self.notice, device) {
-            self.expected.insert(device.clone());
+            self.asked.insert(device.clone());
         }
     }
 
@@ -114,24 +145,29 @@ impl Coordinator {
         RoundSum::new(self.config.shape, step, &self.config.params, &memory)
     }
 
-    /// Continues a round that a stop interrupted: its stored updates are in the sum again, its time begins anew.
+    /// Continues a round that a stop interrupted; its time begins anew.
     pub(super) fn resume_round(&mut self, open: OpenRound, now: Duration) {
-        let (task, method) = (open.notice.task, open.notice.params.method);
-        let expected = open.accepted.iter().map(|(device, _)| device.clone()).collect();
-        let deadline = now + self.config.deadline;
         let notice = Notice { boot: self.boot, ..open.notice };
-        let sum = self.empty_sum(task);
-        let mut collecting = Collecting::new(notice, sum, expected, deadline, self.config.extensions);
-        collecting.chosen = open.expected;
-        for (device, content) in open.accepted {
-            // The ledger holds only updates that passed this check before.
-            let update = Update::decode(&content, self.config.shape, task, method).map_err(|e| e.refusal());
-            let added = update.and_then(|update| collecting.add(device.clone(), Digest::of(&content), &update));
-            if let Err(reason) = added {
-                self.count(Some(&device), reason);
-            }
-        }
+        let sum = self.empty_sum(notice.task);
+        let mut collecting = Collecting::new(notice, sum, BTreeSet::new(), open.expected, now + self.config.deadline);
+        (collecting.chosen, collecting.extensions) = (open.chosen, open.extensions);
+        collecting.restoring = open.accepted;
         self.phase = Phase::Collecting(Box::new(collecting));
+    }
+
+    /// An update of the ledger is in the sum of the resumed round again. They come one by one, so that no more than one
+    /// of them is in memory.
+    pub fn handle_restored(&mut self, device: &DeviceId, content: &[u8]) {
+        let Phase::Collecting(collecting) = &mut self.phase else { return };
+        collecting.restoring = collecting.restoring.saturating_sub(1);
+        collecting.asked.insert(device.clone());
+        let Notice { shape, task, params, .. } = collecting.notice;
+        // The ledger holds only updates that passed this check before.
+        let update = Update::decode(content, shape, task, params.method).map_err(|error| error.refusal());
+        let added = update.and_then(|update| collecting.add(device.clone(), Digest::of(content), &update));
+        if let Err(reason) = added {
+            self.count(Some(device), reason);
+        }
         self.close_if_complete();
     }
 
@@ -140,15 +176,20 @@ impl Coordinator {
         if offer.run != self.run {
             return Err(Refusal::WrongRun);
         }
-        let Phase::Collecting(collecting) = &self.phase else {
-            return Err(Refusal::Late);
+        let closed = self.progress.next_round.checked_sub(1).map(RoundId);
+        let collecting = match &self.phase {
+            Phase::Collecting(collecting) if offer.round == collecting.notice.round => collecting,
+            // It is being merged.
+            Phase::Committing(_) if offer.round.0 == self.progress.next_round => return Err(Refusal::Late),
+            Phase::Collecting(_) | Phase::Committing(_) | Phase::Gathering | Phase::Finished => {
+                return Err(match Some(offer.round).cmp(&closed) {
+                    Ordering::Less => Refusal::Stale,
+                    Ordering::Equal => Refusal::Late,
+                    Ordering::Greater => Refusal::WrongRound,
+                });
+            }
         };
-        match offer.round.cmp(&collecting.notice.round) {
-            core::cmp::Ordering::Less => return Err(Refusal::Late),
-            core::cmp::Ordering::Greater => return Err(Refusal::WrongRound),
-            core::cmp::Ordering::Equal => {}
-        }
-        if !is_selected(&collecting.notice, device) {
+        if !self.registry.is_eligible(device) || !is_selected(&collecting.notice, device) {
             return Err(Refusal::NotSelected);
         }
         if collecting.accepted.contains_key(device) {
@@ -204,9 +245,10 @@ impl Coordinator {
             return;
         }
         let Some((digest, update)) = collecting.storing.remove(device) else { return };
-        collecting.expected.insert(device.clone());
+        collecting.asked.insert(device.clone());
         match collecting.add(device.clone(), digest, &update) {
             Ok(()) => {
+                self.registry.forgive(device);
                 self.send(device, ToDevice::Receipt(Receipt { run, round, digest, refused: None }));
                 self.report(Event::UpdateAccepted { device: device.clone(), round });
             }
@@ -230,12 +272,13 @@ impl Coordinator {
             return;
         }
         let round = collecting.notice.round;
-        let quorum = (self.config.quorum * collecting.asked() as f64).ceil() as usize;
+        let quorum = (self.config.quorum * collecting.expected() as f64).ceil() as usize;
         if collecting.accepted.len() >= quorum.max(1) {
             self.close_round();
-        } else if collecting.extensions_left > 0 {
-            collecting.extensions_left -= 1;
+        } else if collecting.extensions < self.config.extensions {
+            collecting.extensions += 1;
             collecting.deadline = now + self.config.deadline;
+            self.actions.push_back(Action::ExtendRound(self.run, round));
             self.report(Event::RoundExtended(round));
             self.tell(now);
         } else {
@@ -247,12 +290,8 @@ impl Coordinator {
         }
     }
 
-    pub(super) fn close_if_complete(&mut self) {
-        let Phase::Collecting(collecting) = &self.phase else { return };
-        // Whoever is accepted is expected.
-        let all = collecting.accepted.len() == collecting.expected.len();
-        // A resumed round knows only who answered and who came back; the others have until the deadline.
-        if all && collecting.storing.is_empty() && collecting.accepted.len() >= collecting.chosen.max(1) {
+    fn close_if_complete(&mut self) {
+        if matches!(&self.phase, Phase::Collecting(collecting) if collecting.is_complete()) {
             self.close_round();
         }
     }

@@ -15,7 +15,7 @@ impl Coordinator {
     /// Merges what the round has and asks for it to be made durable.
     pub(super) fn close_round(&mut self) {
         let Phase::Collecting(collecting) = core::mem::replace(&mut self.phase, Phase::Gathering) else { return };
-        let asked = collecting.asked();
+        let status = collecting.status();
         let Collecting { notice, accepted, sum, samples, .. } = *collecting;
         self.uploads.clear();
         let model = self.progress.model.after(sum, self.progress.trained, &self.config);
@@ -24,11 +24,13 @@ impl Coordinator {
             round: notice.round,
             task: notice.task,
             model,
-            accepted: accepted.len(),
-            expected: asked,
+            accepted: status.accepted,
+            expected: status.expected,
+            chosen: status.chosen,
+            extensions: status.extensions,
             samples,
         };
-        accepted.keys().for_each(|device| self.registry.count_done(device));
+        accepted.keys().for_each(|device| self.registry.count_done(device, notice.round));
         self.closed = Some((notice.round, accepted));
         self.actions.push_back(Action::Commit(outcome.clone()));
         self.phase = Phase::Committing(Box::new(Committing { outcome }));

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use grapevine_protocol::{DeviceId, RoundId, Task, selection_ticket};
 
-use super::{Action, Collecting, Coordinator, Event, Phase};
+use super::{Action, Collecting, Coordinator, DeviceRecord, Event, Participants, Phase};
 
 impl Coordinator {
     /// Opens the next round if there is one and enough devices are there; else waits, or ends the run.
@@ -15,24 +15,28 @@ impl Coordinator {
             return self.finish(now);
         }
         self.phase = Phase::Gathering;
+        let is_able = |record: &DeviceRecord| record.samples > 0 && record.is_eligible;
         let able: Vec<&DeviceId> =
-            self.registry.present().filter(|(_, record)| record.samples > 0).map(|(device, _)| device).collect();
+            self.registry.present().filter(|(_, record)| is_able(record)).map(|(device, _)| device).collect();
         if able.len() < self.config.min_devices.max(1) {
             return;
         }
         let round = RoundId(self.progress.next_round);
-        let (expected, highest_ticket) = match (task, self.config.participants) {
-            (Task::Train, Some(wanted)) => choose(&able, wanted.max(1), self.config.seed, round),
-            (Task::Train | Task::Statistics { .. } | Task::Wait | Task::Finished, _) => {
-                (able.into_iter().cloned().collect(), u64::MAX)
-            }
+        let participants = match task {
+            Task::Train => self.config.participants,
+            // Sums are of everybody.
+            Task::Statistics { .. } | Task::Wait | Task::Finished => Participants::All,
+        };
+        let (wanted, chosen) = participants.of(able.len(), self.config.over_select);
+        let (asked, highest_ticket) = match participants {
+            Participants::All => (able.into_iter().cloned().collect(), u64::MAX),
+            Participants::Count(_) | Participants::Share(_) => choose(&able, chosen, self.config.seed, round),
         };
         let notice = self.notice_of(task, highest_ticket);
-        self.actions.push_back(Action::OpenRound { notice: notice.clone(), expected: expected.len() });
-        let opened = Event::RoundOpened { round, expected: expected.len() };
-        let deadline = now + self.config.deadline;
+        self.actions.push_back(Action::OpenRound { notice: notice.clone(), expected: wanted, chosen });
+        let opened = Event::RoundOpened { round, expected: wanted };
         let sum = self.empty_sum(task);
-        let collecting = Collecting::new(notice, sum, expected, deadline, self.config.extensions);
+        let collecting = Collecting::new(notice, sum, asked, wanted, now + self.config.deadline);
         self.phase = Phase::Collecting(Box::new(collecting));
         self.tell(now);
         self.report(opened);

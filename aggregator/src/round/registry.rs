@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 
 use grapevine_protocol::limits::MAX_DEVICES;
-use grapevine_protocol::{BootId, DeviceId, Hello};
+use grapevine_protocol::{BootId, DeviceId, Hello, Labels, Refusal, RoundId};
 
 /// What is known about one device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,16 +13,24 @@ pub struct DeviceRecord {
     pub boot: BootId,
     /// Samples it holds.
     pub samples: u32,
-    /// What it says it runs on.
-    pub hardware: String,
+    /// What it says about itself.
+    pub labels: Labels,
+    /// Whether its labels are among those that rounds choose from.
+    pub is_eligible: bool,
     /// Whether it is there.
     pub present: bool,
     /// When it was last heard, on the machine's clock.
     pub last_seen: Duration,
     /// Rounds its update was merged in.
     pub rounds_done: u32,
-    /// Updates of it that were refused.
-    pub updates_refused: u32,
+    /// The newest round its update was merged in.
+    pub last_round: Option<RoundId>,
+    /// What was refused of it, by reason.
+    pub failures: BTreeMap<Refusal, u32>,
+    /// Bad updates since its last good one.
+    pub strikes: u32,
+    /// Why it is not heard any more, until somebody releases it.
+    pub quarantined: Option<Refusal>,
     /// Bytes of blocks received from it.
     pub bytes_up: u64,
     /// Bytes of blocks published while it fetched them.
@@ -39,14 +47,15 @@ impl Registry {
     }
 
     /// Takes a device in, or takes note of its return; `false` if the books are full.
-    pub(super) fn greet(&mut self, device: &DeviceId, hello: &Hello, now: Duration) -> bool {
+    pub(super) fn greet(&mut self, device: &DeviceId, hello: &Hello, is_eligible: bool, now: Duration) -> bool {
         if !self.devices.contains_key(device) && self.devices.len() >= MAX_DEVICES {
             return false;
         }
         let record = self.devices.entry(device.clone()).or_default();
         record.boot = hello.boot;
         record.samples = hello.samples;
-        record.hardware = hello.hardware.as_str().into();
+        record.labels = hello.labels.clone();
+        record.is_eligible = is_eligible;
         record.present = true;
         record.last_seen = now;
         true
@@ -90,10 +99,44 @@ impl Registry {
         self.devices.iter().filter(|(_, record)| record.present)
     }
 
-    pub(super) fn count_refused(&mut self, device: &DeviceId) {
+    pub(super) fn is_eligible(&self, device: &DeviceId) -> bool {
+        self.devices.get(device).is_some_and(|record| record.is_eligible)
+    }
+
+    pub(super) fn is_quarantined(&self, device: &DeviceId) -> bool {
+        self.devices.get(device).is_some_and(|record| record.quarantined.is_some())
+    }
+
+    pub(super) fn count_failure(&mut self, device: &DeviceId, reason: Refusal) {
         if let Some(record) = self.devices.get_mut(device) {
-            record.updates_refused += 1;
+            let count = record.failures.entry(reason).or_default();
+            *count = count.saturating_add(1);
         }
+    }
+
+    /// A bad update of a device; `true` if it was one too many, and the device is away now.
+    pub(super) fn strike(&mut self, device: &DeviceId, most: u32, reason: Refusal) -> bool {
+        let Some(record) = self.devices.get_mut(device) else { return false };
+        record.strikes += 1;
+        if record.strikes < most {
+            return false;
+        }
+        record.quarantined = Some(reason);
+        record.present = false;
+        true
+    }
+
+    /// A good update: what was bad before it is forgiven.
+    pub(super) fn forgive(&mut self, device: &DeviceId) {
+        if let Some(record) = self.devices.get_mut(device) {
+            record.strikes = 0;
+        }
+    }
+
+    /// `false` if the device is not quarantined.
+    pub(super) fn release(&mut self, device: &DeviceId) -> bool {
+        self.forgive(device);
+        self.devices.get_mut(device).is_some_and(|record| record.quarantined.take().is_some())
     }
 
     pub(super) fn count_down(&mut self, device: &DeviceId, bytes: usize) {
@@ -102,9 +145,10 @@ impl Registry {
         }
     }
 
-    pub(super) fn count_done(&mut self, device: &DeviceId) {
+    pub(super) fn count_done(&mut self, device: &DeviceId, round: RoundId) {
         if let Some(record) = self.devices.get_mut(device) {
             record.rounds_done += 1;
+            record.last_round = Some(round);
         }
     }
 }

@@ -1,5 +1,10 @@
-use grapevine_models::{Head, Heads, Method, Params};
-use grapevine_protocol::{BlobRef, Offer, Update, UpdateContent, Want, block};
+mod fleet;
+mod reasons;
+
+use grapevine_models::{Head, Heads, Method, Params, Shape};
+use grapevine_protocol::{
+    BlobRef, Encoding, Hello, Labels, Leaving, Offer, Receipt, Update, UpdateContent, Want, block,
+};
 
 use super::telling::TELL_AGAIN;
 use super::*;
@@ -19,10 +24,13 @@ fn config(method: Method) -> RoundConfig {
         params: Params::defaults(method, 3).check().unwrap(),
         rounds: 2,
         min_devices: 3,
-        participants: None,
+        select: Select::default(),
+        participants: Participants::All,
+        over_select: 0.0,
         quorum: 0.5,
         deadline: DEADLINE,
         extensions: 1,
+        quarantine: Quarantine::default(),
         encoding: Encoding::F32,
         seed: 9,
         upload_bytes: 1 << 20,
@@ -41,12 +49,8 @@ fn hello(number: u32) -> Hello {
         classes: Digest([2; 32]),
         shape: shape(),
         samples: 10 + number,
-        hardware: heapless_text("test"),
+        labels: Labels::default(),
     }
-}
-
-fn heapless_text<const N: usize>(text: &str) -> heapless::String<N> {
-    heapless::String::try_from(text).unwrap()
 }
 
 fn update(number: u32) -> Vec<u8> {
@@ -64,6 +68,8 @@ struct Harness {
     outcomes: Vec<RoundOutcome>,
     stored: Vec<(DeviceId, Vec<u8>)>,
     notice: Option<Notice>,
+    kept: Vec<DeviceId>,
+    extended: u32,
     now: Duration,
 }
 
@@ -80,6 +86,8 @@ impl Harness {
             outcomes: Vec::new(),
             stored: Vec::new(),
             notice: None,
+            kept: Vec::new(),
+            extended: 0,
             now: START,
         };
         harness.act();
@@ -100,6 +108,8 @@ impl Harness {
                     self.coordinator.handle_committed(self.now);
                 }
                 Action::Report(event) => self.events.push(event),
+                Action::KeepDevice(device) => self.kept.push(device),
+                Action::ExtendRound(..) => self.extended += 1,
                 Action::PublishBlock(..)
                 | Action::RememberDevice(_)
                 | Action::OpenRound { .. }
@@ -138,6 +148,11 @@ impl Harness {
             .rev()
             .filter_map(|(_, message)| if let ToDevice::Receipt(receipt) = message { Some(receipt) } else { None });
         receipts.next().expect("a receipt was sent")
+    }
+
+    /// The open round: its number, its updates, and how many it waits for.
+    fn open(&self) -> Option<(u32, usize, usize)> {
+        self.coordinator.open_round().map(|status| (status.round.0, status.accepted, status.expected))
     }
 
     fn refused(&self, reason: Refusal) -> u64 {
@@ -185,7 +200,7 @@ fn a_round_closes_at_its_deadline_with_a_quorum_and_is_extended_then_abandoned_w
     assert_eq!(told, Some((Task::Wait, RoundId(2))), "nobody works on an abandoned round");
     harness.greet(2..3);
     assert_eq!(harness.outcomes.len(), 1);
-    assert_eq!(harness.coordinator.open_round(), Some((RoundId(2), 0, 3)));
+    assert_eq!(harness.open(), Some((2, 0, 3)));
 }
 
 #[test]
@@ -219,7 +234,7 @@ fn what_does_not_belong_is_refused_by_name_and_without_effect() {
     assert_eq!(harness.last_receipt().refused, None);
     harness.offer(0, 0, &update(1));
     assert_eq!(harness.last_receipt().refused, Some(Refusal::Duplicate));
-    assert_eq!(harness.coordinator.open_round(), Some((RoundId(0), 1, 3)));
+    assert_eq!(harness.open(), Some((0, 1, 3)));
     assert_eq!(harness.stored.len(), 1);
 }
 
@@ -236,7 +251,7 @@ fn a_wrong_digest_behind_right_blocks_is_refused() {
 
 #[test]
 fn only_the_chosen_take_part_and_their_number_is_exact() {
-    let mut harness = Harness::new(RoundConfig { participants: Some(4), min_devices: 20, ..config(Method::FedAvg) });
+    let mut harness = Harness::new(RoundConfig { participants: Participants::Count(4), min_devices: 20, ..config(Method::FedAvg) });
     harness.greet(0..20);
     let notice = harness.notice.clone().unwrap();
     let chosen: Vec<u32> =
@@ -257,20 +272,22 @@ fn a_stop_in_the_middle_of_a_round_goes_on_to_the_same_bytes() {
     let mut first = Harness::new(config(Method::FedAvg));
     first.greet(0..3);
     first.offer(1, 0, &update(1));
-    let open = OpenRound { notice: first.notice.clone().unwrap(), expected: 3, accepted: first.stored.clone() };
+    let open = OpenRound {
+        notice: first.notice.clone().unwrap(),
+        expected: 3,
+        chosen: 3,
+        extensions: 0,
+        accepted: first.stored.len(),
+    };
     let books = (0..3).map(|number| (device(number), first.coordinator.device(&device(number)).unwrap().clone()));
     let books: Vec<_> = books.collect();
     let config = config(Method::FedAvg);
     let resume = |open| {
-        Coordinator::new(
-            config.clone(),
-            BootId(2),
-            RunId(5),
-            Progress::default(),
-            Vec::clone(&books),
-            Some(open),
-            START,
-        )
+        let (books, progress) = (Vec::clone(&books), Progress::default());
+        let mut coordinator =
+            Coordinator::new(config.clone(), BootId(2), RunId(5), progress, books, Some(open), START);
+        first.stored.iter().for_each(|(device, content)| coordinator.handle_restored(device, content));
+        coordinator
     };
     let (resumed, resumed_again) = (resume(open.clone()), resume(open));
     let mut second = Harness::with(resumed);
@@ -351,7 +368,7 @@ fn after_a_lost_connection_everybody_says_hello_again() {
     harness.coordinator.handle_disconnected();
     assert_eq!(harness.coordinator.poll_timeout(), None);
     harness.wait(3 * DEADLINE);
-    assert_eq!(harness.coordinator.open_round(), Some((RoundId(0), 1, 3)), "no time runs without the broker");
+    assert_eq!(harness.open(), Some((0, 1, 3)), "no time runs without the broker");
     harness.coordinator.handle_connected(harness.now);
     harness.act();
     assert_eq!(harness.coordinator.present(), 0);

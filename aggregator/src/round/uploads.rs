@@ -43,6 +43,12 @@ impl Uploads {
         self.bytes = 0;
     }
 
+    /// A device is not heard any more.
+    pub(super) fn forget(&mut self, device: &DeviceId) {
+        self.remove(device);
+        self.waiting.retain(|(waiting, _)| waiting != device);
+    }
+
     pub(super) fn again_at(&self) -> Option<Duration> {
         self.active.values().map(|upload| upload.asked_at + STALL).min()
     }
@@ -82,12 +88,14 @@ impl Coordinator {
     pub(super) fn handle_offer(&mut self, now: Duration, device: &DeviceId, offer: &Offer, first: &[u8]) {
         let digest = offer.blob.digest;
         if self.is_stored(device, offer) {
+            // Perhaps its receipt was lost, perhaps somebody else says it again: the sum has it once.
+            self.count(Some(device), Refusal::Replayed);
             let receipt = Receipt { run: offer.run, round: offer.round, digest, refused: None };
             return self.send(device, ToDevice::Receipt(receipt));
         }
         if let Err(reason) = self.place_offer(device, offer) {
             self.refuse_update(device, offer.run, offer.round, digest, reason);
-            if matches!(reason, Refusal::WrongRun | Refusal::WrongRound | Refusal::Late) {
+            if matches!(reason, Refusal::WrongRun | Refusal::WrongRound | Refusal::Late | Refusal::Stale) {
                 self.tell_one(device);
             }
             return;

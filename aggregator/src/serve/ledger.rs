@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::ServeOptions;
 use crate::round::{AcceptedUpdate, Content, Coordinator, DeviceRecord, Model, OpenRound, Progress, RoundOutcome};
 use crate::store::{
-    DeviceRow, Ledger, MergedRound, NewRound, NewUpdate, RoundPhase, RoundRow, RunRow, StoreError, UpdateRow,
+    DeviceRow, GONE, Ledger, MergedRound, NewRound, NewUpdate, PRESENT, RoundPhase, RoundRow, RunRow, StoreError,
+    UpdateRow,
 };
 
 /// Whether to go on with the ledger's run.
@@ -65,7 +66,16 @@ pub fn restore(store: &mut impl Ledger, options: &ServeOptions) -> Result<Coordi
         Some(row) => resume(store, &row, options)?,
         None => (begin(store, options)?, Progress::default(), None),
     };
-    Ok(Coordinator::new(options.round.clone(), options.boot, run, progress, books, open, Duration::ZERO))
+    let round = open.as_ref().map(|open| open.notice.round.0);
+    let mut coordinator =
+        Coordinator::new(options.round.clone(), options.boot, run, progress, books, open, Duration::ZERO);
+    if let Some(round) = round {
+        for update in store.updates(run.0, round)? {
+            let device = update.device.parse().map_err(|_| LedgerError::Unreadable("open round"))?;
+            coordinator.handle_restored(&device, &store.blob(&update.digest)?);
+        }
+    }
+    Ok(coordinator)
 }
 
 fn begin(store: &mut impl Ledger, options: &ServeOptions) -> Result<RunId, LedgerError> {
@@ -78,6 +88,7 @@ fn begin(store: &mut impl Ledger, options: &ServeOptions) -> Result<RunId, Ledge
         seed: options.round.seed,
         finished: false,
     })?;
+    store.forget_updates_of_other_runs(run.0)?;
     Ok(run)
 }
 
@@ -123,7 +134,7 @@ fn resume(store: &impl Ledger, row: &RunRow, options: &ServeOptions) -> Result<R
     };
     let last = store.newest_round(row.run)?;
     let open = match last.as_ref().filter(|round| round.phase == RoundPhase::Collecting) {
-        Some(round) => Some(open_round_of(store, row.run, round)?),
+        Some(round) => Some(open_round_of(round)?),
         None => None,
     };
     let next_round = last.as_ref().map_or(0, |round| round.round + u32::from(open.is_none()));
@@ -137,16 +148,17 @@ fn resume(store: &impl Ledger, row: &RunRow, options: &ServeOptions) -> Result<R
     Ok((RunId(row.run), progress, open))
 }
 
-fn open_round_of(store: &impl Ledger, run: u64, round: &RoundRow) -> Result<OpenRound, LedgerError> {
+fn open_round_of(round: &RoundRow) -> Result<OpenRound, LedgerError> {
     let Ok((ToDevice::Notice(notice), _)) = decode_to_device(&round.notice) else {
         return Err(LedgerError::Unreadable("open round"));
     };
-    let mut accepted = Vec::new();
-    for update in store.updates(run, round.round)? {
-        let device = update.device.parse().map_err(|_| LedgerError::Unreadable("open round"))?;
-        accepted.push((device, store.blob(&update.digest)?));
-    }
-    Ok(OpenRound { notice, expected: round.expected as usize, accepted })
+    Ok(OpenRound {
+        notice,
+        expected: round.expected as usize,
+        chosen: round.chosen as usize,
+        extensions: round.extensions,
+        accepted: round.accepted as usize,
+    })
 }
 
 fn closed_round_of(
@@ -162,14 +174,20 @@ fn closed_round_of(
     Ok((RoundId(round.round), updates.collect::<Result<_, _>>()?))
 }
 
-/// Writes a round down before its notice goes out; `expected` devices were chosen for it.
-pub fn open_round(store: &mut impl Ledger, notice: &Notice, expected: usize) -> Result<(), StoreError> {
+/// Writes a round down before its notice goes out: it waits for `expected` updates of `chosen` devices.
+pub fn open_round(
+    store: &mut impl Ledger,
+    notice: &Notice,
+    expected: usize,
+    chosen: usize,
+) -> Result<(), StoreError> {
     store.open_round(&NewRound {
         run: notice.run.0,
         round: notice.round.0,
         task: task_name(notice.task).into(),
         opened_ms: unix_ms(),
         expected: u32::try_from(expected).unwrap_or(u32::MAX),
+        chosen: u32::try_from(chosen).unwrap_or(u32::MAX),
         notice: encode(&ToDevice::Notice(notice.clone()), &[]),
     })
 }
@@ -193,12 +211,11 @@ pub fn store_updates(store: &mut impl Ledger, updates: &[AcceptedUpdate]) -> Res
     store.accept_updates(&rows).map(drop)
 }
 
-/// Makes a merged model durable: blobs first, then the row that names them; the updates are not needed any more after
-/// that.
+/// Makes a merged model durable: blobs first, then the row that names them.
 pub fn commit(
     store: &mut impl Ledger,
     outcome: &RoundOutcome,
-    metrics: Option<serde_json::Value>,
+    metrics: Option<&serde_json::Value>,
 ) -> Result<(), StoreError> {
     let mut keep = |content: &Option<Content>| -> Result<Option<crate::store::Digest>, StoreError> {
         content.as_ref().map(|content| store.put_blob(&content.bytes)).transpose()
@@ -213,10 +230,17 @@ pub fn commit(
         aid,
         memory,
         in_use,
-        metrics_json: metrics.map(|metrics| metrics.to_string()),
-    })?;
-    store.forget_updates_before(outcome.run.0, outcome.round.0 + 1)?;
-    store.forget_aids_before(outcome.run.0, outcome.round.0).map(drop)
+        metrics_json: metrics.map(ToString::to_string),
+    })
+}
+
+/// Lets go of what nothing needs after a merge: its updates, what earlier rounds published beside their heads, and all
+/// heads but the newest `kept_heads`.
+pub fn forget(store: &mut impl Ledger, outcome: &RoundOutcome, kept_heads: u32) -> Result<(), StoreError> {
+    let (run, round) = (outcome.run.0, outcome.round.0);
+    store.forget_updates_before(run, round + 1)?;
+    store.forget_aids_before(run, round)?;
+    store.forget_old_heads(run, kept_heads).map(drop)
 }
 
 /// Writes down what is known about some devices. A stop loses what was not written yet: figures for people, and the
@@ -236,11 +260,9 @@ pub fn remember_devices(
 }
 
 /// Adds refusals to the counts by reason.
-pub fn remember_refusals(store: &mut impl Ledger, refusals: Vec<Refusal>) -> Result<(), StoreError> {
-    let mut counts = BTreeMap::new();
-    for reason in refusals {
-        *counts.entry(reason.name().to_owned()).or_insert(0) += 1;
-    }
+pub fn remember_refusals(store: &mut impl Ledger, refusals: &BTreeMap<Refusal, u64>) -> Result<(), StoreError> {
+    let counts: BTreeMap<String, u64> =
+        refusals.iter().map(|(reason, count)| (reason.name().to_owned(), *count)).collect();
     if counts.is_empty() { Ok(()) } else { store.add_refusals(&counts) }
 }
 
@@ -250,26 +272,36 @@ fn row(device: &DeviceId, record: &DeviceRecord, wall_clock: u64, now: Duration)
         device: device.to_string(),
         boot: record.boot.0,
         samples: record.samples,
-        hardware: record.hardware.clone(),
+        labels: record.labels.clone(),
         last_seen_ms: wall_clock.saturating_sub(u64::try_from(ago).unwrap_or(u64::MAX)),
-        state: if record.present { "present" } else { "away" }.into(),
+        state: if record.present { PRESENT } else { GONE }.into(),
         rounds_done: record.rounds_done,
-        updates_refused: record.updates_refused,
+        last_round: record.last_round.map(|round| round.0),
+        failures: record.failures.iter().map(|(reason, count)| (reason.name().to_owned(), *count)).collect(),
+        strikes: record.strikes,
+        quarantined: record.quarantined.map(|reason| reason.name().to_owned()),
         bytes_up: record.bytes_up,
         bytes_down: record.bytes_down,
     }
 }
 
-/// A device of the books. It is away until it says hello, whatever it was before the stop.
+/// A device of the books. It is gone until it says hello, whatever it was before the stop.
 fn record(row: DeviceRow) -> Option<(DeviceId, DeviceRecord)> {
+    let reason = |name: &str| Refusal::ALL.into_iter().find(|reason| reason.name() == name);
+    let failures = row.failures.iter().filter_map(|(name, count)| Some((reason(name)?, *count)));
     let record = DeviceRecord {
         boot: BootId(row.boot),
         samples: row.samples,
-        hardware: row.hardware,
+        labels: row.labels,
+        is_eligible: false,
         present: false,
         last_seen: Duration::ZERO,
         rounds_done: row.rounds_done,
-        updates_refused: row.updates_refused,
+        last_round: row.last_round.map(RoundId),
+        failures: failures.collect(),
+        strikes: row.strikes,
+        // A reason of another release is still one.
+        quarantined: row.quarantined.map(|name| reason(&name).unwrap_or(Refusal::Content)),
         bytes_up: row.bytes_up,
         bytes_down: row.bytes_down,
     };

@@ -12,6 +12,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Digest, StoreError, digest_hex};
 
+/// The folder of all blobs, in the state folder.
+const FOLDER: &str = "blobs";
 /// Ends the name of a file that is not whole yet.
 const UNFINISHED: &str = ".new";
 
@@ -30,7 +32,7 @@ pub(super) struct Blobs {
 
 impl Blobs {
     pub(super) fn new(state: &Path) -> Self {
-        Self { folder: state.join("blobs") }
+        Self { folder: state.join(FOLDER) }
     }
 
     /// Makes the root folder; folders of two digits are made as they are needed.
@@ -105,9 +107,18 @@ impl Blobs {
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {
-        let name = digest_hex(digest);
-        self.folder.join(&name[..2]).join(name)
+        self.folder.join(within(digest))
     }
+}
+
+/// A blob's place in the state folder.
+pub(super) fn relative_path(digest: &Digest) -> PathBuf {
+    Path::new(FOLDER).join(within(digest))
+}
+
+fn within(digest: &Digest) -> PathBuf {
+    let name = digest_hex(digest);
+    Path::new(&name[..2]).join(&name)
 }
 
 /// The SHA-256 of `bytes`.
@@ -151,7 +162,7 @@ fn write_new(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     fs::rename(&unfinished, path).map_err(|error| StoreError::io("rename into place", path, error))
 }
 
-fn sync_folder(folder: &Path) -> Result<(), StoreError> {
+pub(super) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| StoreError::io("fsync", folder, error))
 }
 

@@ -1,6 +1,6 @@
 //! What can go wrong with the ledger and its blobs.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 /// Why the ledger could not be opened, read or written. Print the whole chain: the cause is kept as the source.
@@ -95,6 +95,23 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the disk is full: when there is room again, the same call succeeds.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded),
+            Self::Database { source, .. } => source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull),
+            Self::InUse { .. }
+            | Self::NoLedger { .. }
+            | Self::NotALedger { .. }
+            | Self::NewerSchema { .. }
+            | Self::OlderSchema { .. }
+            | Self::ReadOnly { .. }
+            | Self::BlobMissing { .. }
+            | Self::BlobDamaged { .. }
+            | Self::NotCollecting { .. } => false,
+        }
+    }
+
     pub(super) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Io { action, path: path.to_path_buf(), source }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use rusqlite::params;
 
+use super::labels::LabelsText;
 use super::rows::{Bits, DEVICE_COLUMNS, RUN_COLUMNS};
 use super::{DeviceRow, RunRow, Store, StoreError};
 
@@ -41,29 +42,55 @@ impl Store {
     pub fn upsert_devices(&mut self, devices: &[DeviceRow]) -> Result<(), StoreError> {
         self.write("write devices to", |transaction| {
             let mut statement = transaction.prepare_cached(&format!(
-                "INSERT OR REPLACE INTO devices ({DEVICE_COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
+                "INSERT OR REPLACE INTO devices ({DEVICE_COLUMNS}) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
             ))?;
+            let mut failed = transaction
+                .prepare_cached("INSERT OR REPLACE INTO failures (device, reason, count) VALUES (?1, ?2, ?3)")?;
             for device in devices {
                 statement.execute(params![
                     device.device,
                     Bits(device.boot),
                     device.samples,
-                    device.hardware,
+                    LabelsText(device.labels.clone()),
                     Bits(device.last_seen_ms),
                     device.state,
                     device.rounds_done,
-                    device.updates_refused,
+                    device.last_round,
+                    device.strikes,
+                    device.quarantined,
                     Bits(device.bytes_up),
                     Bits(device.bytes_down),
                 ])?;
+                for (reason, count) in &device.failures {
+                    failed.execute(params![device.device, reason, count])?;
+                }
             }
             Ok(())
         })
     }
 
+    /// Lets a quarantined device take part again.
+    pub fn release_device(&mut self, device: &str) -> Result<(), StoreError> {
+        self.write("release a device in", |transaction| {
+            transaction.execute("UPDATE devices SET quarantined = NULL, strikes = 0 WHERE device = ?1", [device])
+        })?;
+        Ok(())
+    }
+
     /// Every device ever heard, sorted by id.
     pub fn devices(&self) -> Result<Vec<DeviceRow>, StoreError> {
-        self.rows(&format!("SELECT {DEVICE_COLUMNS} FROM devices ORDER BY device"), [], DeviceRow::read)
+        let mut devices =
+            self.rows(&format!("SELECT {DEVICE_COLUMNS} FROM devices ORDER BY device"), [], DeviceRow::read)?;
+        let failures = self.rows("SELECT device, reason, count FROM failures", [], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, u32>(2)?))
+        })?;
+        for (device, reason, count) in failures {
+            if let Ok(at) = devices.binary_search_by(|row| row.device.cmp(&device)) {
+                devices[at].failures.insert(reason, count);
+            }
+        }
+        Ok(devices)
     }
 
     /// Adds to the count of each refusal reason.

@@ -25,12 +25,15 @@ pub trait Ledger {
     fn count_merged(&self, run: u64, task: &str) -> Result<u32, StoreError>;
     fn open_round(&mut self, round: &NewRound) -> Result<(), StoreError>;
     fn commit_round(&mut self, merged: &MergedRound) -> Result<(), StoreError>;
+    fn extend_round(&mut self, run: u64, round: u32) -> Result<(), StoreError>;
     fn abandon_round(&mut self, run: u64, round: u32, closed_ms: u64) -> Result<(), StoreError>;
 
     fn updates(&self, run: u64, round: u32) -> Result<Vec<UpdateRow>, StoreError>;
     fn accept_updates(&mut self, updates: &[(NewUpdate, &[u8])]) -> Result<Vec<Accepted>, StoreError>;
     fn forget_updates_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError>;
     fn forget_aids_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError>;
+    fn forget_old_heads(&mut self, run: u64, kept: u32) -> Result<Collected, StoreError>;
+    fn forget_updates_of_other_runs(&mut self, run: u64) -> Result<(), StoreError>;
 
     fn blob(&self, digest: &Digest) -> Result<Vec<u8>, StoreError>;
     fn put_blob(&mut self, bytes: &[u8]) -> Result<Digest, StoreError>;
@@ -77,6 +80,10 @@ impl Ledger for Store {
         Self::commit_round(self, merged)
     }
 
+    fn extend_round(&mut self, run: u64, round: u32) -> Result<(), StoreError> {
+        Self::extend_round(self, run, round)
+    }
+
     fn abandon_round(&mut self, run: u64, round: u32, closed_ms: u64) -> Result<(), StoreError> {
         Self::abandon_round(self, run, round, closed_ms)
     }
@@ -95,6 +102,14 @@ impl Ledger for Store {
 
     fn forget_aids_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError> {
         Self::forget_aids_before(self, run, round)
+    }
+
+    fn forget_old_heads(&mut self, run: u64, kept: u32) -> Result<Collected, StoreError> {
+        Self::forget_old_heads(self, run, kept)
+    }
+
+    fn forget_updates_of_other_runs(&mut self, run: u64) -> Result<(), StoreError> {
+        Self::forget_updates_of_other_runs(self, run)
     }
 
     fn blob(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {

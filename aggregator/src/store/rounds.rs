@@ -3,16 +3,24 @@
 use rusqlite::{Transaction, params};
 
 use super::rows::{Bits, ROUND_COLUMNS, UPDATE_COLUMNS};
-use super::{Accepted, Collected, Digest, MergedRound, NewRound, NewUpdate, RoundRow, Store, StoreError, UpdateRow};
+use super::{Accepted, Digest, MergedRound, NewRound, NewUpdate, RoundRow, Store, StoreError, UpdateRow};
 
 impl Store {
     /// Opens a round of a known run.
     pub fn open_round(&mut self, round: &NewRound) -> Result<(), StoreError> {
         self.write("open a round in", |transaction| {
             transaction.execute(
-                "INSERT INTO rounds (run, round, phase, task, opened_ms, expected, notice) \
-                 VALUES (?1, ?2, 'collecting', ?3, ?4, ?5, ?6)",
-                params![Bits(round.run), round.round, round.task, Bits(round.opened_ms), round.expected, round.notice],
+                "INSERT INTO rounds (run, round, phase, task, opened_ms, expected, notice, chosen) \
+                 VALUES (?1, ?2, 'collecting', ?3, ?4, ?5, ?6, ?7)",
+                params![
+                    Bits(round.run),
+                    round.round,
+                    round.task,
+                    Bits(round.opened_ms),
+                    round.expected,
+                    round.notice,
+                    round.chosen,
+                ],
             )
         })?;
         Ok(())
@@ -40,6 +48,17 @@ impl Store {
             )
         })?;
         was_collecting(changed, merged.run, merged.round)
+    }
+
+    /// Gives a collecting round more time once more.
+    pub fn extend_round(&mut self, run: u64, round: u32) -> Result<(), StoreError> {
+        let changed = self.write("extend a round in", |transaction| {
+            transaction.execute(
+                "UPDATE rounds SET extensions = extensions + 1 WHERE run = ?1 AND round = ?2 AND phase = 'collecting'",
+                params![Bits(run), round],
+            )
+        })?;
+        was_collecting(changed, run, round)
     }
 
     /// Closes a collecting round without a merge.
@@ -113,56 +132,6 @@ impl Store {
         self.rows(&query, params![Bits(run), round], UpdateRow::read)
     }
 
-    /// Deletes the blobs of a run's updates before `round`, unless something else names them; the rows stay.
-    pub fn forget_updates_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError> {
-        self.check_writable()?;
-        let forgotten: Vec<Digest> = self.rows(
-            "SELECT DISTINCT digest FROM updates WHERE run = ?1 AND round < ?2 AND blob_kept = 1",
-            params![Bits(run), round],
-            |row| row.get(0),
-        )?;
-        self.write("forget updates in", |transaction| {
-            transaction.execute(
-                "UPDATE updates SET blob_kept = 0 WHERE run = ?1 AND round < ?2 AND blob_kept = 1",
-                params![Bits(run), round],
-            )
-        })?;
-        self.delete_unnamed(&forgotten)
-    }
-
-    /// Deletes what earlier rounds of a run gave to the devices beside the heads, and what only the aggregator knew, of
-    /// which only the newest is ever read again. All heads stay.
-    pub fn forget_aids_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError> {
-        self.check_writable()?;
-        let forgotten: Vec<Digest> = self.rows(
-            "SELECT aid FROM rounds WHERE run = ?1 AND round < ?2 AND aid IS NOT NULL \
-             UNION SELECT memory FROM rounds WHERE run = ?1 AND round < ?2 AND memory IS NOT NULL",
-            params![Bits(run), round],
-            |row| row.get(0),
-        )?;
-        self.write("forget aids in", |transaction| {
-            transaction.execute(
-                "UPDATE rounds SET aid = NULL, memory = NULL \
-                 WHERE run = ?1 AND round < ?2 AND (aid IS NOT NULL OR memory IS NOT NULL)",
-                params![Bits(run), round],
-            )
-        })?;
-        self.delete_unnamed(&forgotten)
-    }
-
-    /// The rows let go first: a crash here leaves files for `collect_garbage`, never rows without their file.
-    fn delete_unnamed(&mut self, forgotten: &[Digest]) -> Result<Collected, StoreError> {
-        let mut collected = Collected::default();
-        for digest in forgotten {
-            if !self.is_named(digest)? {
-                let one = self.blobs.delete(digest)?;
-                collected.files += one.files;
-                collected.bytes += one.bytes;
-            }
-        }
-        Ok(collected)
-    }
-
     fn is_known(&self, update: &NewUpdate) -> Result<bool, StoreError> {
         let query = "SELECT 1 FROM updates WHERE run = ?1 AND round = ?2 AND device = ?3";
         let found = self.row(query, params![Bits(update.run), update.round, update.device], |_| Ok(()))?;
@@ -175,13 +144,6 @@ impl Store {
             Some(()) => Ok(()),
             None => Err(StoreError::NotCollecting { run, round }),
         }
-    }
-
-    fn is_named(&self, digest: &Digest) -> Result<bool, StoreError> {
-        let query = "SELECT 1 FROM updates WHERE blob_kept = 1 AND digest = ?1 \
-                     UNION ALL SELECT 1 FROM rounds \
-                     WHERE heads = ?1 OR aid = ?1 OR memory = ?1 OR in_use = ?1 LIMIT 1";
-        Ok(self.row(query, [digest], |_| Ok(()))?.is_some())
     }
 }
 

@@ -1,10 +1,14 @@
 //! What the ledger remembers, one struct per table, and how a row becomes one.
 
 use core::fmt;
+use std::collections::BTreeMap;
 
+use grapevine_protocol::Labels;
 use rusqlite::Row;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use serde::{Serialize, Serializer};
+
+use super::labels::LabelsText;
 
 /// A SHA-256.
 pub type Digest = [u8; 32];
@@ -31,8 +35,13 @@ pub struct RunRow {
     pub finished: bool,
 }
 
+/// [`DeviceRow::state`] of a device that is there.
+pub const PRESENT: &str = "present";
+/// [`DeviceRow::state`] of a device that said goodbye or whose connection broke.
+pub const GONE: &str = "gone";
+
 /// What is known about one device.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceRow {
     /// The device's id.
     pub device: String,
@@ -40,16 +49,22 @@ pub struct DeviceRow {
     pub boot: u64,
     /// Samples it says it holds.
     pub samples: u32,
-    /// What it says it runs on.
-    pub hardware: String,
+    /// What it says about itself.
+    pub labels: Labels,
     /// When it was last heard, milliseconds since 1970.
     pub last_seen_ms: u64,
     /// What it was doing then.
     pub state: String,
     /// Rounds its update was merged in.
     pub rounds_done: u32,
-    /// Updates of it that were refused.
-    pub updates_refused: u32,
+    /// The newest round its update was merged in.
+    pub last_round: Option<u32>,
+    /// What was refused of it, by reason.
+    pub failures: BTreeMap<String, u32>,
+    /// Bad updates since its last good one.
+    pub strikes: u32,
+    /// Why it is not heard any more, until somebody releases it.
+    pub quarantined: Option<String>,
     /// Bytes received from it.
     pub bytes_up: u64,
     /// Bytes sent to it.
@@ -79,8 +94,10 @@ pub struct NewRound {
     pub task: String,
     /// When it was opened, milliseconds since 1970.
     pub opened_ms: u64,
-    /// Devices asked.
+    /// Updates it waits for.
     pub expected: u32,
+    /// Devices chosen.
+    pub chosen: u32,
     /// The notice as published, so that a restart publishes the same bytes.
     pub notice: Vec<u8>,
 }
@@ -121,8 +138,12 @@ pub struct RoundRow {
     pub opened_ms: u64,
     /// When it was merged or abandoned, milliseconds since 1970.
     pub closed_ms: Option<u64>,
-    /// Devices asked.
+    /// Updates it waited for.
     pub expected: u32,
+    /// Devices chosen.
+    pub chosen: u32,
+    /// How often it was given more time.
+    pub extensions: u32,
     /// Updates in the ledger.
     pub accepted: u32,
     /// The blob of the merged heads.
@@ -137,6 +158,9 @@ pub struct RoundRow {
     /// The blob of the head in use, where it is not the main one of the heads.
     #[serde(serialize_with = "optional_hex")]
     pub in_use: Option<Digest>,
+    /// Whether the blobs of the heads and of the head in use are still stored; see
+    /// [`super::Store::forget_old_heads`].
+    pub heads_kept: bool,
     /// What was measured.
     pub metrics_json: Option<String>,
     /// The notice as published.
@@ -239,8 +263,8 @@ impl RunRow {
 }
 
 /// Columns in the order [`DeviceRow::read`] wants them.
-pub(super) const DEVICE_COLUMNS: &str =
-    "device, boot, samples, hardware, last_seen_ms, state, rounds_done, updates_refused, bytes_up, bytes_down";
+pub(super) const DEVICE_COLUMNS: &str = "device, boot, samples, labels, last_seen_ms, state, rounds_done, last_round, \
+    strikes, quarantined, bytes_up, bytes_down";
 
 impl DeviceRow {
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
@@ -248,13 +272,16 @@ impl DeviceRow {
             device: row.get(0)?,
             boot: row.get::<_, Bits>(1)?.0,
             samples: row.get(2)?,
-            hardware: row.get(3)?,
+            labels: row.get::<_, LabelsText>(3)?.0,
             last_seen_ms: row.get::<_, Bits>(4)?.0,
             state: row.get(5)?,
             rounds_done: row.get(6)?,
-            updates_refused: row.get(7)?,
-            bytes_up: row.get::<_, Bits>(8)?.0,
-            bytes_down: row.get::<_, Bits>(9)?.0,
+            last_round: row.get(7)?,
+            failures: BTreeMap::new(),
+            strikes: row.get(8)?,
+            quarantined: row.get(9)?,
+            bytes_up: row.get::<_, Bits>(10)?.0,
+            bytes_down: row.get::<_, Bits>(11)?.0,
         })
     }
 }
@@ -262,7 +289,7 @@ impl DeviceRow {
 /// Columns in the order [`RoundRow::read`] wants them; `accepted` is counted, so it can never disagree with the ledger.
 pub(super) const ROUND_COLUMNS: &str = "run, round, phase, task, opened_ms, closed_ms, expected, \
     (SELECT count(*) FROM updates WHERE updates.run = rounds.run AND updates.round = rounds.round), \
-    heads, aid, metrics_json, notice, memory, in_use";
+    heads, aid, metrics_json, notice, memory, in_use, chosen, extensions, heads_kept";
 
 impl RoundRow {
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
@@ -281,6 +308,9 @@ impl RoundRow {
             notice: row.get(11)?,
             memory: row.get(12)?,
             in_use: row.get(13)?,
+            chosen: row.get(14)?,
+            extensions: row.get(15)?,
+            heads_kept: row.get(16)?,
         })
     }
 }

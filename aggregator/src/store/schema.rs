@@ -10,7 +10,7 @@ use super::StoreError;
 const APPLICATION_ID: i64 = 0x4752_5056;
 
 /// Step `n` brings a ledger from schema version `n` to `n + 1`. Steps are only ever appended.
-const MIGRATIONS: [&str; 2] = [VERSION_1, VERSION_2];
+const MIGRATIONS: [&str; 3] = [VERSION_1, VERSION_2, VERSION_3];
 
 /// The schema version this program writes.
 pub(super) const VERSION: usize = MIGRATIONS.len();
@@ -78,6 +78,26 @@ ALTER TABLE rounds ADD COLUMN memory BLOB CHECK (length(memory) = 32);
 ALTER TABLE rounds ADD COLUMN in_use BLOB CHECK (length(in_use) = 32);
 CREATE INDEX rounds_memory ON rounds (memory);
 CREATE INDEX rounds_in_use ON rounds (in_use);
+";
+
+// Labels in place of a text about the hardware; failures by reason and quarantine; how a round went; heads that went.
+const VERSION_3: &str = "
+ALTER TABLE devices DROP COLUMN hardware;
+ALTER TABLE devices DROP COLUMN updates_refused;
+ALTER TABLE devices ADD COLUMN labels TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE devices ADD COLUMN last_round INTEGER;
+ALTER TABLE devices ADD COLUMN strikes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE devices ADD COLUMN quarantined TEXT;
+CREATE TABLE failures (
+    device TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    count  INTEGER NOT NULL,
+    PRIMARY KEY (device, reason)
+) STRICT, WITHOUT ROWID;
+ALTER TABLE rounds ADD COLUMN chosen INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE rounds ADD COLUMN extensions INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE rounds ADD COLUMN heads_kept INTEGER NOT NULL DEFAULT 1;
+UPDATE rounds SET chosen = expected;
 ";
 
 /// Brings the ledger at `path` to [`VERSION`], each step in one transaction.

@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use grapevine_protocol::{LabelValue, Labels};
 use tempfile::TempDir;
 
 use super::*;
@@ -20,7 +21,15 @@ fn run() -> RunRow {
 }
 
 fn new_round(round: u32) -> NewRound {
-    NewRound { run: RUN, round, task: "train".into(), opened_ms: 2_000, expected: 3, notice: vec![0, 255, 7] }
+    NewRound {
+        run: RUN,
+        round,
+        task: "train".into(),
+        opened_ms: 2_000,
+        expected: 3,
+        chosen: 4,
+        notice: vec![0, 255, 7],
+    }
 }
 
 fn update(round: u32, device: &str) -> NewUpdate {
@@ -30,6 +39,15 @@ fn update(round: u32, device: &str) -> NewUpdate {
 fn merged(round: u32, heads: Option<Digest>) -> MergedRound {
     let metrics_json = Some("{\"accuracy\":0.5}".into());
     MergedRound { run: RUN, round, closed_ms: 4_000, heads, aid: None, memory: None, in_use: None, metrics_json }
+}
+
+fn labels() -> Labels {
+    let mut labels = Labels::default();
+    let text = LabelValue::text("a \"quoted\" é").unwrap();
+    for (name, value) in [("floor", LabelValue::Number(-3)), ("mains", LabelValue::Flag(false)), ("site", text)] {
+        labels.insert(name, value).unwrap();
+    }
+    labels
 }
 
 fn collecting(state: &Path) -> Store {
@@ -203,17 +221,22 @@ fn devices_and_refusals_are_kept() {
         device: name.into(),
         boot,
         samples: 9,
-        hardware: "arm".into(),
+        labels: labels(),
         last_seen_ms: 1,
-        state: "training".into(),
+        state: PRESENT.into(),
         rounds_done: 1,
-        updates_refused: 0,
+        last_round: Some(4),
+        failures: BTreeMap::from([("late".into(), 2)]),
+        strikes: 1,
+        quarantined: Some("absurd".into()),
         bytes_up: 1 << 40,
         bytes_down: 2,
     };
     store.upsert_devices(&[device("b", 1), device("a", u64::MAX)]).unwrap();
     store.upsert_device(&device("b", 2)).unwrap();
     assert_eq!(store.devices().unwrap(), [device("a", u64::MAX), device("b", 2)]);
+    store.release_device("b").unwrap();
+    assert_eq!(store.devices().unwrap()[1], DeviceRow { strikes: 0, quarantined: None, ..device("b", 2) });
     store.add_refusals(&BTreeMap::from([("late".into(), 2), ("norm".into(), 1)])).unwrap();
     store.add_refusals(&BTreeMap::from([("late".into(), 3)])).unwrap();
     assert_eq!(store.refusals().unwrap(), BTreeMap::from([("late".into(), 5), ("norm".into(), 1)]));

@@ -2,8 +2,6 @@
 
 use core::hash::{BuildHasher, Hasher};
 use std::collections::hash_map::RandomState;
-use std::env::consts::{ARCH, OS};
-use std::fs;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -133,7 +131,7 @@ fn options(setup: &Setup, outgoing: Option<Arc<Outgoing>>) -> DeviceOptions {
             extractor: setup.extractor,
             classes: class_list_digest(config.classes.iter().map(String::as_str)),
             shape: setup.shape,
-            hardware: hardware(),
+            labels: config.labels.clone(),
         },
         keep_alive: config.keep_alive,
         longest_pause: config.longest_pause,
@@ -147,19 +145,6 @@ fn new_boot() -> BootId {
     BootId(RandomState::new().build_hasher().finish())
 }
 
-/// Architecture, cores and memory, for people.
-fn hardware() -> String {
-    let cores = thread::available_parallelism().map(usize::from).unwrap_or(1);
-    let memory = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_mebibytes(&text));
-    let memory = memory.map(|mebibytes| format!(", {mebibytes} MiB")).unwrap_or_default();
-    format!("{ARCH} {OS}, {cores} cores{memory}")
-}
-
-fn total_mebibytes(meminfo: &str) -> Option<u64> {
-    let value = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    Some(value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? / 1_024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,11 +152,5 @@ mod tests {
     #[test]
     fn boots_differ() {
         assert_ne!(new_boot(), new_boot());
-    }
-
-    #[test]
-    fn memory_is_read_where_it_is_told() {
-        assert_eq!(total_mebibytes("MemTotal:        4028748 kB\nMemFree: 1 kB\n"), Some(3_934));
-        assert_eq!(total_mebibytes("MemFree: 1 kB\n"), None);
     }
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use grapevine_models::Shape;
 use grapevine_protocol::topics::BlobKind;
 use grapevine_protocol::{
-    BlobRef, BootId, DeviceId, Digest, Hello, Leaving, Notice, Receipt, Refusal, Refused, RoundId, RunId, Task,
+    BlobRef, BootId, DeviceId, Digest, Hello, Labels, Leaving, Notice, Receipt, Refusal, Refused, RoundId, RunId, Task,
     ToAggregator, ToDevice, Welcome, is_selected, largest_aid, largest_heads,
 };
 use rand::{RngExt, SeedableRng};
@@ -44,8 +44,8 @@ pub struct Identity {
     pub classes: Digest,
     /// Classes and features.
     pub shape: Shape,
-    /// For people: architecture, cores, memory.
-    pub hardware: String,
+    /// What it says about itself.
+    pub labels: Labels,
 }
 
 /// What the shell does for the session.
@@ -129,6 +129,8 @@ pub struct Session {
     identity: Identity,
     samples: u32,
     link: Link,
+    /// Whether rounds choose from devices like this one.
+    is_eligible: bool,
     notice: Option<Notice>,
     /// Whether the end of the newest notice's run was reported.
     finished: bool,
@@ -165,6 +167,7 @@ impl Session {
             identity,
             samples,
             link: Link::Offline,
+            is_eligible: false,
             notice: None,
             finished: false,
             answered,
@@ -275,20 +278,13 @@ impl Session {
     fn greet(&mut self, now: Duration, pause: Duration) {
         self.link = Link::Greeting { again_at: now + self.jittered(pause), pause };
         let identity = &self.identity;
-        let mut hardware = heapless::String::new();
-        for character in identity.hardware.chars() {
-            // A longer description is cut, not refused: it is for people only.
-            if hardware.push(character).is_err() {
-                break;
-            }
-        }
         let hello = Hello {
             boot: identity.boot,
             extractor: identity.extractor,
             classes: identity.classes,
             shape: identity.shape,
             samples: self.samples,
-            hardware,
+            labels: identity.labels.clone(),
         };
         self.send(ToAggregator::Hello(hello));
     }
@@ -298,6 +294,7 @@ impl Session {
             return;
         }
         self.link = Link::Welcome;
+        self.is_eligible = welcome.is_eligible;
         self.report(Event::Welcome);
         if self.download.is_some() {
             self.ask(now);
@@ -391,6 +388,7 @@ impl Session {
         }
         let has_work = matches!(notice.task, Task::Train | Task::Statistics { .. })
             && self.samples > 0
+            && self.is_eligible
             && self.answered != Some((notice.run, notice.round))
             && self.working != Some((notice.run, notice.round))
             && is_selected(&notice, &self.identity.device);

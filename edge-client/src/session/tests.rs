@@ -12,7 +12,7 @@ fn identity() -> Identity {
         extractor: Digest([1; 32]),
         classes: Digest([2; 32]),
         shape: Shape::new(2, 3).unwrap(),
-        hardware: "x".repeat(500),
+        labels: Labels::default(),
     }
 }
 
@@ -41,7 +41,11 @@ fn actions(session: &mut Session) -> Vec<Action> {
 fn welcome() -> Session {
     let mut session = Session::new(identity(), 10, None);
     session.handle_connected(SECOND);
-    session.handle_message(SECOND, ToDevice::Welcome(Welcome { boot: BootId(7), run: RunId(1) }), &[]);
+    session.handle_message(
+        SECOND,
+        ToDevice::Welcome(Welcome { boot: BootId(7), run: RunId(1), is_eligible: true }),
+        &[],
+    );
     actions(&mut session);
     session
 }
@@ -66,7 +70,7 @@ fn a_hello_is_repeated_until_it_is_answered() {
     assert!(actions(&mut session).is_empty());
     session.handle_timeout(again);
     assert!(matches!(actions(&mut session)[..], [Action::Send(ToAggregator::Hello(_), _)]));
-    let stranger = ToDevice::Welcome(Welcome { boot: BootId(8), run: RunId(1) });
+    let stranger = ToDevice::Welcome(Welcome { boot: BootId(8), run: RunId(1), is_eligible: true });
     session.handle_message(again, stranger, &[]);
     assert!(actions(&mut session).is_empty());
 }
@@ -103,7 +107,11 @@ fn an_offer_is_repeated_until_its_receipt_and_over_a_reconnect() {
     session.handle_connected(again);
     // Before the welcome only the hello is due, however long the offer waits.
     assert!(session.poll_timeout().unwrap() > again);
-    session.handle_message(again, ToDevice::Welcome(Welcome { boot: BootId(7), run: RunId(1) }), &[]);
+    session.handle_message(
+        again,
+        ToDevice::Welcome(Welcome { boot: BootId(7), run: RunId(1), is_eligible: true }),
+        &[],
+    );
     assert!(actions(&mut session).iter().any(|a| matches!(a, Action::Send(ToAggregator::Offer(_), _))));
     // A receipt of something else empties nothing.
     session.handle_message(again, receipt(&update(9), None), &[]);
@@ -158,7 +166,11 @@ fn what_a_former_start_left_is_offered_and_an_old_round_is_dropped() {
     let mut session = Session::new(identity(), 10, Some(update(4)));
     session.handle_connected(SECOND);
     session.handle_message(SECOND, ToDevice::Notice(notice(4, None)), &[]);
-    session.handle_message(SECOND, ToDevice::Welcome(Welcome { boot: BootId(7), run: RunId(1) }), &[]);
+    session.handle_message(
+        SECOND,
+        ToDevice::Welcome(Welcome { boot: BootId(7), run: RunId(1), is_eligible: true }),
+        &[],
+    );
     let taken = actions(&mut session);
     assert!(taken.iter().any(|a| matches!(a, Action::Send(ToAggregator::Offer(_), _))), "{taken:?}");
     assert!(!taken.iter().any(|a| matches!(a, Action::Work(_))), "a round is not worked on twice: {taken:?}");
@@ -247,7 +259,11 @@ fn a_restarted_aggregator_hears_hello_again() {
 fn devices_without_samples_or_without_the_draw_do_not_work() {
     let mut session = Session::new(identity(), 0, None);
     session.handle_connected(SECOND);
-    session.handle_message(SECOND, ToDevice::Welcome(Welcome { boot: BootId(7), run: RunId(1) }), &[]);
+    session.handle_message(
+        SECOND,
+        ToDevice::Welcome(Welcome { boot: BootId(7), run: RunId(1), is_eligible: true }),
+        &[],
+    );
     session.handle_message(SECOND, ToDevice::Notice(notice(0, None)), &[]);
     assert!(!actions(&mut session).iter().any(|a| matches!(a, Action::Work(_))));
     let mut session = welcome();

@@ -26,8 +26,8 @@ fn to_aggregator() -> Seeds {
     let mut seeds = named(examples::to_aggregator().iter().map(|f| (f.name, encode(&f.message, f.block))));
     break_one(&mut seeds, "hello", "truncated", |bytes| bytes.truncate(40));
     break_one(&mut seeds, "hello", "version-2", |bytes| bytes[0] = 2);
-    break_one(&mut seeds, "hello", "endless-hardware", |bytes| {
-        let length = bytes.len() - examples::HARDWARE.len() - 1;
+    break_one(&mut seeds, "hello", "endless-label", |bytes| {
+        let length = bytes.len() - "north".len() - 1;
         bytes.splice(length.., [0xff, 0xff, 0xff, 0xff, 0x0f]);
     });
     break_one(&mut seeds, "leaving", "with-block", |bytes| bytes.push(7));

@@ -6,13 +6,10 @@ use grapevine_models::{
     triangle,
 };
 use grapevine_protocol::{
-    Aid, AidBody, Bitmap, BlobRef, BlockHeader, BootId, Digest, Encoding, HeadsBody, Hello, Leaving, Notice, Offer,
-    Receipt, Refusal, Refused, RoundId, RunId, Task, ToAggregator, ToDevice, Update, UpdateContent, Want, Welcome,
-    class_list_digest,
+    Aid, AidBody, Bitmap, BlobRef, BlockHeader, BootId, Digest, Encoding, HeadsBody, Hello, LabelValue, Labels,
+    Leaving, Notice, Offer, Receipt, Refusal, Refused, RoundId, RunId, Task, ToAggregator, ToDevice, Update,
+    UpdateContent, Want, Welcome, class_list_digest,
 };
-
-/// The hardware of the hello.
-pub const HARDWARE: &str = "aarch64, 4 cores, 905 MiB";
 
 /// A message with the block behind it.
 pub struct Framed<M> {
@@ -43,6 +40,17 @@ pub fn shape() -> Shape {
     Shape::new(2, 2).expect("within the limits")
 }
 
+/// One label of each kind; the text of the last one ends the hello.
+fn labels() -> Labels {
+    let mut labels = Labels::default();
+    let text = |text| LabelValue::text(text).expect("short enough");
+    for (name, value) in [("cores", LabelValue::Number(-4)), ("mains", LabelValue::Flag(true)), ("site", text("north"))]
+    {
+        labels.insert(name, value).expect("a label");
+    }
+    labels
+}
+
 /// Every variant of [`ToAggregator`].
 pub fn to_aggregator() -> Vec<Framed<ToAggregator>> {
     let hello = Hello {
@@ -51,7 +59,7 @@ pub fn to_aggregator() -> Vec<Framed<ToAggregator>> {
         classes: class_list_digest(["cat", "dog"]),
         shape: Shape::new(10, 64).expect("within the limits"),
         samples: 4_321,
-        hardware: HARDWARE.try_into().expect("short enough"),
+        labels: labels(),
     };
     let offer = Offer { run: RunId(77), round: RoundId(300), blob: blob(), crc: 0xdead_beef };
     vec![
@@ -71,7 +79,7 @@ pub fn to_device() -> Vec<Framed<ToDevice>> {
     };
     let statistics = Task::Statistics { extent: Sums::SecondMoment };
     vec![
-        framed("welcome", ToDevice::Welcome(Welcome { boot: BootId(9_000), run: RunId(77) })),
+        framed("welcome", ToDevice::Welcome(Welcome { boot: BootId(9_000), run: RunId(77), is_eligible: true })),
         framed("refused", ToDevice::Refused(Refused { boot: Some(BootId(0x0102)), reason: Refusal::Storage })),
         framed("notice-train", ToDevice::Notice(notice(Task::Train))),
         framed("notice-statistics", ToDevice::Notice(notice(statistics))),

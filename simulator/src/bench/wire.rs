@@ -9,15 +9,14 @@ use grapevine_edge_client::session::DOWNLOAD_WINDOW;
 use grapevine_models::{Shape, UpdateContent};
 use grapevine_protocol::topics::{self, BlobKind};
 use grapevine_protocol::{
-    Bitmap, BlobRef, BlockHeader, BootId, DeviceId, Digest, Encoding, FleetId, Hello, Notice, Offer, Receipt, RoundId,
-    RunId, ToAggregator, ToDevice, Update, Want, Welcome, encode,
+    BUILT_IN_LABELS, Bitmap, BlobRef, BlockHeader, BootId, DeviceId, Digest, Encoding, FleetId, Hello, LabelValue,
+    Labels, Notice, Offer, Receipt, RoundId, RunId, ToAggregator, ToDevice, Update, Want, Welcome, encode,
 };
 
 /// Numbers that are random in a real fleet; long ones, as nearly all of them are.
 const BOOT: BootId = BootId(u64::MAX);
 const RUN: RunId = RunId(u64::MAX);
 const CRC: u32 = u32::MAX;
-const HARDWARE: &str = "simulated on x86_64";
 
 /// Bytes sent and received by devices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,6 +51,17 @@ struct UpdateForm {
     trained: bool,
 }
 
+/// What a board says about itself; the same on every machine, so that figures can be compared.
+fn labels() -> Labels {
+    let text = |text| LabelValue::text(text).expect("a short word");
+    let values = [text("aarch64"), text("linux"), LabelValue::Number(4), LabelValue::Number(3_795)];
+    let mut labels = Labels::default();
+    for (name, value) in BUILT_IN_LABELS.into_iter().zip(values) {
+        labels.insert(name, value).expect("four labels of fixed names");
+    }
+    labels
+}
+
 impl Wire {
     /// `device` is any device of the fleet: their names are equally long.
     pub(super) fn new(fleet: FleetId, device: &DeviceId, shape: Shape, encoding: Encoding) -> Self {
@@ -67,9 +77,9 @@ impl Wire {
             classes: Digest([0; 32]),
             shape: self.shape,
             samples: samples as u32,
-            hardware: HARDWARE.try_into().expect("it is shorter than the longest description"),
+            labels: labels(),
         };
-        let welcome = Welcome { boot: BOOT, run: RUN };
+        let welcome = Welcome { boot: BOOT, run: RUN, is_eligible: true };
         Traffic { up: self.up(ToAggregator::Hello(hello), 0), down: self.down(ToDevice::Welcome(welcome), 0) }
     }
 

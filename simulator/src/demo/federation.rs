@@ -4,7 +4,9 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
-use grapevine_aggregator::round::{Auxiliary, Event as RoundEvent, RoundConfig, RoundOutcome};
+use grapevine_aggregator::round::{
+    Auxiliary, Event as RoundEvent, Participants, Quarantine, RoundConfig, RoundOutcome, Select,
+};
 use grapevine_aggregator::serve::ServeReport;
 use grapevine_aggregator::store::{Store as Ledger, StoreError};
 use grapevine_edge_client::device::DeviceReport;
@@ -92,10 +94,13 @@ fn round_config(options: &DemoOptions, prepared: &Prepared, params: ValidParams)
         params,
         rounds: options.rounds,
         min_devices: options.devices,
-        participants: options.participants,
+        select: Select::default(),
+        participants: options.participants.map_or(Participants::All, Participants::Count),
+        over_select: 0.0,
         quorum: 1.0,
         deadline: DEADLINE,
         extensions: 0,
+        quarantine: Quarantine::default(),
         encoding: Encoding::F32,
         seed: options.seed,
         upload_bytes: UPLOAD_BYTES,

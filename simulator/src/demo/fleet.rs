@@ -8,6 +8,7 @@ use crossbeam_channel::Sender;
 use grapevine_aggregator::round::{Event as RoundEvent, RoundConfig, RoundOutcome};
 use grapevine_aggregator::serve::{Observer, RunChoice, ServeError, ServeOptions, ServeReport, serve};
 use grapevine_aggregator::store::Store as Ledger;
+use grapevine_edge_client::config::of_this_machine;
 use grapevine_edge_client::device::{self, DeviceOptions, DeviceReport, Gate, RunError};
 use grapevine_edge_client::session::{Event as DeviceEvent, Identity};
 use grapevine_edge_client::store::Store;
@@ -61,6 +62,7 @@ impl Fleet {
                 until_finished: false,
                 keep_alive: KEEP_ALIVE,
                 longest_pause: LONGEST_PAUSE,
+                kept_heads: 1,
             };
             let (shutdown, told) = (shutdown.clone(), told.clone());
             thread::Builder::new().name("aggregator".into()).spawn(move || {
@@ -105,7 +107,7 @@ impl Fleet {
                 extractor: plan.round.extractor,
                 classes: plan.round.classes,
                 shape: plan.round.shape,
-                hardware: format!("simulated on {}", std::env::consts::ARCH),
+                labels: of_this_machine(),
             },
             keep_alive: KEEP_ALIVE,
             longest_pause: LONGEST_PAUSE,

@@ -1,0 +1,62 @@
+//! `aggregator release`: a quarantined device is heard again.
+
+use core::time::Duration;
+
+use anyhow::bail;
+use clap::Args;
+use grapevine_aggregator::serve::requests;
+use grapevine_aggregator::store::{DeviceRow, Store};
+use grapevine_protocol::DeviceId;
+
+use super::{Answer, Common};
+
+const EXAMPLES: &str = "\
+Examples:
+  aggregator devices --sort state        # quarantined devices stand together, with the reason
+  aggregator release camera-7
+
+Works beside `aggregator serve` and without it. The device is welcome with its next hello, within a minute or so.";
+
+/// How long the serving process may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How often it is looked whether it has.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Let a quarantined device take part again.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// The device.
+    #[arg(value_name = "DEVICE")]
+    device: DeviceId,
+}
+
+pub(super) fn release(common: &Common, arguments: &Arguments) -> anyhow::Result<Answer> {
+    let state = common.configuration()?.state;
+    let device = &arguments.device;
+    let store = Store::open_read_only(&state)?;
+    match find(&store, device)? {
+        None => bail!("no device `{device}` ever said a fitting hello; `aggregator devices` lists those that did"),
+        Some(DeviceRow { quarantined: None, .. }) => bail!("`{device}` is not quarantined; nothing was changed"),
+        Some(_) => {}
+    }
+    if !Store::is_in_use(&state) {
+        drop(store);
+        Store::open(&state)?.release_device(device.as_str())?;
+        return Ok(Answer::text(format!("released {device}\n")));
+    }
+    requests::ask_release(&state, device)?;
+    let never = crossbeam_channel::never::<()>();
+    for _ in 0..PATIENCE.as_millis() / LOOK.as_millis() {
+        if find(&store, device)?.is_some_and(|row| row.quarantined.is_none()) {
+            return Ok(Answer::text(format!("released {device}\n")));
+        }
+        // Nothing ever comes: this is the pause between two looks.
+        let _ = never.recv_timeout(LOOK);
+    }
+    bail!("asked for the release of `{device}`, but the serving aggregator has not done it yet; see its log")
+}
+
+fn find(store: &Store, device: &DeviceId) -> anyhow::Result<Option<DeviceRow>> {
+    Ok(store.devices()?.into_iter().find(|row| row.device == device.as_str()))
+}

@@ -1,0 +1,144 @@
+//! What goes into the machine at a start, and what comes out of it.
+
+use std::collections::BTreeMap;
+
+use grapevine_protocol::topics::BlobKind;
+use grapevine_protocol::{BlockHeader, DeviceId, Digest, Notice, Refusal, RoundId, RunId, Task, ToDevice};
+
+#[cfg(doc)]
+use super::Coordinator;
+use super::{AcceptedUpdate, Model};
+
+/// How far a run has come; what a restarted aggregator reads from its ledger.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// The number of the next round to open.
+    pub next_round: u32,
+    /// Whether the fleet's sums are there, where the method needs them.
+    pub has_sums: bool,
+    /// Rounds of training that were merged.
+    pub trained: u32,
+    /// The newest heads and aid.
+    pub model: Model,
+    /// The newest merged round, with the updates that are in it.
+    pub closed: Option<(RoundId, BTreeMap<DeviceId, Digest>)>,
+}
+
+/// A round that was open when the aggregator stopped.
+#[derive(Clone, Debug)]
+pub struct OpenRound {
+    /// Its notice, as published.
+    pub notice: Notice,
+    /// Updates it waits for.
+    pub expected: usize,
+    /// Devices that were chosen for it.
+    pub chosen: usize,
+    /// How often it was given more time.
+    pub extensions: u32,
+    /// Updates in the ledger; each is given to [`Coordinator::handle_restored`] before anything else happens.
+    pub accepted: usize,
+}
+
+/// What the shell does for the machine, in order.
+#[derive(Debug)]
+pub enum Action {
+    /// Tell one device.
+    Send(DeviceId, ToDevice),
+    /// Publish a block of a model blob for all who follow it.
+    PublishBlock(BlobKind, BlockHeader, Vec<u8>),
+    /// Publish the notice, retained.
+    PublishNotice(Notice),
+    /// Keep what is known about a device, some time.
+    RememberDevice(DeviceId),
+    /// Make durable what is known about a device before anything else is done.
+    KeepDevice(DeviceId),
+    /// Write the round into the ledger before its notice goes out.
+    OpenRound {
+        /// The notice to come.
+        notice: Notice,
+        /// Updates it waits for.
+        expected: usize,
+        /// Devices that were chosen.
+        chosen: usize,
+    },
+    /// Make an update durable, then call [`Coordinator::handle_stored`].
+    StoreUpdate(AcceptedUpdate),
+    /// Make the merged model durable, then call [`Coordinator::handle_committed`].
+    Commit(RoundOutcome),
+    /// Write into the ledger that the round was given more time.
+    ExtendRound(RunId, RoundId),
+    /// Write into the ledger that the round ended without a merge.
+    AbandonRound(RunId, RoundId),
+    /// Write into the ledger that the run is over.
+    FinishRun(RunId),
+    /// Tell people.
+    Report(Event),
+}
+
+/// A merged round.
+#[derive(Clone, Debug)]
+pub struct RoundOutcome {
+    /// The run.
+    pub run: RunId,
+    /// The round.
+    pub round: RoundId,
+    /// What it asked for.
+    pub task: Task,
+    /// The fleet's model after it.
+    pub model: Model,
+    /// Devices whose updates are in it.
+    pub accepted: usize,
+    /// Updates that it waited for.
+    pub expected: usize,
+    /// Devices that were chosen.
+    pub chosen: usize,
+    /// How often it was given more time.
+    pub extensions: u32,
+    /// Samples behind it.
+    pub samples: u64,
+}
+
+/// What happened, for logs and observers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A device fits the fleet and is there.
+    DeviceCame(DeviceId),
+    /// A device said goodbye, or its connection broke.
+    DeviceLeft(DeviceId),
+    /// A round is open.
+    RoundOpened {
+        /// Which.
+        round: RoundId,
+        /// Updates it waits for.
+        expected: usize,
+    },
+    /// An update is stored and in the sum.
+    UpdateAccepted {
+        /// Whose.
+        device: DeviceId,
+        /// Of which round.
+        round: RoundId,
+    },
+    /// Something was refused.
+    Refused {
+        /// Of whom, if that is known.
+        device: Option<DeviceId>,
+        /// Why.
+        reason: Refusal,
+    },
+    /// A device sent too many bad updates and is not heard any more, this being the last reason.
+    Quarantined {
+        /// Which.
+        device: DeviceId,
+        /// Why.
+        reason: Refusal,
+    },
+    /// A device is heard again.
+    Released(DeviceId),
+    /// The deadline passed below the quorum; the round goes on.
+    RoundExtended(RoundId),
+    /// The last deadline passed below the quorum; the round counts for nothing.
+    RoundAbandoned(RoundId),
+    /// The run is over.
+    Finished,
+}

@@ -1,0 +1,122 @@
+//! Letting go of blobs that nothing needs any more. Rows go first: a crash in between leaves files for the next start to
+//! collect, never a row without its file.
+
+use std::collections::BTreeSet;
+
+use rusqlite::params;
+
+use super::rows::Bits;
+use super::{Collected, Digest, Store, StoreError};
+
+/// Every blob that a row names.
+const NAMED: &str = "SELECT heads FROM rounds WHERE heads IS NOT NULL AND heads_kept = 1 \
+                     UNION SELECT in_use FROM rounds WHERE in_use IS NOT NULL AND heads_kept = 1 \
+                     UNION SELECT aid FROM rounds WHERE aid IS NOT NULL \
+                     UNION SELECT memory FROM rounds WHERE memory IS NOT NULL \
+                     UNION SELECT digest FROM updates WHERE blob_kept = 1";
+
+impl Store {
+    /// Deletes every file among the blobs that neither a row nor `keep` names, such as what a crash left behind.
+    pub fn collect_garbage(&mut self, keep: &BTreeSet<Digest>) -> Result<Collected, StoreError> {
+        self.check_writable()?;
+        let mut keep = keep.clone();
+        keep.extend(self.named_blobs()?);
+        self.blobs.retain(&keep)
+    }
+
+    /// Every blob that a row names.
+    pub(super) fn named_blobs(&self) -> Result<Vec<Digest>, StoreError> {
+        self.rows(NAMED, [], |row| row.get(0))
+    }
+
+    /// Deletes the blobs of a run's updates before `round`, unless something else names them; the rows stay.
+    pub fn forget_updates_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError> {
+        self.check_writable()?;
+        let forgotten: Vec<Digest> = self.rows(
+            "SELECT DISTINCT digest FROM updates WHERE run = ?1 AND round < ?2 AND blob_kept = 1",
+            params![Bits(run), round],
+            |row| row.get(0),
+        )?;
+        self.write("forget updates in", |transaction| {
+            transaction.execute(
+                "UPDATE updates SET blob_kept = 0 WHERE run = ?1 AND round < ?2 AND blob_kept = 1",
+                params![Bits(run), round],
+            )
+        })?;
+        self.delete_unnamed(&forgotten)
+    }
+
+    /// Deletes what earlier rounds of a run gave to the devices beside the heads, and what only the aggregator knew, of
+    /// which only the newest is ever read again.
+    pub fn forget_aids_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError> {
+        self.check_writable()?;
+        let forgotten: Vec<Digest> = self.rows(
+            "SELECT aid FROM rounds WHERE run = ?1 AND round < ?2 AND aid IS NOT NULL \
+             UNION SELECT memory FROM rounds WHERE run = ?1 AND round < ?2 AND memory IS NOT NULL",
+            params![Bits(run), round],
+            |row| row.get(0),
+        )?;
+        self.write("forget aids in", |transaction| {
+            transaction.execute(
+                "UPDATE rounds SET aid = NULL, memory = NULL \
+                 WHERE run = ?1 AND round < ?2 AND (aid IS NOT NULL OR memory IS NOT NULL)",
+                params![Bits(run), round],
+            )
+        })?;
+        self.delete_unnamed(&forgotten)
+    }
+
+    /// The rows let go first: a crash here leaves files for `collect_garbage`, never rows without their file.
+    fn delete_unnamed(&mut self, forgotten: &[Digest]) -> Result<Collected, StoreError> {
+        let mut collected = Collected::default();
+        for digest in forgotten {
+            if !self.is_named(digest)? {
+                let one = self.blobs.delete(digest)?;
+                collected.files += one.files;
+                collected.bytes += one.bytes;
+            }
+        }
+        Ok(collected)
+    }
+
+    /// Deletes the heads of a run's merged rounds but the newest `kept`, unless something else names them; their digests
+    /// stay in the rows.
+    pub fn forget_old_heads(&mut self, run: u64, kept: u32) -> Result<Collected, StoreError> {
+        self.check_writable()?;
+        let oldest = self.row(
+            "SELECT round FROM rounds WHERE run = ?1 AND phase = 'merged' ORDER BY round DESC LIMIT 1 OFFSET ?2",
+            params![Bits(run), kept.saturating_sub(1)],
+            |row| row.get::<_, u32>(0),
+        )?;
+        let Some(oldest) = oldest else { return Ok(Collected::default()) };
+        let forgotten: Vec<Digest> = self.rows(
+            "SELECT heads FROM rounds WHERE run = ?1 AND round < ?2 AND heads_kept = 1 AND heads IS NOT NULL \
+             UNION SELECT in_use FROM rounds WHERE run = ?1 AND round < ?2 AND heads_kept = 1 AND in_use IS NOT NULL",
+            params![Bits(run), oldest],
+            |row| row.get(0),
+        )?;
+        self.write("forget heads in", |transaction| {
+            transaction.execute(
+                "UPDATE rounds SET heads_kept = 0 WHERE run = ?1 AND round < ?2 AND heads_kept = 1",
+                params![Bits(run), oldest],
+            )
+        })?;
+        self.delete_unnamed(&forgotten)
+    }
+
+    /// Deletes the updates of a round that no run will go on with: those of every run but `run`.
+    pub fn forget_updates_of_other_runs(&mut self, run: u64) -> Result<(), StoreError> {
+        self.write("forget updates in", |transaction| {
+            transaction
+                .execute("UPDATE updates SET blob_kept = 0 WHERE run <> ?1 AND blob_kept = 1", params![Bits(run)])
+        })?;
+        Ok(())
+    }
+
+    fn is_named(&self, digest: &Digest) -> Result<bool, StoreError> {
+        let query = "SELECT 1 FROM updates WHERE blob_kept = 1 AND digest = ?1 \
+                     UNION ALL SELECT 1 FROM rounds WHERE aid = ?1 OR memory = ?1 \
+                     UNION ALL SELECT 1 FROM rounds WHERE heads_kept = 1 AND (heads = ?1 OR in_use = ?1) LIMIT 1";
+        Ok(self.row(query, [digest], |_| Ok(()))?.is_some())
+    }
+}
