@@ -4,11 +4,13 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use grapevine_aggregator::round::{Action, Auxiliary, Coordinator, Model, Progress, RoundConfig};
+use grapevine_aggregator::round::{
+    Action, Auxiliary, Coordinator, Model, Participants, Progress, Quarantine, RoundConfig, Select,
+};
 use grapevine_models::{Heads, Method, Params, Samples, Shape, Start, Statistics, UpdateContent, stream, train_round};
 use grapevine_protocol::{
-    AidBody, BlobRef, BootId, DeviceId, Digest, Encoding, HeadsBody, Hello, Notice, Offer, RunId, Task, ToAggregator,
-    Update, block,
+    AidBody, BlobRef, BootId, DeviceId, Digest, Encoding, HeadsBody, Hello, Labels, Notice, Offer, RunId, Task,
+    ToAggregator, Update, block,
 };
 
 const RUN: RunId = RunId(5);
@@ -36,10 +38,13 @@ fn config(params: Params) -> RoundConfig {
         params: params.check().unwrap(),
         rounds: 4,
         min_devices: usize::from(DEVICES),
-        participants: None,
+        select: Select::default(),
+        participants: Participants::All,
+        over_select: 0.0,
         quorum: 1.0,
         deadline: Duration::from_secs(60),
         extensions: 0,
+        quarantine: Quarantine::default(),
         encoding: Encoding::F16,
         seed: 9,
         upload_bytes: 1 << 20,
@@ -80,7 +85,7 @@ fn greet(coordinator: &mut Coordinator) {
             classes: Digest([2; 32]),
             shape: shape(),
             samples: 30,
-            hardware: "test".try_into().unwrap(),
+            labels: Labels::default(),
         };
         say(coordinator, device, ToAggregator::Hello(hello), &[]);
     }
@@ -132,6 +137,8 @@ fn run(config: &RoundConfig, with_restarts: bool) -> (Vec<Model>, Notice) {
             | Action::RememberDevice(_)
             | Action::OpenRound { .. }
             | Action::AbandonRound(..)
+            | Action::KeepDevice(_)
+            | Action::ExtendRound(..)
             | Action::FinishRun(_) => {}
         }
     }

@@ -251,7 +251,8 @@ fn a_wrong_digest_behind_right_blocks_is_refused() {
 
 #[test]
 fn only_the_chosen_take_part_and_their_number_is_exact() {
-    let mut harness = Harness::new(RoundConfig { participants: Participants::Count(4), min_devices: 20, ..config(Method::FedAvg) });
+    let mut harness =
+        Harness::new(RoundConfig { participants: Participants::Count(4), min_devices: 20, ..config(Method::FedAvg) });
     harness.greet(0..20);
     let notice = harness.notice.clone().unwrap();
     let chosen: Vec<u32> =
@@ -284,8 +285,7 @@ fn a_stop_in_the_middle_of_a_round_goes_on_to_the_same_bytes() {
     let config = config(Method::FedAvg);
     let resume = |open| {
         let (books, progress) = (Vec::clone(&books), Progress::default());
-        let mut coordinator =
-            Coordinator::new(config.clone(), BootId(2), RunId(5), progress, books, Some(open), START);
+        let mut coordinator = Coordinator::new(config.clone(), BootId(2), RunId(5), progress, books, Some(open), START);
         first.stored.iter().for_each(|(device, content)| coordinator.handle_restored(device, content));
         coordinator
     };

@@ -175,12 +175,7 @@ fn closed_round_of(
 }
 
 /// Writes a round down before its notice goes out: it waits for `expected` updates of `chosen` devices.
-pub fn open_round(
-    store: &mut impl Ledger,
-    notice: &Notice,
-    expected: usize,
-    chosen: usize,
-) -> Result<(), StoreError> {
+pub fn open_round(store: &mut impl Ledger, notice: &Notice, expected: usize, chosen: usize) -> Result<(), StoreError> {
     store.open_round(&NewRound {
         run: notice.run.0,
         round: notice.round.0,

@@ -67,8 +67,7 @@ fn a_resumed_round_remembers_its_reserve_and_its_extensions() {
     // Without more answers its one extension is used up already.
     let open = OpenRound { notice: first.notice.unwrap(), expected: 4, chosen: 4, extensions: 1, accepted: 0 };
     let config = RoundConfig { quorum: 1.0, ..config(Method::FedAvg) };
-    let coordinator =
-        Coordinator::new(config, BootId(2), RunId(5), Progress::default(), Vec::new(), Some(open), START);
+    let coordinator = Coordinator::new(config, BootId(2), RunId(5), Progress::default(), Vec::new(), Some(open), START);
     let mut third = Harness::with(coordinator);
     third.wait(DEADLINE);
     assert!(third.events.contains(&Event::RoundAbandoned(RoundId(0))));
@@ -83,7 +82,9 @@ fn a_round_chooses_among_devices_whose_labels_fit() {
     let eligible: Vec<bool> = harness
         .sent
         .iter()
-        .filter_map(|(_, message)| if let ToDevice::Welcome(welcome) = message { Some(welcome.is_eligible) } else { None })
+        .filter_map(
+            |(_, message)| if let ToDevice::Welcome(welcome) = message { Some(welcome.is_eligible) } else { None },
+        )
         .collect();
     assert_eq!(eligible, [false, false, true, true, true]);
     harness.offer(1, 0, &update(1));
