@@ -3,163 +3,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
+mod device;
 mod program;
 mod running;
 
-use core::cell::RefCell;
-use core::fmt;
 use std::fs;
 
-use crossbeam_channel::{Receiver, unbounded};
-use grapevine_host::Transport;
+use device::{CLASSES, Device, broker, fleet, json, shape};
 use grapevine_host::manifest;
-use grapevine_host::transport::{Event, Options};
-use grapevine_models::{Head, Heads, Shape};
-use grapevine_protocol::{
-    BlobRef, BootId, DeviceId, Digest, Encoding, FleetId, Hello, LabelValue, Labels, Notice, Offer, Receipt, Task,
-    ToAggregator, ToDevice, Update, UpdateContent, block, class_list_digest, decode_to_device, encode, topics,
-};
+use grapevine_models::Head;
+use grapevine_protocol::{Digest, Task};
 use program::{Program, extractor};
-use running::{PATIENCE, Running};
-
-const CLASSES: [&str; 3] = ["zero", "one", "two"];
-
-/// A device whose moves the test makes.
-struct Device {
-    fleet: FleetId,
-    name: DeviceId,
-    transport: Transport,
-    events: Receiver<Event>,
-    /// A notice is retained, so it may come before what is waited for.
-    newest: RefCell<Option<Notice>>,
-}
-
-impl Device {
-    /// Connects and says hello, and is welcome.
-    fn join(name: &str, broker: &str) -> Self {
-        let fleet: FleetId = "north".parse().unwrap();
-        let name: DeviceId = name.parse().unwrap();
-        let (sender, events) = unbounded();
-        let mut options = Options::new(broker.parse().unwrap(), format!("north.{name}"));
-        options.subscriptions = vec![topics::notice(&fleet), topics::down(&fleet, &name)];
-        let transport = Transport::start(options, move |event| drop(sender.send(event))).unwrap();
-        let device = Self { fleet, name, transport, events, newest: RefCell::new(None) };
-        device.wait("a connection", |event| matches!(event, Event::Connected).then_some(()));
-        let (manifest, _) = manifest::load(extractor().as_ref()).unwrap();
-        let hello = Hello {
-            boot: BootId(7),
-            extractor: Digest::from_hex(&manifest.sha256).unwrap(),
-            classes: class_list_digest(CLASSES),
-            shape: shape(),
-            samples: 40,
-            labels: labels(),
-        };
-        device.say(&ToAggregator::Hello(hello), &[]);
-        device.hear("a welcome", |message| matches!(message, ToDevice::Welcome(_)).then_some(()));
-        device
-    }
-
-    fn wait<T>(&self, what: impl fmt::Display, mut want: impl FnMut(&Event) -> Option<T>) -> T {
-        loop {
-            let event = self.events.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{what} never came"));
-            if let Event::Message { payload, .. } = &event
-                && let Ok((ToDevice::Notice(notice), _)) = decode_to_device(payload)
-            {
-                self.newest.replace(Some(notice));
-            }
-            if let Some(found) = want(&event) {
-                return found;
-            }
-        }
-    }
-
-    fn hear<T>(&self, what: impl fmt::Display, want: impl Fn(ToDevice) -> Option<T>) -> T {
-        self.wait(what, |event| {
-            let Event::Message { payload, .. } = event else { return None };
-            decode_to_device(payload).ok().and_then(|(message, _)| want(message))
-        })
-    }
-
-    fn say(&self, message: &ToAggregator, block: &[u8]) {
-        self.transport.publish(&topics::up(&self.fleet, &self.name), encode(message, block), false).unwrap();
-    }
-
-    /// The notice of a round of training from `least` on, or of the end of the run.
-    fn notice(&self, task: Task, least: u32) -> Notice {
-        let fits = |notice: &Notice| notice.task == task && notice.round.0 >= least;
-        let known = self.newest.borrow().clone().filter(fits);
-        known.unwrap_or_else(|| {
-            self.hear(format_args!("a notice of {task:?} from round {least} on"), |message| {
-                if let ToDevice::Notice(notice) = message { Some(notice).filter(fits) } else { None }
-            })
-        })
-    }
-
-    /// Sends a head of one value and waits until it is stored.
-    fn answer(&self, notice: &Notice, value: f32) -> Receipt {
-        let head = Head { weight: vec![value; shape().weights()], bias: vec![-value; shape().classes()] };
-        let heads = Heads { main: head, supplementary: Head::zeros(shape()) };
-        let content = UpdateContent::Trained { heads: Some(heads), prototypes: Default::default(), loss: None };
-        let content = Update { samples: 40, content }.encode(shape(), Encoding::F32);
-        let blob = BlobRef::of(&content);
-        let (header, bytes) = block(&blob, &content, 0).unwrap();
-        let offer = Offer { run: notice.run, round: notice.round, blob, crc: header.crc };
-        self.say(&ToAggregator::Offer(offer), bytes);
-        let receipt = self
-            .hear("a receipt", |message| if let ToDevice::Receipt(receipt) = message { Some(receipt) } else { None });
-        assert_eq!((receipt.round, receipt.digest), (notice.round, blob.digest));
-        receipt
-    }
-}
-
-fn shape() -> Shape {
-    Shape::new(CLASSES.len(), 64).unwrap()
-}
-
-fn labels() -> Labels {
-    let mut labels = Labels::default();
-    labels.insert("site", LabelValue::text("by hand").unwrap()).unwrap();
-    labels
-}
-
-/// Standard output of a success, as JSON.
-fn json(program: &Program, arguments: &[&str]) -> serde_json::Value {
-    serde_json::from_str(&program.succeed(arguments)).unwrap()
-}
-
-/// A fleet of fedavg with an embedded broker on a free port.
-fn fleet(devices: usize, rounds: u32) -> Program {
-    let program = Program::new();
-    let extractor = extractor();
-    let classes = CLASSES.join(",");
-    program.succeed(&[
-        "init",
-        "--fleet",
-        "north",
-        "--extractor",
-        &extractor,
-        "--classes",
-        &classes,
-        "--method",
-        "fedavg",
-        "--embedded",
-        "--port",
-        "0",
-    ]);
-    let path = program.path("aggregator.toml");
-    let text = fs::read_to_string(&path).unwrap();
-    let text = text.replace("rounds = 50", &format!("rounds = {rounds}"));
-    fs::write(&path, text.replace("min_devices = 2", &format!("min_devices = {devices}"))).unwrap();
-    program
-}
-
-/// Where a started aggregator's broker is.
-fn broker(aggregator: &mut Running) -> String {
-    let line = aggregator.line("serving");
-    let (_, rest) = line.split_once("broker=").unwrap();
-    aggregator.line("connected to the broker");
-    rest.split_whitespace().next().unwrap().to_owned()
-}
+use running::Running;
 
 #[test]
 fn a_run_is_served_to_its_end_and_exported() {
@@ -174,7 +29,7 @@ fn a_run_is_served_to_its_end_and_exported() {
     let last = device.notice(Task::Finished, 2);
     assert!(last.heads.is_some());
     let line = aggregator.line("round merged");
-    for part in ["round=0", "updates=1", "of=1", "samples=40", "seconds=", "refusals=0"] {
+    for part in ["round=0", "updates=1", "of=1", "chosen=1", "extensions=0", "samples=40", "seconds=", "refusals=0"] {
         assert!(line.contains(part), "{part} is missing in: {line}");
     }
     assert_eq!(aggregator.exit_code(), Some(0));
@@ -189,7 +44,7 @@ fn a_run_is_served_to_its_end_and_exported() {
     assert!(text.contains("the run is over") && text.contains("0 present of 1 known"), "{text}");
     let rounds = program.succeed(&["rounds"]);
     assert_eq!(rounds.lines().count(), 3, "{rounds}");
-    assert!(rounds.contains("train  merged   1 of 1       40"), "{rounds}");
+    assert!(rounds.contains("train  merged   1 of 1       1         0       40"), "{rounds}");
     let devices = json(&program, &["devices", "--json"]);
     assert_eq!((&devices[0]["device"], &devices[0]["rounds_done"]), (&"camera-1".into(), &2.into()));
     assert!(program.succeed(&["devices"]).contains("by hand"));

@@ -1,5 +1,6 @@
 //! Labels: what a device says about itself, so that a fleet can choose among its devices.
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -27,10 +28,11 @@ struct Label {
     value: LabelValue,
 }
 
-/// A device's labels, sorted by name, no name twice.
+/// A device's labels, at most [`MAX_LABELS`], sorted by name, no name twice. Takes no more memory than they need: an
+/// aggregator keeps those of every device.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "RawLabels", into = "RawLabels")]
-pub struct Labels(heapless::Vec<Label, MAX_LABELS>);
+pub struct Labels(Vec<Label>);
 
 /// As on the wire, before any check.
 #[derive(Serialize, Deserialize)]
@@ -63,8 +65,12 @@ impl Labels {
             Ok(_) => return Err(LabelError::Twice),
             Err(at) => at,
         };
+        if self.0.len() == MAX_LABELS {
+            return Err(LabelError::TooMany);
+        }
         let name = heapless::String::try_from(name).map_err(|_| LabelError::Name)?;
-        self.0.insert(at, Label { name, value }).map_err(|_| LabelError::TooMany)
+        self.0.insert(at, Label { name, value });
+        Ok(())
     }
 
     /// What a label says, if the device has it.
@@ -95,13 +101,13 @@ impl TryFrom<RawLabels> for Labels {
         if !labels.is_sorted_by(|one, next| one.name < next.name) {
             return Err(LabelError::Twice);
         }
-        Ok(Self(labels))
+        Ok(Self(labels.to_vec()))
     }
 }
 
 impl From<Labels> for RawLabels {
     fn from(labels: Labels) -> Self {
-        Self(labels.0)
+        Self(labels.0.into_iter().collect())
     }
 }
 

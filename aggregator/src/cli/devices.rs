@@ -151,7 +151,7 @@ impl Device {
 
 fn render(devices: &[Device], now_ms: u64) -> String {
     if devices.is_empty() {
-        return "no such device has come yet; start `edge-client run` on one\n".into();
+        return "no device has come yet, or none that fits; start `edge-client run` on one\n".into();
     }
     let columns = [
         Column::Left("device"),
@@ -251,6 +251,6 @@ mod tests {
         let line: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
         let expected = "b quarantined (absurd) 2 s ago 7 2 3 2.0 KiB 3 B late 3 cores 4, mains";
         assert_eq!(line.join(" "), expected);
-        assert!(render(&[], 0).starts_with("no such device"));
+        assert!(render(&[], 0).starts_with("no device has come yet"));
     }
 }

@@ -27,9 +27,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 
 use grapevine_models::Step;
-use grapevine_protocol::{
-    BootId, DeviceId, Digest, Refusal, Refused, RoundId, RunId, Task, ToAggregator, ToDevice,
-};
+use grapevine_protocol::{BootId, DeviceId, Digest, Refusal, Refused, RoundId, RunId, Task, ToAggregator, ToDevice};
 
 pub use action::{Action, Event, OpenRound, Progress, RoundOutcome};
 pub use collecting::AcceptedUpdate;

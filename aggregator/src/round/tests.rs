@@ -3,7 +3,7 @@ mod reasons;
 
 use grapevine_models::{Head, Heads, Method, Params, Shape};
 use grapevine_protocol::{
-    BlobRef, Encoding, Hello, Labels, Leaving, Offer, Receipt, Update, UpdateContent, Want, block,
+    BlobRef, Encoding, Hello, Labels, Leaving, Notice, Offer, Receipt, Update, UpdateContent, Want, block,
 };
 
 use super::telling::TELL_AGAIN;

@@ -1,5 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use grapevine_protocol::{LabelValue, Labels};
@@ -295,4 +295,88 @@ fn rows_are_readable_json() {
     };
     let text = serde_json::to_string(&row).unwrap();
     assert!(text.contains(&"ab".repeat(32)), "{text}");
+}
+
+#[test]
+fn old_heads_go_and_their_digests_stay() {
+    let state = TempDir::new().unwrap();
+    let mut store = Store::open(state.path()).unwrap();
+    store.open_run(&run()).unwrap();
+    let heads = [b"one", b"two", b"one", b"six"].map(|bytes| store.put_blob(bytes).unwrap());
+    for (round, digest) in (1..).zip(heads) {
+        store.open_round(&new_round(round)).unwrap();
+        store.commit_round(&merged(round, Some(digest))).unwrap();
+    }
+    assert_eq!(store.forget_old_heads(RUN, 9).unwrap(), Collected::default());
+    // The first round's heads are the third's, too.
+    assert_eq!(store.forget_old_heads(RUN, 2).unwrap(), Collected { files: 1, bytes: 3 });
+    let rows = store.rounds(RUN).unwrap();
+    assert_eq!(rows.iter().map(|row| row.heads_kept).collect::<Vec<_>>(), [false, false, true, true]);
+    assert!(rows.iter().zip(heads).all(|(row, digest)| row.heads == Some(digest)));
+    assert_eq!(store.blob(&heads[2]).unwrap(), b"one");
+    assert_eq!(store.forget_old_heads(RUN, 2).unwrap(), Collected::default());
+    assert_eq!(store.collect_garbage(&BTreeSet::new()).unwrap(), Collected::default());
+    assert_eq!(store.forget_old_heads(RUN, 1).unwrap(), Collected { files: 1, bytes: 3 });
+}
+
+#[test]
+fn a_round_that_is_given_more_time_remembers_how_often() {
+    let state = TempDir::new().unwrap();
+    let mut store = collecting(state.path());
+    store.extend_round(RUN, 1).unwrap();
+    store.extend_round(RUN, 1).unwrap();
+    assert!(matches!(store.extend_round(RUN, 2), Err(StoreError::NotCollecting { round: 2, .. })));
+    let row = store.newest_round(RUN).unwrap().unwrap();
+    assert_eq!((row.expected, row.chosen, row.extensions), (3, 4, 2));
+}
+
+#[test]
+fn updates_of_a_run_that_was_left_are_garbage() {
+    let state = TempDir::new().unwrap();
+    let mut store = collecting(state.path());
+    store.accept_update(&update(1, "pi-1"), b"left").unwrap();
+    store.open_run(&RunRow { run: 5, ..run() }).unwrap();
+    store.forget_updates_of_other_runs(5).unwrap();
+    assert_eq!(store.collect_garbage(&BTreeSet::new()).unwrap(), Collected { files: 1, bytes: 4 });
+}
+
+#[test]
+fn a_backup_is_one_moment_and_opens_as_a_state_folder() {
+    let state = TempDir::new().unwrap();
+    let mut store = collecting(state.path());
+    store.accept_update(&update(1, "pi-1"), b"first").unwrap();
+    store.put_blob(b"named by nobody").unwrap();
+    let reader = Store::open_read_only(state.path()).unwrap();
+    let file = state.path().join("backup.tar");
+    let backed_up = reader.back_up(&file).unwrap();
+    assert_eq!((backed_up.blobs, backed_up.bytes), (1, fs::metadata(&file).unwrap().len()));
+    store.accept_update(&update(1, "pi-2"), b"later").unwrap();
+    let restored = TempDir::new().unwrap();
+    tar::Archive::new(File::open(&file).unwrap()).unpack(restored.path()).unwrap();
+    let mut restored = Store::open(restored.path()).unwrap();
+    let updates = restored.updates(RUN, 1).unwrap();
+    assert_eq!(updates.iter().map(|update| update.device.as_str()).collect::<Vec<_>>(), ["pi-1"]);
+    assert_eq!(restored.blob(&updates[0].digest).unwrap(), b"first");
+    assert_eq!(restored.collect_garbage(&BTreeSet::new()).unwrap(), Collected::default());
+    let names = |folder: &Path| fs::read_dir(folder).unwrap().count();
+    assert_eq!(names(state.path()), 6, "ledger, its two logs, lock, blobs and the backup: no file is left behind");
+    assert!(matches!(reader.back_up(Path::new("/nowhere/backup.tar")), Err(StoreError::Io { .. })));
+}
+
+#[test]
+fn a_full_disk_is_told_apart_and_takes_nothing_along() {
+    let state = TempDir::new().unwrap();
+    let mut store = collecting(state.path());
+    store.accept_update(&update(1, "pi-1"), b"kept").unwrap();
+    let pages: i64 = store.connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+    store.connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
+    let error = (0..10_000)
+        .find_map(|number| store.accept_update(&update(1, &format!("camera-{number}")), b"one more").err())
+        .expect("the ledger cannot grow any more");
+    assert!(error.is_full(), "{error:?}");
+    let before = store.updates(RUN, 1).unwrap().len();
+    store.connection.pragma_update_and_check(None, "max_page_count", pages + 1_000, |_| Ok(())).unwrap();
+    assert_eq!(store.accept_update(&update(1, "when there is room"), b"one more").unwrap(), Accepted::New);
+    assert_eq!(store.updates(RUN, 1).unwrap().len(), before + 1);
+    assert!(!StoreError::ReadOnly { path: state.path().into() }.is_full());
 }

@@ -1,5 +1,7 @@
 //! The `aggregator` program in a folder of its own.
 
+#![allow(dead_code, reason = "every test uses some of it")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
