@@ -211,7 +211,11 @@ fn a_broker_that_remembers_a_former_start_of_the_aggregator_takes_no_update_away
     session.handle_message(SECOND, old(), &[]);
     let greeted = actions(&mut session);
     assert!(greeted.iter().any(|a| matches!(a, Action::Send(ToAggregator::Hello(_), _))), "{greeted:?}");
-    session.handle_message(SECOND, ToDevice::Welcome(Welcome { boot: BootId(7), run: RunId(1) }), &[]);
+    session.handle_message(
+        SECOND,
+        ToDevice::Welcome(Welcome { boot: BootId(7), run: RunId(1), is_eligible: true }),
+        &[],
+    );
     let taken = actions(&mut session);
     assert!(taken.iter().any(|a| matches!(a, Action::Work(job) if job.notice.round == RoundId(3))), "{taken:?}");
 }
@@ -281,4 +285,22 @@ fn a_notice_of_another_shape_or_an_impossible_blob_is_ignored() {
     let huge = BlobRef { digest: Digest([9; 32]), bytes: 200_000_000 };
     session.handle_message(SECOND, ToDevice::Notice(notice(0, Some(huge))), &[]);
     assert!(matches!(actions(&mut session)[..], [Action::Report(Event::Ignored(Refusal::TooLarge))]));
+}
+
+#[test]
+fn a_device_that_rounds_do_not_choose_from_works_on_none_and_has_the_final_heads() {
+    let mut session = Session::new(identity(), 10, None);
+    session.handle_connected(SECOND);
+    let welcome = Welcome { boot: BootId(7), run: RunId(1), is_eligible: false };
+    session.handle_message(SECOND, ToDevice::Welcome(welcome), &[]);
+    actions(&mut session);
+    session.handle_message(SECOND, ToDevice::Notice(notice(0, None)), &[]);
+    assert!(actions(&mut session).is_empty());
+    let heads = BlobRef::of(b"final heads");
+    let last = Notice { task: Task::Finished, ..notice(1, Some(heads)) };
+    session.handle_message(SECOND, ToDevice::Notice(last), &[]);
+    assert!(matches!(
+        &actions(&mut session)[..],
+        [Action::Follow(BlobKind::Heads), Action::Send(ToAggregator::Want(_), _)]
+    ));
 }

@@ -164,6 +164,8 @@ impl Observer for Teller {
             | RoundEvent::DeviceLeft(_)
             | RoundEvent::UpdateAccepted { .. }
             | RoundEvent::Refused { .. }
+            | RoundEvent::Quarantined { .. }
+            | RoundEvent::Released(_)
             | RoundEvent::RoundExtended(_) => {}
         }
     }
