@@ -185,9 +185,14 @@ pub fn read_image_file(path: &Path) -> Result<Vec<u8>, ImageError> {
 /// `None` if the file is over [`MAX_IMAGE_BYTES`].
 pub(crate) fn read_limited(path: &Path) -> io::Result<Option<Vec<u8>>> {
     // Opening a pipe would wait for somebody who writes to it.
-    if !fs::metadata(path)?.is_file() {
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
     }
+    if metadata.len() > MAX_IMAGE_BYTES {
+        return Ok(None);
+    }
+    // It may still grow while it is read.
     let mut bytes = Vec::new();
     File::open(path)?.take(MAX_IMAGE_BYTES + 1).read_to_end(&mut bytes)?;
     Ok(Some(bytes).filter(|bytes| bytes.len() as u64 <= MAX_IMAGE_BYTES))

@@ -1,13 +1,14 @@
-//! Convolutions in wide vectors, on processors on which they beat the runtime's own: x86 with AVX2.
+//! Convolutions in wide vectors, on processors on which they beat the runtime's own: x86 with AVX2, or better AVX-512.
 //!
 //! The runtime turns a convolution into a matrix product and gathers its operands anew for every panel. Here a tile of
 //! the output stays in registers and the image is read where it lies: sixteen channels of a few pixels at a time, input
 //! by input and tap by tap of the window. What does not fit (groups, dilation, other layouts) is left to the runtime.
 
+use core::iter;
 use std::sync::Arc;
 
 use fearless_simd::prelude::*;
-use fearless_simd::x86::Avx2;
+use fearless_simd::x86::{Avx2, Avx512};
 use fearless_simd::{Level, Simd, f32x16};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::*;
@@ -19,10 +20,13 @@ use tract_onnx::tract_core::ops::nn::DataFormat;
 
 use super::file::MAX_TENSOR_NUMBERS;
 
-/// Channels of one tile.
+/// Channels of one block of outputs.
 const WIDE: usize = 16;
-/// Most pixels of one tile: with them, twelve of the sixteen registers hold sums.
-const HIGH: usize = 6;
+/// Pixels of one tile in AVX2: with them, twelve of the sixteen registers hold sums.
+const AVX2_PIXELS: usize = 6;
+/// Pixels of one tile in AVX-512: with them and three blocks, 24 of the 32 registers hold sums.
+const AVX512_PIXELS: usize = 8;
+const MOST_PIXELS: usize = if AVX2_PIXELS > AVX512_PIXELS { AVX2_PIXELS } else { AVX512_PIXELS };
 /// Columns that a window may have.
 const WIDTHS: [usize; 4] = [1, 3, 5, 7];
 
@@ -39,7 +43,8 @@ struct Direct {
     window: [usize; 2],
     /// Rows and columns of the output.
     out: [usize; 2],
-    /// Where the window of each pixel of the output begins in a plane of the bordered image.
+    /// Where the window of each pixel of the output begins in a plane of the bordered image. The last one is there as
+    /// often again as it takes to fill the last tile.
     corners: Arc<[usize]>,
     /// Whether negative outputs become zero.
     rectify: bool,
@@ -71,7 +76,7 @@ pub(super) fn replace(model: &mut TypedModel) -> TractResult<()> {
 }
 
 fn replace_where(model: &mut TypedModel, wants: impl Fn(&Conv) -> bool) -> TractResult<()> {
-    if avx2().is_none() {
+    if Vectors::best().is_none() {
         return Ok(());
     }
     let fits = |node: &&TypedNode| node.op_as::<Conv>().is_some_and(&wants);
@@ -111,8 +116,18 @@ fn rectified(model: &TypedModel, id: usize) -> TractResult<Option<TypedModelPatc
     Ok(Some(patch))
 }
 
-fn avx2() -> Option<Avx2> {
-    Level::try_detect().and_then(Level::as_avx2)
+/// The vectors of this processor that beat the runtime.
+#[derive(Clone, Copy, Debug)]
+enum Vectors {
+    Avx2(Avx2),
+    Avx512(Avx512),
+}
+
+impl Vectors {
+    fn best() -> Option<Self> {
+        let level = Level::try_detect()?;
+        level.as_avx512().map(Self::Avx512).or_else(|| level.as_avx2().map(Self::Avx2))
+    }
 }
 
 impl Direct {
@@ -147,7 +162,9 @@ impl Direct {
             return Ok(None);
         }
         let corner = |row: usize, column: usize| row * pool.stride(0) * bordered[1] + column * pool.stride(1);
-        let corners = (0..out_rows).flat_map(|row| (0..out_columns).map(move |column| corner(row, column))).collect();
+        let all = (0..out_rows).flat_map(|row| (0..out_columns).map(move |column| corner(row, column)));
+        let filling = iter::repeat_n(corner(out_rows - 1, out_columns - 1), MOST_PIXELS - 1);
+        let corners = all.chain(filling).collect();
         let weights = packed(kernel.view().as_slice::<f32>()?, outputs, inputs * window[0] * window[1])?;
         let bias = match *bias.view().as_slice::<f32>()? {
             [one] => packed(&vec![one; outputs], outputs, 1)?,
@@ -173,92 +190,135 @@ impl Direct {
         room
     }
 
-    /// The convolution of a bordered image `[input][row][column]` into `output [output][pixel]`.
+    /// The convolution of an image `[input][row][column]` into `output [output][pixel]`.
+    fn run(&self, vectors: Vectors, image: &[f32], output: &mut [f32]) -> TractResult<()> {
+        let mut bordered = Vec::new();
+        let image = self.with_border(image, &mut bordered);
+        let (weights, bias) = (self.weights.view(), self.bias.view());
+        let (weights, _) = weights.as_slice::<f32>()?.as_chunks();
+        let (bias, _) = bias.as_slice::<f32>()?.as_chunks();
+        let work = Work { convolution: self, image, weights, bias };
+        match vectors {
+            Vectors::Avx2(avx2) => avx2.vectorize(
+                #[inline(always)]
+                || work.run::<_, AVX2_PIXELS, 1>(avx2, output),
+            ),
+            Vectors::Avx512(avx512) => avx512.vectorize(
+                #[inline(always)]
+                || work.run::<_, AVX512_PIXELS, 3>(avx512, output),
+            ),
+        }
+        Ok(())
+    }
+}
+
+/// What a convolution is made of. Each function is compiled for the vectors of its caller.
+#[derive(Clone, Copy)]
+struct Work<'a> {
+    convolution: &'a Direct,
+    /// `[input][row][column]`, bordered.
+    image: &'a [f32],
+    /// `[block of outputs][input][row of the window][column of the window][WIDE]`.
+    weights: &'a [[f32; WIDE]],
+    /// `[block of outputs][WIDE]`.
+    bias: &'a [[f32; WIDE]],
+}
+
+impl Work<'_> {
+    /// Everything, in tiles of `P` pixels and `B` blocks.
     #[inline(always)]
-    fn run<S: Simd>(&self, simd: S, image: &[f32], weights: &[[f32; WIDE]], bias: &[[f32; WIDE]], output: &mut [f32]) {
-        match self.window[1] {
-            1 => self.run_wide::<S, 1>(simd, image, weights, bias, output),
-            3 => self.run_wide::<S, 3>(simd, image, weights, bias, output),
-            5 => self.run_wide::<S, 5>(simd, image, weights, bias, output),
-            7 => self.run_wide::<S, 7>(simd, image, weights, bias, output),
+    fn run<S: Simd, const P: usize, const B: usize>(self, simd: S, output: &mut [f32]) {
+        match self.convolution.window[1] {
+            1 => self.run_wide::<S, 1, P, B>(simd, output),
+            3 => self.run_wide::<S, 3, P, B>(simd, output),
+            5 => self.run_wide::<S, 5, P, B>(simd, output),
+            7 => self.run_wide::<S, 7, P, B>(simd, output),
             _ => unreachable!("other widths are left to the runtime"),
         }
     }
 
-    /// With windows of `W` columns.
+    /// With windows of `W` columns. Blocks that are left over when they are taken by `B` go one by one.
     #[inline(always)]
-    fn run_wide<S: Simd, const W: usize>(
-        &self,
-        simd: S,
-        image: &[f32],
-        weights: &[[f32; WIDE]],
-        bias: &[[f32; WIDE]],
-        output: &mut [f32],
-    ) {
-        let pixels = self.corners.len();
+    fn run_wide<S: Simd, const W: usize, const P: usize, const B: usize>(self, simd: S, output: &mut [f32]) {
+        let Self { convolution: &Direct { inputs, window, out, .. }, weights, bias, .. } = self;
+        let (taps, pixels) = (inputs * window[0] * W, out[0] * out[1]);
+        let together = bias.len() / B * B;
+        let (first, rest) = output.split_at_mut(output.len().min(together * WIDE * pixels));
+        self.run_blocks::<S, W, P, B>(simd, first);
+        let rest_of_it = Self { weights: &weights[together * taps..], bias: &bias[together..], ..self };
+        rest_of_it.run_blocks::<S, W, P, 1>(simd, rest);
+    }
+
+    /// As many blocks as there are, always `B` of them together.
+    #[inline(always)]
+    fn run_blocks<S: Simd, const W: usize, const P: usize, const B: usize>(self, simd: S, output: &mut [f32]) {
+        let Self { convolution: Direct { inputs, window, out, corners, .. }, weights, bias, .. } = self;
+        let (lines, pixels) = (inputs * window[0], out[0] * out[1]);
         let (weights, _) = weights.as_chunks::<W>();
-        let blocks = weights.chunks_exact(self.inputs * self.window[0]).zip(bias);
-        for ((weights, bias), output) in blocks.zip(output.chunks_mut(WIDE * pixels)) {
-            let tiles = pixels.div_ceil(HIGH);
-            let mut pixel = 0;
-            for done in 0..tiles {
-                // Tiles of nearly equal height.
-                let height = (pixels - pixel).div_ceil(tiles - done);
-                macro_rules! tile_of {
-                    ($($height:literal)*) => {
-                        match height {
-                            $($height => {
-                                let corners = self.corners[pixel..].first_chunk().expect("a corner for each pixel");
-                                let sums = self.tile::<S, W, $height>(simd, image, weights, bias, corners);
-                                for (channel, output) in output.chunks_exact_mut(pixels).enumerate() {
-                                    for (value, sums) in output[pixel..].iter_mut().zip(&sums) {
-                                        *value = sums[channel];
-                                    }
-                                }
-                            })*
-                            _ => unreachable!("no tile is higher than six"),
-                        }
-                    };
+        let (bias, _) = bias.as_chunks::<B>();
+        let groups = weights.chunks_exact(lines * B).zip(bias).zip(output.chunks_mut(B * WIDE * pixels));
+        for ((weights, bias), output) in groups {
+            for pixel in (0..pixels).step_by(P) {
+                let corners = corners[pixel..].first_chunk().expect("corners enough for every tile");
+                let sums = self.tile::<S, W, P, B>(simd, weights, bias, corners);
+                let channels = output.chunks_exact_mut(pixels).enumerate();
+                for (channel, output) in channels {
+                    let values = sums.iter().map(|sums| sums[channel / WIDE][channel % WIDE]);
+                    output[pixel..].iter_mut().zip(values).for_each(|(to, value)| *to = value);
                 }
-                tile_of!(1 2 3 4 5 6);
-                pixel += height;
             }
         }
     }
 
-    /// `[pixel][channel]` of `M` pixels whose windows begin at `corners`.
+    /// `[pixel][block][channel]` of `P` pixels whose windows begin at `corners`, and of the `B` blocks that `weights
+    /// [block][line of an input][column]` and `bias` are of.
     #[inline(always)]
-    fn tile<S: Simd, const W: usize, const M: usize>(
-        &self,
+    fn tile<S: Simd, const W: usize, const P: usize, const B: usize>(
+        self,
         simd: S,
-        image: &[f32],
         weights: &[[[f32; WIDE]; W]],
-        bias: &[f32; WIDE],
-        corners: &[usize; M],
-    ) -> [[f32; WIDE]; M] {
-        let mut sums = [f32x16::load_array_ref(simd, bias); M];
-        let planes = image.chunks_exact(self.bordered[0] * self.bordered[1]);
-        for (plane, weights) in planes.zip(weights.chunks_exact(self.window[0])) {
-            let mut offset = 0;
-            for weights in weights {
-                let mut lines = [&[0.0; W]; M];
-                for (line, corner) in lines.iter_mut().zip(corners) {
-                    *line = plane[corner + offset..].first_chunk().expect("a window lies in the image");
+        bias: &[[f32; WIDE]; B],
+        corners: &[usize; P],
+    ) -> [[[f32; WIDE]; B]; P] {
+        let Direct { inputs, window, bordered, rectify, .. } = self.convolution;
+        let mut blocks = [weights; B];
+        for (number, block) in blocks.iter_mut().enumerate() {
+            *block = &weights[number * inputs * window[0]..][..inputs * window[0]];
+        }
+        // Loops, not closures: those would not be compiled for these vectors.
+        let mut first = [f32x16::splat(simd, 0.0); B];
+        for (sum, bias) in first.iter_mut().zip(bias) {
+            *sum = f32x16::load_array_ref(simd, bias);
+        }
+        let mut sums = [first; P];
+        let mut line = 0;
+        for plane in self.image.chunks_exact(bordered[0] * bordered[1]) {
+            for row in 0..window[0] {
+                let mut pixels = [&[0.0; W]; P];
+                for (pixels, corner) in pixels.iter_mut().zip(corners) {
+                    let begin = corner + row * bordered[1];
+                    *pixels = plane[begin..].first_chunk().expect("a window lies in the image");
                 }
-                for (column, weights) in weights.iter().enumerate() {
-                    let weights = f32x16::load_array_ref(simd, weights);
-                    for (sum, line) in sums.iter_mut().zip(&lines) {
-                        *sum = f32x16::splat(simd, line[column]).mul_add(weights, *sum);
+                for column in 0..W {
+                    let mut weights = [f32x16::splat(simd, 0.0); B];
+                    for (weights, block) in weights.iter_mut().zip(&blocks) {
+                        *weights = f32x16::load_array_ref(simd, &block[line][column]);
+                    }
+                    for (sums, pixels) in sums.iter_mut().zip(&pixels) {
+                        let pixel = f32x16::splat(simd, pixels[column]);
+                        for (sum, weights) in sums.iter_mut().zip(&weights) {
+                            *sum = pixel.mul_add(*weights, *sum);
+                        }
                     }
                 }
-                offset += self.bordered[1];
+                line += 1;
             }
         }
-        let mut values = [[0.0; WIDE]; M];
+        let mut values = [[[0.0; WIDE]; B]; P];
         let zero = f32x16::splat(simd, 0.0);
-        for (values, sum) in values.iter_mut().zip(sums) {
+        for (values, sum) in values.as_flattened_mut().iter_mut().zip(sums.as_flattened()) {
             // What is no number stays none, for the check on the features.
-            let sum = if self.rectify { sum.simd_lt(zero).select(zero, sum) } else { sum };
+            let sum = if *rectify { sum.simd_lt(zero).select(zero, *sum) } else { *sum };
             sum.store_array(values);
         }
         values
@@ -290,20 +350,9 @@ impl EvalOp for Direct {
     op_out_of_plan!();
 
     fn eval(&self, _context: &EvalContext<'_>, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        let image = inputs[0].view();
-        let mut bordered = Vec::new();
-        let image = self.with_border(image.as_slice::<f32>()?, &mut bordered);
+        let Some(vectors) = Vectors::best() else { bail!("the vectors that were there are gone") };
         let mut output = Tensor::zero::<f32>(&[1, self.outputs, self.out[0], self.out[1]])?;
-        let (weights, bias) = (self.weights.view(), self.bias.view());
-        let (weights, _) = weights.as_slice::<f32>()?.as_chunks::<WIDE>();
-        let (bias, _) = bias.as_slice::<f32>()?.as_chunks::<WIDE>();
-        let Some(avx2) = avx2() else { bail!("the vectors that were there are gone") };
-        let mut view = output.view_mut();
-        let values = view.as_slice_mut::<f32>()?;
-        avx2.vectorize(
-            #[inline(always)]
-            || self.run(avx2, image, weights, bias, values),
-        );
+        self.run(vectors, inputs[0].view().as_slice()?, output.view_mut().as_slice_mut()?)?;
         Ok(tvec!(output.into()))
     }
 }
@@ -315,7 +364,7 @@ impl TypedOp for Direct {
 
     fn cost(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<(Cost, TDim)>> {
         let taps = self.inputs * self.window[0] * self.window[1];
-        Ok(tvec!((Cost::FMA(f32::datum_type()), (taps * self.outputs * self.corners.len()).to_dim())))
+        Ok(tvec!((Cost::FMA(f32::datum_type()), (taps * self.outputs * self.out[0] * self.out[1]).to_dim())))
     }
 
     as_op!();
