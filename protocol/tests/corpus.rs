@@ -7,7 +7,7 @@ use std::panic::catch_unwind;
 use std::path::PathBuf;
 
 use grapevine_models::{Method, Sums};
-use grapevine_protocol::{AidBody, HeadsBody, Refusal, Task, Update, decode_to_aggregator, decode_to_device};
+use grapevine_protocol::{AidBody, HeadsBody, MemoryBody, Refusal, Task, Update, decode_to_aggregator, decode_to_device};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -21,10 +21,11 @@ const MUTATIONS: usize = 20_000;
 
 type Check = fn(&[u8]);
 
-const TARGETS: [(&str, Check); 6] = [
+const TARGETS: [(&str, Check); 7] = [
     ("aid", checks::aid),
     ("assembler", checks::assembler),
     ("heads", checks::heads),
+    ("memory", checks::memory),
     ("to_aggregator", checks::to_aggregator),
     ("to_device", checks::to_device),
     ("update", checks::update),
@@ -109,6 +110,8 @@ fn other_seeds_are_taken_if_nothing_is_wrong_with_them() {
     taken("heads", &heads, |seed| HeadsBody::decode(&seed[1..], shape).is_ok());
     let aids: Vec<_> = examples::aids().iter().map(|(name, ..)| *name).collect();
     taken("aid", &aids, |seed| AidBody::decode(&seed[1..], shape).is_ok());
+    let memories: Vec<_> = examples::memories().into_iter().map(|(name, _)| name).collect();
+    taken("memory", &memories, |seed| MemoryBody::decode(&seed[1..], shape).is_ok());
     let mut messages: Vec<_> = examples::to_aggregator().iter().map(|framed| framed.name).collect();
     // Whoever assembles refuses a claim, not whoever reads the message.
     messages.push("offer-200mb-claim");

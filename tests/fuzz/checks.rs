@@ -2,11 +2,11 @@
 
 use std::sync::OnceLock;
 
-use grapevine_models::limits::{MAX_CLASS_WEIGHT, MAX_FEATURE_VALUE, MAX_LOSS, MAX_SAMPLES};
-use grapevine_models::{Gaussians, Heads, Means, Method, Prototypes, Shape, Sums, triangle};
-use grapevine_protocol::limits::{BLOCK_BYTES, MAX_BLOCKS, MAX_FRAME_BYTES};
+use grapevine_models::limits::{MAX_CLASS_WEIGHT, MAX_FEATURE_VALUE, MAX_LOSS, MAX_MEMORY_NUMBERS, MAX_SAMPLES};
+use grapevine_models::{Gaussians, Heads, Means, Memory, Method, Prototypes, Shape, Sums, triangle};
+use grapevine_protocol::limits::{BLOCK_BYTES, MAX_BLOCKS, MAX_DEVICES, MAX_FRAME_BYTES};
 use grapevine_protocol::{
-    Aid, AidBody, Assembler, Bitmap, BlobRef, BlockError, BlockHeader, BodyError, Digest, Encoding, HeadsBody, Refusal,
+    Aid, AidBody, Assembler, Bitmap, BlobRef, BlockError, BlockHeader, BodyError, Digest, Encoding, HeadsBody, MemoryBody, Refusal,
     Task, ToAggregator, ToDevice, Update, UpdateContent, block, decode_to_aggregator, decode_to_device, encode,
     largest_aid, largest_update,
 };
@@ -153,6 +153,22 @@ pub fn aid(bytes: &[u8]) {
     };
     assert!(body.len() <= largest_aid(shape, method));
     assert_eq!(AidBody::decode(&aid.encode(Encoding::F32), shape), Ok(aid));
+}
+
+/// The shape, then what an aggregator keeps for itself.
+pub fn memory(bytes: &[u8]) {
+    let Some((&first, body)) = bytes.split_first() else { return };
+    let shape = shape(first);
+    let memory = match MemoryBody::decode(body, shape) {
+        Ok(memory) => memory,
+        Err(error) => return sound_error(&error),
+    };
+    let Memory { prior, average, numbers, devices } = &memory.0;
+    assert!(prior.is_empty() || prior.len() == shape.classes());
+    assert!(average.as_ref().is_none_or(|average| average.head.weight.len() == shape.weights()));
+    assert!(numbers.len() <= MAX_MEMORY_NUMBERS && devices.len() <= MAX_DEVICES);
+    assert!(prior.iter().chain(numbers).chain(devices.values()).all(|number| number.is_finite()));
+    assert_eq!(MemoryBody::decode(&memory.encode(), shape), Ok(memory));
 }
 
 fn sound_means(means: &Means, shape: Shape) {

@@ -28,7 +28,8 @@ pub enum WriteError {
 /// Replaces `path` by `bytes`: after a crash at any instant the file holds all of the old bytes or all of the new.
 ///
 /// Written beside it, synced, renamed, and the folder synced. A file that exists keeps its permissions; a new one gets
-/// the usual ones (`0666` less the umask).
+/// the usual ones (`0666` less the umask). A link stays, and what it leads to is replaced. What is no file, such as a
+/// pipe or `/dev/stdout`, is written to as it is.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
     if path.file_name().is_none() {
         return Err(WriteError::Name { path: path.to_owned() });
@@ -41,11 +42,11 @@ pub fn check_writable(path: &Path) -> Result<(), WriteError> {
     if path.file_name().is_none() {
         return Err(WriteError::Name { path: path.to_owned() });
     }
-    let refused = |source| WriteError::Io { path: path.to_owned(), source };
-    if path.is_dir() {
-        return Err(refused(io::ErrorKind::IsADirectory.into()));
-    }
-    tempfile::tempfile_in(folder_of(path)).map(drop).map_err(refused)
+    let check = || match Target::of(path)? {
+        Target::File(path) => tempfile::tempfile_in(folder_of(&path)).map(drop),
+        Target::Stream => Ok(()),
+    };
+    check().map_err(|source| WriteError::Io { path: path.to_owned(), source })
 }
 
 /// What a process left for others as JSON; `None` if there is no such file, or none that can be read.
@@ -60,7 +61,34 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
     }
 }
 
+/// What a path leads to.
+enum Target {
+    /// A file, or nothing yet; links are followed.
+    File(PathBuf),
+    /// A pipe or a device: nothing that another file could take the place of.
+    Stream,
+}
+
+impl Target {
+    fn of(path: &Path) -> io::Result<Self> {
+        match fs::metadata(path) {
+            Ok(found) if found.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+            Ok(found) if found.is_file() => path.canonicalize().map(Self::File),
+            Ok(_) => Ok(Self::Stream),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::File(path.to_owned())),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    match Target::of(path)? {
+        Target::File(path) => replace_file(&path, bytes),
+        Target::Stream => OpenOptions::new().write(true).open(path)?.write_all(bytes),
+    }
+}
+
+fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = folder_of(path);
     let create = |path: &Path| OpenOptions::new().write(true).create_new(true).open(path);
     let mut file = tempfile::Builder::new().prefix(".new-").make_in(folder, create)?;
@@ -117,6 +145,31 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         write_atomic(&path, b"x").unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_stays_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("file"), folder.path().join("link"));
+        fs::write(&path, b"old").unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        write_atomic(&link, b"new").unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_is_no_file_is_written_to_and_stays() {
+        use std::os::unix::fs::FileTypeExt;
+        write_atomic(Path::new("/dev/null"), b"x").unwrap();
+        check_writable(Path::new("/dev/null")).unwrap();
+        let error = write_atomic(Path::new("/dev/full"), b"x").unwrap_err();
+        assert!(error.to_string().contains("/dev/full"), "{error}");
+        for device in ["/dev/null", "/dev/full"] {
+            assert!(fs::metadata(device).unwrap().file_type().is_char_device(), "{device}");
+        }
     }
 
     #[test]

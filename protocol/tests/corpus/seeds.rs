@@ -16,6 +16,7 @@ pub fn all() -> BTreeMap<&'static str, Seeds> {
         ("aid", aids()),
         ("assembler", assembler()),
         ("heads", heads()),
+        ("memory", memories()),
         ("to_aggregator", to_aggregator()),
         ("to_device", to_device()),
         ("update", updates()),
@@ -118,6 +119,21 @@ fn aids() -> Seeds {
     break_one(&mut seeds, "means", "nan", |bytes| put(bytes, 7, f32::NAN));
     break_one(&mut seeds, "prototypes-f32", "unknown-class", |bytes| bytes[6] = 2);
     break_one(&mut seeds, "prototypes-f32", "too-many-classes", |bytes| bytes[3] = 100);
+    seeds
+}
+
+fn memories() -> Seeds {
+    let memories = examples::memories();
+    let mut seeds = named(memories.iter().map(|(name, body)| (*name, [&[0], &body.encode()[..]].concat())));
+    break_one(&mut seeds, "memory-full", "truncated", |bytes| bytes.truncate(bytes.len() - 1));
+    break_one(&mut seeds, "memory-full", "one-byte-more", |bytes| bytes.push(0));
+    // The header: a flag, then how many heads, numbers and devices.
+    break_one(&mut seeds, "memory-full", "too-many-numbers", |bytes| drop(bytes.splice(3..4, [0xff, 0xff, 0xff, 0x7f])));
+    break_one(&mut seeds, "memory-full", "prior-nan", |bytes| put(bytes, 5, f32::NAN));
+    break_one(&mut seeds, "memory-full", "device-infinite", |bytes| {
+        let last = bytes.len() - 4;
+        put(bytes, last, f32::INFINITY);
+    });
     seeds
 }
 

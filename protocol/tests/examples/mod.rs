@@ -2,12 +2,12 @@
 //! features. Every weight is a multiple of 1/64 whose row reaches 127/64, so that all encodings hold it exactly.
 
 use grapevine_models::{
-    FloatSums, Gaussians, Head, Heads, Means, Method, Params, Prototypes, Samples, Shape, Start, Statistics, Sums,
+    Average, FloatSums, Gaussians, Head, Heads, Means, Memory, Method, Params, Prototypes, Samples, Shape, Start, Statistics, Sums,
     triangle,
 };
 use grapevine_protocol::{
     Aid, AidBody, Bitmap, BlobRef, BlockHeader, BootId, Digest, Encoding, HeadsBody, Hello, LabelValue, Labels,
-    Leaving, Notice, Offer, Receipt, Refusal, Refused, RoundId, RunId, Task, ToAggregator, ToDevice, Update,
+    Leaving, MemoryBody, Notice, Offer, Receipt, Refusal, Refused, RoundId, RunId, Task, ToAggregator, ToDevice, Update,
     UpdateContent, Want, Welcome, class_list_digest,
 };
 
@@ -193,6 +193,17 @@ fn notice(task: Task) -> Notice {
         highest_ticket: u64::MAX / 3,
         closes_in_ms: 60_000,
     }
+}
+
+/// What an aggregator keeps for itself: everything, and nothing.
+pub fn memories() -> [(&'static str, MemoryBody); 2] {
+    let full = Memory {
+        prior: vec![0.75, 0.25],
+        average: Some(Average { head: head([1, 2, 3, 127], [0.5, -1.0]), heads: 3 }),
+        numbers: vec![0.1, 0.2, 0.3],
+        devices: [("camera-1".into(), 0.5), ("north-2".into(), 5.0)].into(),
+    };
+    [("memory-full", MemoryBody(full)), ("memory-empty", MemoryBody(Memory::default()))]
 }
 
 fn heads() -> Heads {
