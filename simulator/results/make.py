@@ -52,6 +52,7 @@ def table(page, name, data, partition, fleet, alpha, rounds=ROUNDS, methods=METH
     arguments += ["--participants", str(participants), "--rounds", str(rounds), "--seeds", str(SEEDS), *more]
     return {
         "page": page,
+        "alpha": alpha,
         "name": f"{name}-{partition}-{participation}-alpha{alpha}-{rounds}",
         "title": f"{partition}, {participation} ({participants} of {devices}), alpha {alpha}, {rounds} rounds, {SEEDS} seeds",
         "arguments": arguments,
@@ -85,7 +86,8 @@ def wanted(npz, images):
     for ratio in IMAGE_RATIOS if images else ():
         data = ["--data", images, "--extractor", "models/onnx/general.toml", "--imbalance", ratio]
         tables += grid("images", f"images-ir{ratio}", data, title=f"imbalance ratio {ratio}, ")
-    return tables
+    # Of every data set the tables of the first alpha before those of the next.
+    return sorted(tables, key=lambda one: ALPHAS.index(one["alpha"]))
 
 
 def make(one):
