@@ -92,14 +92,14 @@ def wanted(npz, images):
 
 def make(one):
     """Runs the bench, unless it has run already."""
-    report, text = MADE / (one["name"] + ".json"), MADE / (one["name"] + ".txt")
-    if report.exists() and text.exists():
+    results, text = MADE / (one["name"] + ".json"), MADE / (one["name"] + ".txt")
+    if results.exists() and text.exists():
         return
     began = time.monotonic()
-    command = [TARGET / "release" / "fleet", "-q", "bench", *one["arguments"], "--json", report]
+    command = [TARGET / "release" / "fleet", "-q", "bench", *one["arguments"], "--json", results]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
-        report.unlink(missing_ok=True)
+        results.unlink(missing_ok=True)
         sys.exit(f"{one['name']}: fleet bench ended with {done.returncode}")
     text.write_text(done.stdout)
     print(f"{one['name']}: {time.monotonic() - began:.0f} s", flush=True)
@@ -115,10 +115,20 @@ def pairs(words):
     return zip(["", *words], words)
 
 
+def report(one):
+    return json.loads((MADE / (one["name"] + ".json")).read_text())
+
+
+def dialled(one):
+    """Over how many rivals the dial of redgrape-plus is ahead in both, at a tau chosen on held-out samples."""
+    against = [rival for dial in report(one)["dials"] for rival in dial["against"]]
+    return f"{sum(rival['dominates'] for rival in against)} of {len(against)}" if against else "-"
+
+
 def means(one):
     """Balanced accuracy of each method in percent, mean over the seeds, best first."""
     by_method = {}
-    for run in json.loads((MADE / (one["name"] + ".json")).read_text())["runs"]:
+    for run in report(one)["runs"]:
         by_method.setdefault(run["method"], []).append(100 * run["balanced_accuracy"])
     means = {method: sum(values) / len(values) for method, values in by_method.items()}
     return dict(sorted(means.items(), key=lambda entry: -entry[1]))
@@ -143,11 +153,15 @@ def page(name, tables):
     lines = [f"# {PAGES[name]}", ""]
     lines += ["Written by [make.py](make.py); do not edit. Balanced accuracy on the balanced test set, mean over the seeds, in"]
     lines += ["percent; hyper-parameters are the methods' own unless a table says otherwise.", ""]
-    lines += ["| setting | best | " + " | ".join(columns) + " |", "|---|---|" + "---|" * len(columns)]
     made = [(one, means(one)) for one in tables]
+    best = [next(iter(accuracies)) for _, accuracies in made]
+    counts = ", ".join(f"{method} in {best.count(method)}" for method in dict.fromkeys(best))
+    lines += [f"Best of {len(made)} settings: {counts}. *Dial*: rivals over which redgrape-plus, at a tau chosen on held-out training"]
+    lines += ["samples, has at least the head and at least the balanced accuracy.", ""]
+    lines += ["| setting | best | " + " | ".join(columns) + " | dial |", "|---|---|" + "---|" * (len(columns) + 1)]
     for one, accuracies in made:
         cells = [f"{accuracies[column]:.1f}" if column in accuracies else "-" for column in columns]
-        lines.append(f"| {one['title']} | {next(iter(accuracies))} | " + " | ".join(cells) + " |")
+        lines.append(f"| {one['title']} | {next(iter(accuracies))} | " + " | ".join([*cells, dialled(one)]) + " |")
     for one, accuracies in made:
         text = (MADE / (one["name"] + ".txt")).read_text().rstrip()
         lines += ["", f"## {one['title'].capitalize()}", "", verdict(accuracies), "", "```", "$ " + shown(one), text, "```"]
