@@ -3,10 +3,12 @@
 //! A blob is written under another name, fsynced, renamed, and its folder is fsynced, all before anything may name it.
 //! So a file under a final name is whole, and a crash leaves at most a `.new` file or a blob that nothing names.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use sha2::{Digest as _, Sha256};
 
@@ -16,6 +18,8 @@ use super::{Digest, StoreError, digest_hex};
 const FOLDER: &str = "blobs";
 /// Ends the name of a file that is not whole yet.
 const UNFINISHED: &str = ".new";
+/// Files that become durable at the same time.
+const AT_ONCE: usize = 32;
 
 /// What [`super::Store::collect_garbage`] freed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,26 +49,20 @@ impl Blobs {
         Ok(self.put_all([bytes])?[0])
     }
 
-    /// Stores several blobs durably: each file is fsynced, each folder only once.
+    /// Stores several blobs durably: each file is fsynced, each folder only once, many at a time.
     pub(super) fn put_all<'a>(&self, blobs: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<Digest>, StoreError> {
-        let mut digests = Vec::new();
-        let mut changed = BTreeSet::new();
-        for bytes in blobs {
-            let digest = sha256(bytes);
-            digests.push(digest);
-            let path = self.path(&digest);
-            let folder = path.parent().expect("a blob's path has a folder").to_path_buf();
-            if self.read(&digest).is_err() {
-                create_folder(&folder)?;
-                write_new(&path, bytes)?;
-            }
-            // Also for a blob that was there: whoever renamed it may have crashed before the folder reached the disk.
-            changed.insert(folder);
-        }
-        for folder in &changed {
-            sync_folder(folder)?;
-        }
-        Ok(digests)
+        let blobs: Vec<(Digest, &[u8])> = blobs.into_iter().map(|bytes| (sha256(bytes), bytes)).collect();
+        let paths: BTreeMap<PathBuf, (Digest, &[u8])> =
+            blobs.iter().map(|&(digest, bytes)| (self.path(&digest), (digest, bytes))).collect();
+        let folders: BTreeSet<&Path> = paths.keys().filter_map(|path| path.parent()).collect();
+        folders.iter().try_for_each(|folder| create_folder(folder))?;
+        many_at_once(&Vec::from_iter(&paths), |(path, (digest, bytes))| match self.read(digest) {
+            Ok(_) => Ok(()),
+            Err(_) => write_new(path, bytes),
+        })?;
+        // Also for a blob that was there: whoever renamed it may have crashed before the folder reached the disk.
+        many_at_once(&Vec::from_iter(folders), |folder| sync_folder(folder))?;
+        Ok(blobs.into_iter().map(|(digest, _)| digest).collect())
     }
 
     /// Reads one blob and checks it against its name.
@@ -166,6 +164,25 @@ pub(super) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| StoreError::io("fsync", folder, error))
 }
 
+/// Does the same to each of these, up to [`AT_ONCE`] at a time: a disk makes many files durable in the time of one.
+fn many_at_once<T: Sync>(items: &[T], act: impl Fn(&T) -> Result<(), StoreError> + Sync) -> Result<(), StoreError> {
+    let each = items.len().div_ceil(AT_ONCE).max(1);
+    let (first, others) = items.split_at(each.min(items.len()));
+    thread::scope(|scope| {
+        let mut started = Vec::new();
+        for part in others.chunks(each) {
+            let work = || part.iter().try_for_each(&act);
+            match thread::Builder::new().spawn_scoped(scope, work) {
+                Ok(thread) => started.push(thread),
+                // A system without room for a thread has time for it.
+                Err(_) => work()?,
+            }
+        }
+        first.iter().try_for_each(&act)?;
+        started.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })
+}
+
 fn delete_file(path: &Path) -> Result<Collected, StoreError> {
     let bytes = fs::metadata(path).map_or(0, |metadata| metadata.len());
     match fs::remove_file(path) {
@@ -178,4 +195,30 @@ fn delete_file(path: &Path) -> Result<Collected, StoreError> {
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let list = || -> io::Result<Vec<PathBuf>> { fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect() };
     list().map_err(|error| StoreError::io("list", folder, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_blobs_at_once_are_all_there_and_one_that_fails_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::new(folder.path());
+        // Every content twice, and more than there are threads.
+        let contents: Vec<Vec<u8>> = (0..2 * 3 * AT_ONCE).map(|index| vec![(index / 2) as u8; index / 2 + 1]).collect();
+        let digests = blobs.put_all(contents.iter().map(Vec::as_slice)).unwrap();
+        assert_eq!(digests.len(), contents.len());
+        for (digest, content) in digests.iter().zip(&contents) {
+            assert_eq!(&blobs.read(digest).unwrap(), content);
+        }
+        assert_eq!(blobs.put_all([]).unwrap(), Vec::<Digest>::new());
+
+        let (last, others) = digests.split_last().unwrap();
+        fs::remove_file(blobs.path(last)).unwrap();
+        fs::create_dir(blobs.path(last)).unwrap();
+        let refused = blobs.put_all(contents.iter().map(Vec::as_slice));
+        assert!(matches!(refused, Err(StoreError::Io { .. })), "{refused:?}");
+        assert!(others.iter().filter(|digest| *digest != last).all(|digest| blobs.read(digest).is_ok()));
+    }
 }
