@@ -7,7 +7,9 @@ use std::panic::catch_unwind;
 use std::path::PathBuf;
 
 use grapevine_models::{Method, Sums};
-use grapevine_protocol::{AidBody, HeadsBody, MemoryBody, Refusal, Task, Update, decode_to_aggregator, decode_to_device};
+use grapevine_protocol::{
+    AidBody, HeadsBody, MemoryBody, Refusal, Task, Update, decode_to_aggregator, decode_to_device,
+};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 

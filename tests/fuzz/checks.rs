@@ -6,9 +6,9 @@ use grapevine_models::limits::{MAX_CLASS_WEIGHT, MAX_FEATURE_VALUE, MAX_LOSS, MA
 use grapevine_models::{Gaussians, Heads, Means, Memory, Method, Prototypes, Shape, Sums, triangle};
 use grapevine_protocol::limits::{BLOCK_BYTES, MAX_BLOCKS, MAX_DEVICES, MAX_FRAME_BYTES};
 use grapevine_protocol::{
-    Aid, AidBody, Assembler, Bitmap, BlobRef, BlockError, BlockHeader, BodyError, Digest, Encoding, HeadsBody, MemoryBody, Refusal,
-    Task, ToAggregator, ToDevice, Update, UpdateContent, block, decode_to_aggregator, decode_to_device, encode,
-    largest_aid, largest_update,
+    Aid, AidBody, Assembler, Bitmap, BlobRef, BlockError, BlockHeader, BodyError, Digest, Encoding, HeadsBody,
+    MemoryBody, Refusal, Task, ToAggregator, ToDevice, Update, UpdateContent, block, decode_to_aggregator,
+    decode_to_device, encode, largest_aid, largest_update,
 };
 
 /// Classes and features of the fleets that the body targets know.

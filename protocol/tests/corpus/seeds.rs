@@ -128,7 +128,9 @@ fn memories() -> Seeds {
     break_one(&mut seeds, "memory-full", "truncated", |bytes| bytes.truncate(bytes.len() - 1));
     break_one(&mut seeds, "memory-full", "one-byte-more", |bytes| bytes.push(0));
     // The header: a flag, then how many heads, numbers and devices.
-    break_one(&mut seeds, "memory-full", "too-many-numbers", |bytes| drop(bytes.splice(3..4, [0xff, 0xff, 0xff, 0x7f])));
+    break_one(&mut seeds, "memory-full", "too-many-numbers", |bytes| {
+        drop(bytes.splice(3..4, [0xff, 0xff, 0xff, 0x7f]))
+    });
     break_one(&mut seeds, "memory-full", "prior-nan", |bytes| put(bytes, 5, f32::NAN));
     break_one(&mut seeds, "memory-full", "device-infinite", |bytes| {
         let last = bytes.len() - 4;

@@ -2,13 +2,13 @@
 //! features. Every weight is a multiple of 1/64 whose row reaches 127/64, so that all encodings hold it exactly.
 
 use grapevine_models::{
-    Average, FloatSums, Gaussians, Head, Heads, Means, Memory, Method, Params, Prototypes, Samples, Shape, Start, Statistics, Sums,
-    triangle,
+    Average, FloatSums, Gaussians, Head, Heads, Means, Memory, Method, Params, Prototypes, Samples, Shape, Start,
+    Statistics, Sums, triangle,
 };
 use grapevine_protocol::{
     Aid, AidBody, Bitmap, BlobRef, BlockHeader, BootId, Digest, Encoding, HeadsBody, Hello, LabelValue, Labels,
-    Leaving, MemoryBody, Notice, Offer, Receipt, Refusal, Refused, RoundId, RunId, Task, ToAggregator, ToDevice, Update,
-    UpdateContent, Want, Welcome, class_list_digest,
+    Leaving, MemoryBody, Notice, Offer, Receipt, Refusal, Refused, RoundId, RunId, Task, ToAggregator, ToDevice,
+    Update, UpdateContent, Want, Welcome, class_list_digest,
 };
 
 /// A message with the block behind it.

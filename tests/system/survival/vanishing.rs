@@ -16,8 +16,9 @@ const DEVICES: u16 = 10;
 /// These go: the first two without a word, the broker is told of the third.
 const GONE: [u16; 3] = [7, 8, 9];
 const DEADLINE: Duration = Duration::from_secs(5);
-/// How much later than at its deadline a round may close on a busy machine.
-const TOLERANCE: Duration = Duration::from_secs(3);
+/// How much a busy machine may be late: with the news of the opening, and with closing at the deadline.
+const EARLIEST: Duration = Duration::from_secs(4);
+const LATEST: Duration = Duration::from_secs(8);
 
 #[test]
 fn a_round_closes_at_its_deadline_without_those_who_vanished() {
@@ -55,7 +56,7 @@ fn a_round_closes_at_its_deadline_without_those_who_vanished() {
     federation.stop();
     println!("the round closed after {took:?} with {} of {}", outcome.accepted, outcome.expected);
     assert_eq!((accepted, outcome.accepted, outcome.expected), (7, 7, 10));
-    assert!((DEADLINE..DEADLINE + TOLERANCE).contains(&took), "{took:?}");
+    assert!((EARLIEST..LATEST).contains(&took), "{took:?}");
 
     let seven = Plan { devices: 7, ..plan };
     let quiet = restarts::quiet(&folder.path().join("seven"), &broker.address(), &seven);
