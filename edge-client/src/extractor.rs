@@ -27,8 +27,9 @@ pub const MAX_MODEL_BYTES: u64 = 256 << 20;
 /// Most characters of a reason that is passed on.
 const MAX_REASON_CHARS: usize = 300;
 
-/// A loaded extractor. It can be shared between threads; each call runs on the thread that makes it.
-#[derive(Debug)]
+/// A loaded extractor. It can be shared between threads; each call runs on the thread that makes it. A clone shares the
+/// weights.
+#[derive(Clone, Debug)]
 pub struct Extractor {
     runner: Runner,
     manifest: Manifest,
@@ -165,7 +166,7 @@ impl Extractor {
 }
 
 /// A model that is ready for images.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Runner {
     plan: Arc<TypedRunnableModel>,
     input_shape: [usize; 4],

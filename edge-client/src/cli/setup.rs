@@ -1,10 +1,11 @@
 //! What most commands begin with: the configuration, the extractor's manifest, and the store they belong to.
 
+use core::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use grapevine_edge_client::config::{self, ValidConfig};
-use grapevine_edge_client::extractor::Extractor;
+use grapevine_edge_client::extractor::{Extractor, ExtractorError};
 use grapevine_edge_client::store::{Store, StoreError, StoreIdentity};
 use grapevine_host::manifest;
 use grapevine_models::Shape;
@@ -26,6 +27,7 @@ pub(super) struct Setup {
     pub(super) extractor: Digest,
     pub(super) shape: Shape,
     onnx: PathBuf,
+    loaded: OnceCell<Extractor>,
 }
 
 impl Setup {
@@ -34,12 +36,16 @@ impl Setup {
         let (manifest, onnx) = manifest::load(&config.extractor)?;
         let extractor = Digest::from_hex(&manifest.sha256).context("the manifest's `sha256` is no digest")?;
         let shape = Shape::new(config.classes.len(), manifest.output.features)?;
-        Ok(Self { config, manifest, extractor, shape, onnx })
+        Ok(Self { config, manifest, extractor, shape, onnx, loaded: OnceCell::new() })
     }
 
-    /// Loads the extractor itself.
-    pub(super) fn extractor(&self) -> anyhow::Result<Extractor> {
-        Ok(Extractor::load(&self.manifest, &self.onnx)?)
+    /// The extractor itself, loaded once.
+    pub(super) fn extractor(&self) -> Result<Extractor, ExtractorError> {
+        if let Some(loaded) = self.loaded.get() {
+            return Ok(loaded.clone());
+        }
+        let extractor = Extractor::load(&self.manifest, &self.onnx)?;
+        Ok(self.loaded.get_or_init(|| extractor).clone())
     }
 
     pub(super) fn store_identity(&self) -> StoreIdentity {
