@@ -13,14 +13,17 @@ use super::{Action, Content, Coordinator, Phase};
 pub(super) const TELL_AGAIN: Duration = Duration::from_secs(300);
 
 impl Coordinator {
-    /// Tells all devices what is going on.
+    /// Tells all devices what is going on. In the middle of a merge there is nothing to say: its heads are told as soon
+    /// as they are durable, and those before are on their way out.
     pub(super) fn tell(&mut self, now: Duration) {
         self.told_at = Some(now);
-        let notice = self.notice();
-        self.actions.push_back(Action::PublishNotice(notice));
+        if !matches!(self.phase, Phase::Committing(_)) {
+            let notice = self.notice();
+            self.actions.push_back(Action::PublishNotice(notice));
+        }
     }
 
-    /// Tells one device, which asks for what is over. A merge under way is told to all as soon as it is durable.
+    /// Tells one device, which asks for what is over.
     pub(super) fn tell_one(&mut self, device: &DeviceId) {
         if !matches!(self.phase, Phase::Committing(_)) {
             let notice = self.notice();

@@ -445,3 +445,27 @@ fn a_receipt_that_was_lost_with_the_aggregator_is_given_again_after_a_restart() 
     harness.offer(2, 0, &update(2));
     assert_eq!(harness.last_receipt().refused, Some(Refusal::Late));
 }
+
+#[test]
+fn in_the_middle_of_a_merge_nothing_is_told_and_then_all() {
+    let mut harness = Harness::new(config(Method::FedAvg));
+    harness.greet(0..3);
+    (0..2).for_each(|number| harness.offer(number, 0, &update(number)));
+    let content = update(2);
+    let (blob, coordinator) = (BlobRef::of(&content), &mut harness.coordinator);
+    let (header, bytes) = block(&blob, &content, 0).unwrap();
+    let offer = Offer { run: RunId(5), round: RoundId(0), blob, crc: header.crc };
+    coordinator.handle_message(START, &device(2), ToAggregator::Offer(offer), bytes);
+    coordinator.handle_stored(&device(2), RoundId(0));
+    coordinator.handle_connected(START);
+    let taken: Vec<_> = core::iter::from_fn(|| coordinator.poll_action()).collect();
+    assert!(taken.iter().any(|action| matches!(action, Action::Commit(_))), "{taken:?}");
+    assert!(
+        !taken.iter().any(|action| matches!(action, Action::PublishNotice(_))),
+        "heads on their way out: {taken:?}"
+    );
+    coordinator.handle_committed(START);
+    harness.notice = None;
+    harness.act();
+    assert_eq!(harness.notice.map(|notice| notice.round), Some(RoundId(1)));
+}
