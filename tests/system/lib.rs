@@ -11,3 +11,4 @@ pub mod namespaces;
 pub mod programs;
 pub mod proxy;
 pub mod restarts;
+pub mod storm;

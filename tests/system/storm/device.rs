@@ -1,0 +1,230 @@
+//! One device: the real session and the real work, on a disk in memory.
+//!
+//! The real disk is a redb file with durable commits, so what a power cut leaves of a write is all of it or nothing. A
+//! cheap card may lie about that: then the last write that was told to be durable is gone as well.
+
+use core::time::Duration;
+use std::rc::Rc;
+
+use grapevine_edge_client::session::{Action, FinishedUpdate, Identity, Job, Session};
+use grapevine_edge_client::store::Dataset;
+use grapevine_edge_client::work::work;
+use grapevine_models::Shape;
+use grapevine_protocol::topics::BlobKind;
+use grapevine_protocol::{
+    BootId, DeviceId, Digest, Labels, Refusal, RoundId, RunId, ToAggregator, decode_to_device, encode,
+};
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::meter::{Meter, Owner};
+use super::power::{Draw, Power};
+
+/// The newest heads a device has kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct KeptHeads {
+    pub(super) run: RunId,
+    pub(super) round: RoundId,
+    pub(super) digest: Digest,
+}
+
+/// An update in the outbox, with its digest.
+pub(super) struct Pending {
+    pub(super) update: FinishedUpdate,
+    pub(super) digest: Digest,
+}
+
+/// What is on the disk beside the features.
+#[derive(Clone, Default)]
+struct Records {
+    outbox: Option<Rc<Pending>>,
+    heads: Option<KeptHeads>,
+}
+
+/// What a device wants of the world.
+pub(super) enum Wish {
+    /// A frame is to go out.
+    Say(Rc<[u8]>),
+    /// Work began; it takes a while.
+    Work,
+}
+
+pub(super) struct Device {
+    pub(super) id: DeviceId,
+    pub(super) dataset: Rc<Dataset>,
+    pub(super) starts: u32,
+    pub(super) power: Power,
+    pub(super) process: Option<Process>,
+    /// Whether its samples are there yet.
+    pub(super) is_filled: bool,
+    shape: Shape,
+    records: Records,
+    /// As they were before the last write.
+    former: Records,
+    has_lost: bool,
+    rng: ChaCha8Rng,
+}
+
+/// What is gone when the process is.
+pub(super) struct Process {
+    pub(super) session: Session,
+    /// The session's time begins here.
+    pub(super) started: Duration,
+    pub(super) job: Option<Job>,
+    follows: [bool; 2],
+}
+
+impl Device {
+    pub(super) fn new(number: usize, shape: Shape, dataset: Rc<Dataset>, is_filled: bool, seed: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        Self {
+            id: format!("device-{number:05}").parse().expect("letters and digits"),
+            dataset,
+            starts: 0,
+            power: Power::new(rng.next_u64()),
+            process: None,
+            is_filled,
+            shape,
+            records: Records::default(),
+            former: Records::default(),
+            has_lost: false,
+            rng,
+        }
+    }
+
+    pub(super) fn outbox(&self) -> Option<&Pending> {
+        self.records.outbox.as_deref()
+    }
+
+    /// Whether its card has lied since this was asked last.
+    pub(super) fn has_lost_a_write(&mut self) -> bool {
+        core::mem::take(&mut self.has_lost)
+    }
+
+    pub(super) fn heads(&self) -> Option<KeptHeads> {
+        self.records.heads
+    }
+
+    pub(super) fn follows(&self, kind: BlobKind) -> bool {
+        self.process.as_ref().is_some_and(|process| process.follows[kind as usize])
+    }
+
+    /// A start with the disk as it is.
+    pub(super) fn start(&mut self, now: Duration, extractor: Digest, classes: Digest, meter: &mut Meter) {
+        self.starts += 1;
+        self.power.restore();
+        let identity = Identity {
+            device: self.id.clone(),
+            boot: BootId(self.rng.next_u64()),
+            extractor,
+            classes,
+            shape: self.shape,
+            labels: Labels::default(),
+        };
+        let samples = self.samples();
+        let pending = self.outbox().map(|pending| pending.update.clone());
+        let session = meter.of(Owner::Devices, || Session::new(identity, samples, pending));
+        self.process = Some(Process { session, started: now, job: None, follows: [false; 2] });
+    }
+
+    /// The process is gone. A card that lies has lost its last write, if this was a power cut.
+    pub(super) fn die(&mut self, meter: &mut Meter) {
+        let process = self.process.take();
+        meter.of(Owner::Devices, || drop(process));
+        if !self.power.is_on() && self.rng.random_bool(0.25) {
+            self.records = self.former.clone();
+            self.has_lost = true;
+        }
+    }
+
+    pub(super) fn samples(&self) -> u32 {
+        if self.is_filled { self.dataset.labels.len() as u32 } else { 0 }
+    }
+
+    /// A frame arrived; gives why it was ignored, if it is no message.
+    pub(super) fn hear(&mut self, now: Duration, frame: &[u8], meter: &mut Meter) -> Option<Refusal> {
+        let process = self.process.as_mut()?;
+        let now = now - process.started;
+        meter.of(Owner::Devices, || match decode_to_device(frame) {
+            Ok((message, block)) => {
+                process.session.handle_message(now, message, block);
+                None
+            }
+            Err(error) => Some(error.refusal()),
+        })
+    }
+
+    /// Does the work that the session asked for and keeps the update; `false` if it came to nothing.
+    pub(super) fn finish_work(&mut self, now: Duration, fails: bool, meter: &mut Meter) -> bool {
+        let Some(job) = self.process.as_mut().and_then(|process| process.job.take()) else { return false };
+        let update = if fails { None } else { self.work_and_keep(&job) };
+        let Some(process) = self.process.as_mut().filter(|_| self.power.is_on()) else { return false };
+        let now = now - process.started;
+        let is_done = update.is_some();
+        meter.of(Owner::Devices, || {
+            drop(job);
+            match &update {
+                Some(update) => process.session.handle_update(now, update.clone()),
+                None => process.session.handle_failure(now),
+            }
+        });
+        is_done
+    }
+
+    fn work_and_keep(&mut self, job: &Job) -> Option<FinishedUpdate> {
+        let content = work(job, &self.id, &self.dataset).expect("every plan can be trained");
+        let update = FinishedUpdate { run: job.notice.run, round: job.notice.round, content };
+        let pending = Pending { digest: Digest::of(&update.content), update: update.clone() };
+        self.write(|records| records.outbox = Some(Rc::new(pending))).then_some(update)
+    }
+
+    /// Carries out what the session decided; gives `false` if the power failed meanwhile.
+    pub(super) fn act(&mut self, meter: &mut Meter, wish: &mut dyn FnMut(Wish)) -> bool {
+        loop {
+            let Some(process) = self.process.as_mut().filter(|_| self.power.is_on()) else { return false };
+            let Some(action) = meter.of(Owner::Devices, || process.session.poll_action()) else { return true };
+            match action {
+                Action::Send(message, block) => {
+                    let frame: Rc<[u8]> = encode(&message, &block).into();
+                    meter.of(Owner::Devices, || drop((message, block)));
+                    wish(Wish::Say(frame));
+                }
+                Action::Follow(kind) => process.follows[kind as usize] = true,
+                Action::Unfollow(kind) => process.follows[kind as usize] = false,
+                Action::Work(job) => {
+                    assert!(process.job.is_none(), "a session gives one job at a time");
+                    process.job = Some(job);
+                    wish(Wish::Work);
+                }
+                Action::SaveHeads { run, round, digest, content } => {
+                    meter.of(Owner::Devices, || drop(content));
+                    self.write(|records| records.heads = Some(KeptHeads { run, round, digest }));
+                }
+                Action::EmptyOutbox(digest) => {
+                    if self.outbox().is_some_and(|pending| pending.digest == digest) {
+                        self.write(|records| records.outbox = None);
+                    }
+                }
+                // An event owns no memory.
+                Action::Report(_) => {}
+            }
+        }
+    }
+
+    /// What the broker publishes when the device is gone.
+    pub(super) fn last_will(&self) -> Option<Rc<[u8]>> {
+        let process = self.process.as_ref()?;
+        let will: ToAggregator = process.session.last_will();
+        Some(encode(&will, &[]).into())
+    }
+
+    /// One commit; `false` if whoever asked for it hears nothing, for the power failed.
+    fn write(&mut self, change: impl FnOnce(&mut Records)) -> bool {
+        let draw = self.power.draw();
+        if draw != Draw::Nothing {
+            self.former = self.records.clone();
+            change(&mut self.records);
+        }
+        draw == Draw::Full
+    }
+}

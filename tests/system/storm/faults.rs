@@ -1,0 +1,229 @@
+//! What fails, what that does to a part and its connection, and how it comes back.
+
+use core::time::Duration;
+use std::rc::Rc;
+
+use super::invariants::Broken;
+use super::meter::Owner;
+use super::plan::Weather;
+use super::power::Power;
+use super::stimulus::{Fault, Part, Stimulus};
+use super::world::{World, index};
+
+/// Between two attempts to reach the broker.
+const BACKOFF_MS: u32 = 4_000;
+
+impl World {
+    /// Gives the part that a fault met, if any.
+    pub(super) fn befall(&mut self, fault: Fault) -> Result<Option<Part>, Broken> {
+        match fault {
+            Fault::Kill { part, down } => return Ok(self.kill(part, down)),
+            Fault::CutPower { part, writes, down } => {
+                self.downs[index(part)] = down;
+                self.power(part).fail_after(writes);
+            }
+            Fault::Stop { device, down } => return Ok(self.stop(device, down)),
+            Fault::Start(part) => return Ok(self.start(part)),
+            Fault::CutLink { part, away } => {
+                self.network.link(part).is_cut = true;
+                let silence = self.network.silence();
+                self.later(silence, Fault::Lost(part));
+                self.later(away, Fault::MendLink(part));
+            }
+            Fault::MendLink(part) => self.network.link(part).is_cut = false,
+            Fault::Lost(part) => return Ok(self.lose(part)),
+            Fault::Connect(part) => return self.connect(part),
+            Fault::StopBroker { down, forgets } => self.stop_broker(down, forgets),
+            Fault::Noise(part) => self.make_noise(part),
+            Fault::StartBroker => self.network.is_up = true,
+            Fault::Heal => self.heal(),
+        }
+        Ok(None)
+    }
+
+    fn later(&mut self, after: Duration, fault: Fault) {
+        self.queue.push(self.now + after, Stimulus::Fault(fault));
+    }
+
+    /// The process is gone from one instant to the next; its connection breaks, and the broker tells so.
+    pub(super) fn kill(&mut self, part: Part, down: Duration) -> Option<Part> {
+        let (will, is_seen) = (self.will(part), self.network.reaches(part));
+        let is_running = match part {
+            Part::Aggregator => self.aggregator.process.is_some(),
+            Part::Device(device) => self.devices[device as usize].process.is_some(),
+        };
+        if !is_running {
+            return None;
+        }
+        self.figures.deaths += 1;
+        match part {
+            Part::Aggregator => self.aggregator.die(&mut self.meter),
+            Part::Device(device) => self.devices[device as usize].die(&mut self.meter),
+        }
+        let was_connected = core::mem::take(&mut self.network.link(part).is_connected);
+        if let (Some((device, will)), true) = (will, was_connected) {
+            let later = if is_seen { Duration::ZERO } else { self.network.silence() };
+            self.publish_will(device, &will, later);
+        }
+        self.later(down, Fault::Start(part));
+        Some(part)
+    }
+
+    fn will(&self, part: Part) -> Option<(u32, Rc<[u8]>)> {
+        match part {
+            Part::Aggregator => None,
+            Part::Device(device) => Some((device, self.devices[device as usize].last_will()?)),
+        }
+    }
+
+    fn publish_will(&mut self, device: u32, will: &Rc<[u8]>, later: Duration) {
+        if self.network.is_up {
+            let make = |broker| Stimulus::Heard { device, frame: will.clone(), broker };
+            self.network.carry(self.now + later, &mut self.queue, &make);
+        }
+    }
+
+    /// A device says goodbye and goes.
+    fn stop(&mut self, device: u32, down: Duration) -> Option<Part> {
+        let part = Part::Device(device);
+        let (_, goodbye) = self.will(part)?;
+        if self.network.reaches(part) {
+            self.publish_will(device, &goodbye, Duration::ZERO);
+        }
+        self.network.link(part).is_connected = false;
+        self.devices[device as usize].die(&mut self.meter);
+        self.later(down, Fault::Start(part));
+        Some(part)
+    }
+
+    fn start(&mut self, part: Part) -> Option<Part> {
+        match part {
+            Part::Aggregator if self.aggregator.process.is_none() => self.aggregator.start(self.now, &mut self.meter),
+            Part::Device(device) if self.devices[device as usize].process.is_none() => {
+                let (extractor, classes) = (self.plan.round.extractor, self.plan.round.classes);
+                self.devices[device as usize].start(self.now, extractor, classes, &mut self.meter);
+            }
+            Part::Aggregator | Part::Device(_) => return None,
+        }
+        self.timers[index(part)] = None;
+        self.connect_later(part);
+        Some(part)
+    }
+
+    fn connect_later(&mut self, part: Part) {
+        if !core::mem::replace(&mut self.network.link(part).is_connecting, true) {
+            let most = if self.plan.calm_at.is_zero() { 1 } else { BACKOFF_MS };
+            let at = self.now + self.network.within(most);
+            self.queue.push(at, Stimulus::Fault(Fault::Connect(part)));
+        }
+    }
+
+    fn connect(&mut self, part: Part) -> Result<Option<Part>, Broken> {
+        let is_running = match part {
+            Part::Aggregator => self.aggregator.process.is_some(),
+            Part::Device(device) => self.devices[device as usize].process.is_some(),
+        };
+        self.network.link(part).is_connecting = false;
+        if !is_running || self.network.link(part).is_connected {
+            return Ok(None);
+        }
+        if !self.network.connect(part) {
+            self.connect_later(part);
+            return Ok(None);
+        }
+        match part {
+            Part::Aggregator => {
+                let Some(process) = &mut self.aggregator.process else { return Ok(None) };
+                let now = self.now - process.started;
+                self.meter.of(Owner::Aggregator, || process.coordinator.handle_connected(now));
+                self.open_since = None;
+            }
+            Part::Device(device) => {
+                let Some(process) = &mut self.devices[device as usize].process else { return Ok(None) };
+                let now = self.now - process.started;
+                self.meter.of(Owner::Devices, || process.session.handle_connected(now));
+                if let Some(notice) = self.network.retained() {
+                    self.tell(device, &notice);
+                }
+            }
+        }
+        self.act(part)?;
+        Ok(Some(part))
+    }
+
+    /// A dead connection is noticed on both sides.
+    fn lose(&mut self, part: Part) -> Option<Part> {
+        if self.network.reaches(part) || !self.network.link(part).is_connected {
+            return None;
+        }
+        self.network.link(part).is_connected = false;
+        let will = self.will(part);
+        match part {
+            Part::Aggregator => self.aggregator.process.as_mut()?.coordinator.handle_disconnected(),
+            Part::Device(device) => self.devices[device as usize].process.as_mut()?.session.handle_disconnected(),
+        }
+        if let Some((device, will)) = will {
+            self.publish_will(device, &will, Duration::ZERO);
+        }
+        self.connect_later(part);
+        Some(part)
+    }
+
+    fn make_noise(&mut self, part: Part) {
+        let (frame, broker) = (self.network.noise(), self.network.broker);
+        let device = match part {
+            Part::Aggregator => 0,
+            Part::Device(device) => device,
+        };
+        self.queue.push(self.now, Stimulus::Heard { device, frame: frame.clone(), broker });
+        self.queue.push(self.now, Stimulus::Told { device, frame, broker });
+    }
+
+    fn stop_broker(&mut self, down: Duration, forgets: bool) {
+        if !self.network.is_up {
+            return;
+        }
+        self.network.stop(forgets);
+        for part in self.parts() {
+            let soon = self.network.within(1_000);
+            self.later(soon, Fault::Lost(part));
+        }
+        self.later(down, Fault::StartBroker);
+    }
+
+    pub(super) fn ingested(&mut self, device: u32) {
+        let now = self.now;
+        let device = &mut self.devices[device as usize];
+        device.is_filled = true;
+        let samples = device.samples();
+        if let Some(process) = &mut device.process {
+            process.session.handle_samples(now - process.started, samples);
+        }
+    }
+
+    fn heal(&mut self) {
+        self.healed_at = Some(self.now);
+        self.open_since = None;
+        self.network.weather = Weather::CALM;
+        self.network.is_up = true;
+        for part in self.parts() {
+            self.network.link(part).is_cut = false;
+            if self.power(part).is_on() {
+                self.power(part).restore();
+            }
+            self.later(Duration::ZERO, Fault::Start(part));
+            self.later(Duration::ZERO, Fault::Lost(part));
+        }
+    }
+
+    pub(super) fn parts(&self) -> impl Iterator<Item = Part> + use<> {
+        core::iter::once(Part::Aggregator).chain((0..self.devices.len() as u32).map(Part::Device))
+    }
+
+    pub(super) fn power(&mut self, part: Part) -> &mut Power {
+        match part {
+            Part::Aggregator => &mut self.aggregator.ledger.power,
+            Part::Device(device) => &mut self.devices[device as usize].power,
+        }
+    }
+}

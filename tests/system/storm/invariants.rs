@@ -1,0 +1,217 @@
+//! What must be true after every step, whatever happened.
+
+use core::fmt::Display;
+use core::time::Duration;
+
+use grapevine_aggregator::store::RoundPhase;
+use grapevine_protocol::{DeviceId, Digest, Notice, Receipt, RoundId, Task};
+
+use super::aggregator::Said;
+use super::ledger::MemoryLedger;
+use super::stimulus::Part;
+use super::world::World;
+
+/// Timers fire when they are due; this covers what comes in the same instant.
+const SLACK: Duration = Duration::from_secs(1);
+
+/// An invariant that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("broken: {invariant} ({found})")]
+pub struct Broken {
+    /// What should be true.
+    pub invariant: &'static str,
+    /// What is true instead.
+    pub found: String,
+}
+
+impl Broken {
+    pub(super) fn new(invariant: &'static str, found: impl Display) -> Self {
+        Self { invariant, found: found.to_string() }
+    }
+}
+
+/// Checks what the step of a part can have broken.
+pub(super) fn check(world: &mut World, part: Part) -> Result<(), Broken> {
+    match part {
+        Part::Aggregator => {
+            invariant_one_round_is_open(world)?;
+            invariant_memory_is_bounded(world)?;
+            invariant_a_round_ends(world)?;
+            invariant_no_receipt_is_lost(world)?;
+            invariant_heads_are_those_of_a_quiet_run(world)
+        }
+        Part::Device(device) => {
+            invariant_an_outbox_is_emptied_by_a_receipt_or_the_end(world, device)?;
+            invariant_a_device_keeps_published_heads(world, device)
+        }
+    }
+}
+
+/// What the aggregator says is true of its disk at that moment.
+pub(super) fn what_is_said_is_true(ledger: &MemoryLedger, said: &Said) -> Result<(), Broken> {
+    match said {
+        Said::Receipt(device, receipt) => invariant_a_receipt_follows_its_row(ledger, device, receipt),
+        Said::Notice(notice) => invariant_a_notice_follows_what_it_names(ledger, notice),
+    }
+}
+
+/// And an update that was merged last is not refused.
+fn invariant_a_receipt_follows_its_row(
+    ledger: &MemoryLedger,
+    device: &DeviceId,
+    receipt: &Receipt,
+) -> Result<(), Broken> {
+    let round = ledger.round(receipt.round.0);
+    let row = round.and_then(|round| round.updates.get(device.as_str()));
+    let is_stored = row.is_some_and(|row| row.digest == receipt.digest.0);
+    if receipt.refused.is_none() && !is_stored {
+        let found = format!("{device} has a receipt of round {} without a row", receipt.round);
+        return Err(Broken::new("what is said is durable", found));
+    }
+    let newest = ledger.rounds().iter().rev().find(|round| round.row.phase == RoundPhase::Merged);
+    let is_newest = newest.is_some_and(|round| round.row.round == receipt.round.0);
+    if receipt.refused.is_some() && is_stored && is_newest {
+        let found = format!("{device} is told that its update of round {} is refused", receipt.round);
+        return Err(Broken::new("what is merged is not refused", found));
+    }
+    Ok(())
+}
+
+/// The row of its round, and its blobs.
+fn invariant_a_notice_follows_what_it_names(ledger: &MemoryLedger, notice: &Notice) -> Result<(), Broken> {
+    let broken = |found: String| Err(Broken::new("what is said is durable", found));
+    if let Some(lost) = [notice.heads, notice.aid].into_iter().flatten().find(|blob| !ledger.has_blob(&blob.digest.0)) {
+        return broken(format!("the notice names the blob {}, which is not stored", lost.digest));
+    }
+    let is_open = ledger.round(notice.round.0).is_some_and(|round| round.row.phase == RoundPhase::Collecting);
+    if matches!(notice.task, Task::Train | Task::Statistics { .. }) && !is_open {
+        return broken(format!("round {} is announced and not open", notice.round));
+    }
+    Ok(())
+}
+
+fn invariant_one_round_is_open(world: &World) -> Result<(), Broken> {
+    let rounds = world.aggregator.ledger.rounds();
+    let before = rounds.len().saturating_sub(1);
+    // Those before were looked at when they were the last ones.
+    match rounds[..before].last().filter(|round| round.row.phase == RoundPhase::Collecting) {
+        Some(round) => Err(Broken::new("only the newest round is open", format!("round {} is too", round.row.round))),
+        None => Ok(()),
+    }
+}
+
+fn invariant_memory_is_bounded(world: &World) -> Result<(), Broken> {
+    let Some(process) = &world.aggregator.process else { return Ok(()) };
+    let (bytes, waiting) = (process.coordinator.upload_bytes(), process.coordinator.uploads_waiting());
+    let notice = process.coordinator.open_round();
+    let largest = largest_update(world);
+    let limit = world.plan.round.upload_bytes.max(largest);
+    if bytes > limit || waiting > world.devices.len() || (notice.is_none() && bytes > 0) {
+        let found = format!("{bytes} bytes of updates are on their way in, {waiting} wait, {limit} bytes are allowed");
+        return Err(Broken::new("memory is within its bound", found));
+    }
+    Ok(())
+}
+
+fn largest_update(world: &World) -> usize {
+    let round = &world.plan.round;
+    let train = grapevine_protocol::largest_update(round.shape, Task::Train, round.params.method);
+    let sums = Task::Statistics { extent: round.params.needs() };
+    train.max(grapevine_protocol::largest_update(round.shape, sums, round.params.method))
+}
+
+/// Its time runs from its opening, from a restart of the aggregator, and from the return of the broker.
+fn invariant_a_round_ends(world: &mut World) -> Result<(), Broken> {
+    let open = world.aggregator.process.as_ref().and_then(|process| process.coordinator.open_round());
+    let is_reachable = world.network.reaches(Part::Aggregator);
+    let Some(round) = open.filter(|_| is_reachable).map(|status| status.round) else {
+        world.open_since = None;
+        return Ok(());
+    };
+    let since = match world.open_since {
+        Some((known, since)) if known == round => since,
+        Some(_) | None => {
+            world.open_since = Some((round, world.now));
+            world.now
+        }
+    };
+    let limit = world.plan.round.deadline * (world.plan.round.extensions + 1) + SLACK;
+    if world.now > since + limit {
+        let found = format!("round {round} is open for {:?}, {limit:?} are allowed", world.now - since);
+        return Err(Broken::new("a round ends", found));
+    }
+    Ok(())
+}
+
+/// The newest two rounds: those before do not change any more.
+fn invariant_no_receipt_is_lost(world: &World) -> Result<(), Broken> {
+    let rounds = world.aggregator.ledger.rounds();
+    if world.reference.is_none() {
+        return Ok(());
+    }
+    let from = (RoundId(rounds.len().saturating_sub(2) as u32), 0, Digest([0; 32]));
+    for ((round, device, digest), _) in world.receipts.range(from..).filter(|(_, is_stored)| **is_stored) {
+        let row = world.aggregator.ledger.round(round.0);
+        let row = row.and_then(|row| row.updates.get(world.devices[*device as usize].id.as_str()));
+        if row.is_none_or(|row| row.digest != digest.0) {
+            let found = format!("device {device} has a receipt of round {round}, and the ledger has no such update");
+            return Err(Broken::new("no update is receipted and lost", found));
+        }
+    }
+    Ok(())
+}
+
+fn invariant_heads_are_those_of_a_quiet_run(world: &mut World) -> Result<(), Broken> {
+    let Some(reference) = &mut world.reference else { return Ok(()) };
+    reference
+        .follow(world.aggregator.ledger.rounds())
+        .map_err(|found| Broken::new("heads are those of a quiet run", found))
+}
+
+/// An update that was put onto the disk stays there until the aggregator has said something about it, or its round is
+/// over, or it is replaced by one of a later round.
+fn invariant_an_outbox_is_emptied_by_a_receipt_or_the_end(world: &mut World, device: u32) -> Result<(), Broken> {
+    let pending = world.devices[device as usize].outbox();
+    let now = pending.map(|pending| (pending.update.round, pending.digest));
+    let before = core::mem::replace(&mut world.outboxes[device as usize], now);
+    let Some((round, digest)) = before.filter(|before| now != Some(*before)) else { return Ok(()) };
+    let is_told = world.receipts.contains_key(&(round, device, digest));
+    let is_over = world.aggregator.ledger.round(round.0).is_none_or(|r| r.row.phase != RoundPhase::Collecting);
+    // A card that lies loses what it had acknowledged; the round goes on and the work is done again.
+    let is_lost = world.devices[device as usize].has_lost_a_write();
+    if is_told || is_over || is_lost {
+        return Ok(());
+    }
+    let found = format!("device {device} lost its update of round {round}, which is open");
+    Err(Broken::new("only a receipt or the end of its round empties an outbox", found))
+}
+
+fn invariant_a_device_keeps_published_heads(world: &World, device: u32) -> Result<(), Broken> {
+    let Some(kept) = world.devices[device as usize].heads() else { return Ok(()) };
+    if world.published.contains(&kept.digest) {
+        return Ok(());
+    }
+    Err(Broken::new("a device keeps heads of the fleet", format!("device {device} keeps {}", kept.digest)))
+}
+
+/// Once everything works: the run is over, every device has its heads, and no update waits.
+pub(super) fn what_is_missing(world: &World) -> Option<String> {
+    let Some(process) = &world.aggregator.process else { return Some("the aggregator is down".into()) };
+    if !process.coordinator.is_finished() {
+        let rounds: Vec<(RoundId, RoundPhase)> =
+            world.aggregator.ledger.rounds().iter().map(|r| (RoundId(r.row.round), r.row.phase)).collect();
+        let (present, open) = (process.coordinator.present(), process.coordinator.open_round());
+        return Some(format!("the run is not over: {present} devices are there, {open:?} is open of {rounds:?}"));
+    }
+    let wanted = process.coordinator.model().for_use().map(|content| content.blob.digest);
+    for (number, device) in world.devices.iter().enumerate() {
+        let kept = device.heads().map(|heads| heads.digest);
+        if kept != wanted {
+            return Some(format!("device {number} keeps the heads {kept:?} and not the final {wanted:?}"));
+        }
+        if let Some(pending) = device.outbox() {
+            return Some(format!("device {number} still holds its update of round {}", pending.update.round));
+        }
+    }
+    None
+}

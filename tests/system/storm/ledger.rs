@@ -1,0 +1,393 @@
+//! The aggregator's disk in memory: what [`Ledger`] promises, and power that can fail in every write.
+//!
+//! The real ledger is one SQLite file with full synchronisation and files that are written anew, synced and renamed. So
+//! a write that was cut is there as a whole or not at all, and what is modelled as torn is a call of several writes: its
+//! blobs without its rows, or some of its blobs. A real ledger can run beside it and must give the same answers.
+
+use core::fmt::Debug;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Error, ErrorKind};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use grapevine_aggregator::store::{
+    Accepted, Collected, DeviceRow, Digest, Ledger, MergedRound, NewRound, NewUpdate, RoundPhase, RoundRow, RunRow,
+    StoreError, UpdateRow,
+};
+use grapevine_protocol::Digest as Sha256;
+
+use super::power::{Draw, Power};
+
+/// A round's row with the updates that it accepted.
+#[derive(Clone, Debug)]
+pub(super) struct Round {
+    pub(super) row: RoundRow,
+    pub(super) updates: BTreeMap<String, UpdateRow>,
+}
+
+#[derive(Clone)]
+struct Blob {
+    bytes: Rc<[u8]>,
+    /// Rows that name it.
+    names: u32,
+}
+
+/// The rows of one run and all blobs.
+#[derive(Clone, Default)]
+struct Disk {
+    run: Option<RunRow>,
+    /// Ascending by number.
+    rounds: Vec<Round>,
+    devices: BTreeMap<String, DeviceRow>,
+    refusals: BTreeMap<String, u64>,
+    blobs: BTreeMap<Digest, Blob>,
+    merged: u64,
+}
+
+pub(super) struct MemoryLedger {
+    disk: Disk,
+    pub(super) power: Power,
+    /// A disk that lies: with its power it loses the last write that it had acknowledged. This is that write's before.
+    former: Option<Box<Disk>>,
+    /// Does the same beside it.
+    twin: Option<Box<dyn Ledger>>,
+}
+
+impl MemoryLedger {
+    pub(super) fn new(power: Power) -> Self {
+        Self { disk: Disk::default(), power, former: None, twin: None }
+    }
+
+    /// From now on the disk forgets what it promised when its power fails.
+    pub(super) fn lie(&mut self) {
+        self.former = Some(Box::default());
+    }
+
+    /// Runs another ledger beside this one, which must be as empty.
+    pub(super) fn compare_with(&mut self, twin: Box<dyn Ledger>) {
+        self.twin = Some(twin);
+    }
+
+    /// Power is back, and what a disk that lies had in its cache is gone.
+    pub(super) fn restore_power(&mut self) {
+        if let (Some(former), false) = (&self.former, self.power.is_on()) {
+            self.disk = Disk::clone(former);
+        }
+        self.power.restore();
+    }
+
+    pub(super) fn rounds(&self) -> &[Round] {
+        &self.disk.rounds
+    }
+
+    pub(super) fn round(&self, round: u32) -> Option<&Round> {
+        self.disk.rounds.get(round as usize)
+    }
+
+    pub(super) fn has_blob(&self, digest: &Digest) -> bool {
+        self.disk.blobs.contains_key(digest)
+    }
+
+    /// Rounds that were merged.
+    pub(super) fn merged(&self) -> u64 {
+        self.disk.merged
+    }
+
+    /// One write: all of it or nothing, and whoever asked hears nothing if the power fails. `real` is the same call to
+    /// the ledger beside this one.
+    fn write<T: PartialEq + Debug>(
+        &mut self,
+        work: impl FnOnce(&mut Disk) -> Result<T, StoreError>,
+        real: impl FnOnce(&mut dyn Ledger) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let draw = self.power.draw();
+        if draw == Draw::Nothing {
+            return Err(dark());
+        }
+        if let Some(former) = &mut self.former {
+            **former = self.disk.clone();
+        }
+        let done = work(&mut self.disk)?;
+        if let Some(twin) = &mut self.twin {
+            assert_eq!(real(&mut **twin).ok().as_ref(), Some(&done), "the real ledger does the same");
+        }
+        if draw == Draw::Full { Ok(done) } else { Err(dark()) }
+    }
+
+    /// What the ledger beside this one says must be the same.
+    fn read<T: PartialEq + Debug>(
+        &self,
+        found: T,
+        real: impl FnOnce(&dyn Ledger) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if let Some(twin) = &self.twin {
+            assert_eq!(real(&**twin).ok().as_ref(), Some(&found), "the real ledger says the same");
+        }
+        Ok(found)
+    }
+}
+
+impl Disk {
+    fn collecting(&mut self, run: u64, round: u32) -> Result<&mut Round, StoreError> {
+        let found = self.rounds.get_mut(round as usize).filter(|found| found.row.phase == RoundPhase::Collecting);
+        found.ok_or(StoreError::NotCollecting { run, round })
+    }
+
+    fn name(&mut self, digest: &Digest) {
+        self.blobs.get_mut(digest).expect("a blob is on the disk before a row names it").names += 1;
+    }
+
+    /// Rows let go of these; a blob that no row names any more is deleted.
+    fn forget(&mut self, forgotten: Vec<Digest>) -> Collected {
+        for digest in &forgotten {
+            self.blobs.get_mut(digest).expect("a named blob is there").names -= 1;
+        }
+        self.delete_unnamed(forgotten)
+    }
+
+    fn delete_unnamed(&mut self, digests: Vec<Digest>) -> Collected {
+        let mut collected = Collected::default();
+        for digest in digests {
+            if self.blobs.get(&digest).is_some_and(|blob| blob.names == 0) {
+                let bytes = self.blobs.remove(&digest).map_or(0, |blob| blob.bytes.len());
+                collected.files += 1;
+                collected.bytes += bytes as u64;
+            }
+        }
+        collected
+    }
+}
+
+fn dark() -> StoreError {
+    let source = Error::from(ErrorKind::Interrupted);
+    StoreError::Io { action: "reach, without power,", path: PathBuf::from("the ledger"), source }
+}
+
+impl Ledger for MemoryLedger {
+    fn collect_garbage(&mut self, keep: &BTreeSet<Digest>) -> Result<Collected, StoreError> {
+        let unnamed = self.disk.blobs.keys().filter(|digest| !keep.contains(*digest)).copied().collect();
+        self.write(|disk| Ok(disk.delete_unnamed(unnamed)), |twin| twin.collect_garbage(keep))
+    }
+
+    fn current_run(&self) -> Result<Option<RunRow>, StoreError> {
+        self.read(self.disk.run.clone(), |twin| twin.current_run())
+    }
+
+    fn open_run(&mut self, run: &RunRow) -> Result<(), StoreError> {
+        let open = |disk: &mut Disk| {
+            disk.run = Some(run.clone());
+            Ok(())
+        };
+        self.write(open, |twin| twin.open_run(run))
+    }
+
+    fn finish_run(&mut self, run: u64) -> Result<(), StoreError> {
+        let finish = |disk: &mut Disk| {
+            disk.run.iter_mut().for_each(|run| run.finished = true);
+            Ok(())
+        };
+        self.write(finish, |twin| twin.finish_run(run))
+    }
+
+    fn newest_round(&self, run: u64) -> Result<Option<RoundRow>, StoreError> {
+        self.read(self.rounds().last().map(|round| round.row.clone()), |twin| twin.newest_round(run))
+    }
+
+    fn newest_merged(&self, run: u64) -> Result<Option<RoundRow>, StoreError> {
+        let merged = self.rounds().iter().rev().find(|round| round.row.phase == RoundPhase::Merged);
+        self.read(merged.map(|round| round.row.clone()), |twin| twin.newest_merged(run))
+    }
+
+    fn count_merged(&self, run: u64, task: &str) -> Result<u32, StoreError> {
+        let is_counted = |row: &RoundRow| row.phase == RoundPhase::Merged && row.task == task;
+        let count = self.rounds().iter().filter(|round| is_counted(&round.row)).count();
+        self.read(count as u32, |twin| twin.count_merged(run, task))
+    }
+
+    fn open_round(&mut self, round: &NewRound) -> Result<(), StoreError> {
+        let open = |disk: &mut Disk| {
+            assert_eq!(round.round as usize, disk.rounds.len(), "rounds are numbered without a gap");
+            disk.rounds.push(Round { row: row(round.clone()), updates: BTreeMap::new() });
+            Ok(())
+        };
+        self.write(open, |twin| twin.open_round(round))
+    }
+
+    fn commit_round(&mut self, merged: &MergedRound) -> Result<(), StoreError> {
+        let MergedRound { run, round, closed_ms, heads, aid, memory, in_use, metrics_json } = merged.clone();
+        let named = [heads, aid, memory, in_use];
+        for digest in named.iter().flatten() {
+            self.blob(digest)?;
+        }
+        let commit = |disk: &mut Disk| {
+            let row = &mut disk.collecting(run, round)?.row;
+            let (phase, closed_ms) = (RoundPhase::Merged, Some(closed_ms));
+            *row = RoundRow { phase, closed_ms, heads, aid, memory, in_use, metrics_json, ..row.clone() };
+            named.iter().flatten().for_each(|digest| disk.name(digest));
+            disk.merged += 1;
+            Ok(())
+        };
+        self.write(commit, |twin| twin.commit_round(merged))
+    }
+
+    fn extend_round(&mut self, run: u64, round: u32) -> Result<(), StoreError> {
+        let extend = |disk: &mut Disk| {
+            disk.collecting(run, round)?.row.extensions += 1;
+            Ok(())
+        };
+        self.write(extend, |twin| twin.extend_round(run, round))
+    }
+
+    fn abandon_round(&mut self, run: u64, round: u32, closed_ms: u64) -> Result<(), StoreError> {
+        let abandon = |disk: &mut Disk| {
+            let row = &mut disk.collecting(run, round)?.row;
+            (row.phase, row.closed_ms) = (RoundPhase::Abandoned, Some(closed_ms));
+            Ok(())
+        };
+        self.write(abandon, |twin| twin.abandon_round(run, round, closed_ms))
+    }
+
+    fn updates(&self, run: u64, round: u32) -> Result<Vec<UpdateRow>, StoreError> {
+        let rows = self.round(round).map(|round| round.updates.values().cloned().collect());
+        self.read(rows.unwrap_or_default(), |twin| twin.updates(run, round))
+    }
+
+    fn accept_updates(&mut self, updates: &[(NewUpdate, &[u8])]) -> Result<Vec<Accepted>, StoreError> {
+        let mut new = Vec::new();
+        let mut accepted = Vec::new();
+        for (update, bytes) in updates {
+            let is_known = self.round(update.round).is_some_and(|round| round.updates.contains_key(&update.device));
+            accepted.push(if is_known { Accepted::Duplicate } else { Accepted::New });
+            if !is_known {
+                self.disk.collecting(update.run, update.round)?;
+                new.push((update, self.put_blob(bytes)?));
+            }
+        }
+        let accept = |disk: &mut Disk| {
+            for (update, digest) in new {
+                let NewUpdate { run, round, device, samples, accepted_ms } = update.clone();
+                let row =
+                    UpdateRow { run, round, device: device.clone(), digest, samples, accepted_ms, blob_kept: true };
+                let round = disk.collecting(run, round)?;
+                round.updates.insert(device, row);
+                round.row.accepted = round.updates.len() as u32;
+                disk.name(&digest);
+            }
+            Ok(accepted)
+        };
+        self.write(accept, |twin| twin.accept_updates(updates))
+    }
+
+    fn forget_updates_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError> {
+        let forget = |disk: &mut Disk| {
+            let mut forgotten = Vec::new();
+            for old in disk.rounds.iter_mut().rev().skip_while(|old| old.row.round >= round) {
+                let kept: Vec<&mut UpdateRow> = old.updates.values_mut().filter(|update| update.blob_kept).collect();
+                if kept.is_empty() && old.row.phase == RoundPhase::Merged {
+                    // Those before it were forgotten with it.
+                    break;
+                }
+                for update in kept {
+                    update.blob_kept = false;
+                    forgotten.push(update.digest);
+                }
+            }
+            Ok(disk.forget(forgotten))
+        };
+        self.write(forget, |twin| twin.forget_updates_before(run, round))
+    }
+
+    fn forget_aids_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError> {
+        let forget = |disk: &mut Disk| {
+            let mut forgotten = Vec::new();
+            for Round { row, .. } in disk.rounds.iter_mut().rev().skip_while(|old| old.row.round >= round) {
+                if row.phase == RoundPhase::Merged && row.aid.is_none() && row.memory.is_none() {
+                    break;
+                }
+                forgotten.extend(row.aid.take());
+                forgotten.extend(row.memory.take());
+            }
+            Ok(disk.forget(forgotten))
+        };
+        self.write(forget, |twin| twin.forget_aids_before(run, round))
+    }
+
+    fn forget_old_heads(&mut self, run: u64, kept: u32) -> Result<Collected, StoreError> {
+        let forget = |disk: &mut Disk| {
+            let merged = disk.rounds.iter_mut().rev().filter(|round| round.row.phase == RoundPhase::Merged);
+            let mut forgotten = Vec::new();
+            for Round { row, .. } in merged.skip(kept.max(1) as usize) {
+                if !core::mem::take(&mut row.heads_kept) {
+                    // Those before it were forgotten with it.
+                    break;
+                }
+                forgotten.extend([row.heads, row.in_use].into_iter().flatten());
+            }
+            Ok(disk.forget(forgotten))
+        };
+        self.write(forget, |twin| twin.forget_old_heads(run, kept))
+    }
+
+    fn forget_updates_of_other_runs(&mut self, run: u64) -> Result<(), StoreError> {
+        self.write(|_| Ok(()), |twin| twin.forget_updates_of_other_runs(run))
+    }
+
+    fn blob(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
+        let missing = || StoreError::BlobMissing { path: PathBuf::from(Sha256(*digest).to_string()) };
+        let bytes = self.disk.blobs.get(digest).map(|blob| blob.bytes.to_vec()).ok_or_else(missing)?;
+        self.read(bytes, |twin| twin.blob(digest))
+    }
+
+    fn put_blob(&mut self, bytes: &[u8]) -> Result<Digest, StoreError> {
+        let digest = Sha256::of(bytes).0;
+        let put = |disk: &mut Disk| {
+            disk.blobs.entry(digest).or_insert_with(|| Blob { bytes: bytes.into(), names: 0 });
+            Ok(digest)
+        };
+        self.write(put, |twin| twin.put_blob(bytes))
+    }
+
+    fn devices(&self) -> Result<Vec<DeviceRow>, StoreError> {
+        self.read(self.disk.devices.values().cloned().collect(), |twin| twin.devices())
+    }
+
+    fn upsert_devices(&mut self, devices: &[DeviceRow]) -> Result<(), StoreError> {
+        let upsert = |disk: &mut Disk| {
+            disk.devices.extend(devices.iter().map(|row| (row.device.clone(), row.clone())));
+            Ok(())
+        };
+        self.write(upsert, |twin| twin.upsert_devices(devices))
+    }
+
+    fn add_refusals(&mut self, counts: &BTreeMap<String, u64>) -> Result<(), StoreError> {
+        let add = |disk: &mut Disk| {
+            counts.iter().for_each(|(reason, count)| *disk.refusals.entry(reason.clone()).or_default() += count);
+            Ok(())
+        };
+        self.write(add, |twin| twin.add_refusals(counts))
+    }
+}
+
+/// A round that was just opened.
+fn row(new: NewRound) -> RoundRow {
+    let NewRound { run, round, task, opened_ms, expected, chosen, notice } = new;
+    RoundRow {
+        run,
+        round,
+        phase: RoundPhase::Collecting,
+        task,
+        opened_ms,
+        closed_ms: None,
+        expected,
+        chosen,
+        extensions: 0,
+        accepted: 0,
+        heads: None,
+        aid: None,
+        memory: None,
+        in_use: None,
+        heads_kept: true,
+        metrics_json: None,
+        notice,
+    }
+}
