@@ -61,9 +61,8 @@ impl Labels {
     /// Adds a label.
     pub fn insert(&mut self, name: &str, value: LabelValue) -> Result<(), LabelError> {
         check(name, &value)?;
-        let at = match self.0.binary_search_by(|label| label.name.as_str().cmp(name)) {
-            Ok(_) => return Err(LabelError::Twice),
-            Err(at) => at,
+        let Err(at) = self.0.binary_search_by(|label| label.name.as_str().cmp(name)) else {
+            return Err(LabelError::Twice);
         };
         if self.0.len() == MAX_LABELS {
             return Err(LabelError::TooMany);

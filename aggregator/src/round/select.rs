@@ -40,9 +40,9 @@ enum Rule {
     /// The label is `true`.
     Is(String),
     Compare(String, Comparison, LabelValue),
-    Not(Box<Rule>),
-    All(Vec<Rule>),
-    Any(Vec<Rule>),
+    Not(Box<Self>),
+    All(Vec<Self>),
+    Any(Vec<Self>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -50,6 +50,8 @@ pub(super) struct Shell<'a> {
     refused: u64,
     /// When the newest round was opened or resumed.
     opened_at: Duration,
+    /// How far the open round was before time went on: what is told when it ends without a merge.
+    before: Option<RoundStatus>,
     /// When it is looked for requests next.
     requests_at: Duration,
     pace: Pace,
@@ -88,6 +90,7 @@ impl<'a> Shell<'a> {
             counted: BTreeMap::new(),
             refused: 0,
             opened_at: Duration::ZERO,
+            before: None,
             requests_at: Duration::ZERO,
             pace: Pace::new(options.until_finished),
         }
@@ -145,6 +148,7 @@ impl<'a> Shell<'a> {
         if self.is_deaf {
             return;
         }
+        self.before = self.coordinator.open_round();
         self.coordinator.handle_timeout(now);
         if self.requests_at <= now {
             self.requests_at = now + REQUESTS_EVERY;
@@ -306,7 +310,7 @@ impl<'a> Shell<'a> {
             let known = device.iter().filter(|device| self.coordinator.device(device).is_some());
             self.touched.extend(known.cloned());
         }
-        log(event);
+        log(event, self.before);
         self.pace.changed();
         if *event == Event::Finished {
             self.pace.finished(self.now());
@@ -416,7 +420,12 @@ impl<'a> Shell<'a> {
     }
 }
 
-fn log(event: &Event) {
+/// `before`: the open round before its deadline passed.
+fn log(event: &Event, before: Option<RoundStatus>) {
+    let updates = before.map_or(0, |round| round.accepted);
+    let of = before.map_or(0, |round| round.expected);
+    let chosen = before.map_or(0, |round| round.chosen);
+    let extensions = before.map_or(0, |round| round.extensions);
     match event {
         Event::DeviceCame(device) => tracing::debug!(%device, "device came"),
         Event::DeviceLeft(device) => tracing::debug!(%device, "device left"),
@@ -428,8 +437,12 @@ fn log(event: &Event) {
             %device, %reason, "quarantined after repeated bad updates; `aggregator release {device}` when it is well"
         ),
         Event::Released(device) => tracing::info!(%device, "released from quarantine"),
-        Event::RoundExtended(round) => tracing::warn!(round = round.0, "deadline passed below the quorum; extended"),
-        Event::RoundAbandoned(round) => tracing::warn!(round = round.0, "abandoned: too few devices answered"),
+        Event::RoundExtended(round) => {
+            tracing::warn!(round = round.0, updates, of, chosen, extensions, "round extended: below its quorum");
+        }
+        Event::RoundAbandoned(round) => {
+            tracing::warn!(round = round.0, updates, of, chosen, extensions, "round abandoned: below its quorum");
+        }
         Event::Finished => {
             tracing::info!("the run is over; more `rounds` go on with it, `aggregator serve --new-run` begins another")
         }

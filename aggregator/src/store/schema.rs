@@ -140,3 +140,25 @@ pub(super) fn check_version(connection: &Connection, path: &Path) -> Result<usiz
         Ok(_) | Err(_) => Err(StoreError::NewerSchema { path: path.to_path_buf(), found, supported: VERSION }),
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A ledger as the second release wrote it, with a device and a round.
+    pub(in crate::store) fn write_version_2(path: &Path) {
+        let connection = Connection::open(path).unwrap();
+        connection.execute_batch(VERSION_1).unwrap();
+        connection.execute_batch(VERSION_2).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO runs VALUES (1, 5, 'north', 0, '{}', 0, 0);
+                 INSERT INTO devices VALUES ('pi-1', 1, 9, 'aarch64, 4 cores', 1, 'away', 2, 1, 3, 4);
+                 INSERT INTO rounds (run, round, phase, task, opened_ms, expected, notice)
+                 VALUES (5, 0, 'collecting', 'train', 0, 3, x'00');",
+            )
+            .unwrap();
+        connection.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+        connection.pragma_update(None, "user_version", 2).unwrap();
+    }
+}

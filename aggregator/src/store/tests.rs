@@ -380,3 +380,16 @@ fn a_full_disk_is_told_apart_and_takes_nothing_along() {
     assert_eq!(store.updates(RUN, 1).unwrap().len(), before + 1);
     assert!(!StoreError::ReadOnly { path: state.path().into() }.is_full());
 }
+
+#[test]
+fn a_ledger_of_an_older_release_is_brought_up_to_date() {
+    let state = TempDir::new().unwrap();
+    schema::tests::write_version_2(&state.path().join("ledger.sqlite"));
+    assert!(matches!(Store::open_read_only(state.path()), Err(StoreError::OlderSchema { found: 2, .. })));
+    let store = Store::open(state.path()).unwrap();
+    let device = &store.devices().unwrap()[0];
+    assert_eq!((device.device.as_str(), device.samples, &device.labels), ("pi-1", 9, &Labels::default()));
+    assert!(device.failures.is_empty() && device.quarantined.is_none());
+    let round = &store.rounds(5).unwrap()[0];
+    assert_eq!((round.expected, round.chosen, round.extensions, round.heads_kept), (3, 3, 0, true));
+}
