@@ -1,6 +1,8 @@
-//! How much processor time was used, user and system together; `None` where the system does not tell.
+//! How much processor time was used, user and system together (`None` where the system does not tell), and how much a
+//! thread may take from others.
 
 use core::time::Duration;
+use std::io;
 
 /// By all threads of this process, those that ended included.
 pub fn process_cpu() -> Option<Duration> {
@@ -12,11 +14,24 @@ pub fn thread_cpu() -> Option<Duration> {
     clock::thread()
 }
 
+/// Lets the calling thread, and those that it starts from now on, stand back for others: `nice` from 0 to 19. It takes
+/// back nothing: only the superuser may lower it. Systems other than Linux do nothing.
+pub fn stand_back(nice: u8) -> io::Result<()> {
+    clock::stand_back(nice)
+}
+
 #[cfg(target_os = "linux")]
 mod clock {
     use core::time::Duration;
+    use std::io;
 
+    use rustix::process::setpriority_process;
     use rustix::time::{ClockId, clock_gettime};
+
+    pub(super) fn stand_back(nice: u8) -> io::Result<()> {
+        // Linux takes this for the calling thread alone, whatever POSIX says.
+        Ok(setpriority_process(None, i32::from(nice))?)
+    }
 
     pub(super) fn process() -> Option<Duration> {
         Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).ok()
@@ -30,6 +45,11 @@ mod clock {
 #[cfg(not(target_os = "linux"))]
 mod clock {
     use core::time::Duration;
+    use std::io;
+
+    pub(super) fn stand_back(_nice: u8) -> io::Result<()> {
+        Ok(())
+    }
 
     pub(super) fn process() -> Option<Duration> {
         None
@@ -54,5 +74,17 @@ mod tests {
         let process = process_cpu().unwrap() - process;
         assert!(thread > Duration::from_micros(100), "{thread:?}");
         assert!(process >= thread, "{process:?} and {thread:?}");
+    }
+
+    #[test]
+    fn one_thread_stands_back_and_the_others_do_not() {
+        use rustix::process::getpriority_process;
+        let before = getpriority_process(None).unwrap();
+        let other = std::thread::spawn(|| {
+            stand_back(19).unwrap();
+            getpriority_process(None).unwrap()
+        });
+        assert_eq!(other.join().unwrap(), 19);
+        assert_eq!(getpriority_process(None).unwrap(), before);
     }
 }

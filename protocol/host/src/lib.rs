@@ -20,10 +20,12 @@ pub mod manifest;
 pub mod memory;
 pub mod panics;
 pub mod sentence;
+pub mod service;
 pub mod signals;
 pub mod transport;
 
 pub use answer::Answer;
 pub use broker_address::BrokerAddress;
+pub use service::Service;
 pub use signals::Shutdown;
 pub use transport::Transport;

@@ -4,6 +4,7 @@ use core::convert::Infallible;
 use core::fmt;
 use std::process;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -17,6 +18,7 @@ static INSTALLED: OnceLock<Result<Shutdown, SignalError>> = OnceLock::new();
 pub struct Shutdown {
     /// Dropped by the request, which disconnects every receiver at once.
     keeper: Arc<Mutex<Option<Sender<Infallible>>>>,
+    requested_at: Arc<OnceLock<Instant>>,
     receiver: Receiver<Infallible>,
 }
 
@@ -37,17 +39,24 @@ impl Shutdown {
     /// Requested only by [`request`](Self::request): for tests, and for a daemon inside another program.
     pub fn manual() -> Self {
         let (keeper, receiver) = crossbeam_channel::bounded(0);
-        Self { keeper: Arc::new(Mutex::new(Some(keeper))), receiver }
+        Self { keeper: Arc::new(Mutex::new(Some(keeper))), requested_at: Arc::default(), receiver }
     }
 
     /// Asks everybody to stop. Returns whether this was the first request.
     pub fn request(&self) -> bool {
-        self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
+        let is_first = self.requested_at.set(now()).is_ok();
+        self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
+        is_first
     }
 
     /// Whether somebody asked.
     pub fn is_requested(&self) -> bool {
-        self.keeper.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+        self.requested_at.get().is_some()
+    }
+
+    /// When somebody asked first.
+    pub fn requested_at(&self) -> Option<Instant> {
+        self.requested_at.get().copied()
     }
 
     /// To select on: nothing ever arrives, but it disconnects on the request, so `recv` returns then and ever after.
@@ -66,6 +75,11 @@ impl Shutdown {
         ctrlc::set_handler(handler).map_err(|error| SignalError { reason: error.to_string() })?;
         Ok(shutdown)
     }
+}
+
+#[allow(clippy::disallowed_methods, reason = "a shell: who ends within a time must know since when")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 impl fmt::Debug for Shutdown {

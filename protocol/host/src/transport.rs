@@ -19,6 +19,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use crossbeam_channel::RecvTimeoutError;
 use rumqttc::{AsyncClient, QoS, SubscribeFilter};
@@ -29,7 +30,7 @@ pub use self::options::{Options, StartError, Will, is_topic};
 use self::options::{is_filter, packet_bytes};
 
 /// Longest that [`Transport::close`] waits for the polling thread.
-const JOIN_LIMIT: Duration = Duration::from_secs(2);
+const JOIN_LIMIT: Duration = Duration::from_millis(1_500);
 /// Filters in one SUBSCRIBE packet: some brokers allow no more.
 const FILTERS_PER_PACKET: usize = 8;
 
@@ -65,6 +66,8 @@ pub enum Event {
 pub struct Transport {
     link: Arc<Link>,
     max_packet_bytes: usize,
+    /// Longest between two turns of the polling thread.
+    turn_limit: Duration,
     running: Option<polling::Running>,
 }
 
@@ -120,8 +123,9 @@ impl Transport {
     pub fn start(options: Options, sink: impl FnMut(Event) + Send + 'static) -> Result<Self, StartError> {
         options.check()?;
         let max_packet_bytes = options.max_packet_bytes;
+        let turn_limit = options.patience().max(options.backoff.max) * 2;
         let (link, running) = polling::start(options, Box::new(sink))?;
-        Ok(Self { link, max_packet_bytes, running: Some(running) })
+        Ok(Self { link, max_packet_bytes, turn_limit, running: Some(running) })
     }
 
     /// Queues a message with QoS 1 and returns at once. An error means that it was not taken and never will be sent.
@@ -189,8 +193,22 @@ impl Transport {
         }
     }
 
+    /// Gives up the connection and makes a new one, as if it had been lost.
+    pub fn reconnect(&self) {
+        let mut state = self.link.lock();
+        state.is_doubted = state.phase != Phase::Down;
+        drop(state);
+        self.link.wake.notify_one();
+    }
+
+    /// Whether the polling thread goes round its loop, with or without a broker. It never takes longer than its
+    /// time-outs, so a thread that is not alive has a fault.
+    pub fn is_alive(&self) -> bool {
+        self.link.turned.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < self.turn_limit
+    }
+
     /// Waits until the broker has everything that was queued, takes leave so that the will is not published, and joins
-    /// the thread: 2 s at most, after which the connection is cut.
+    /// the thread: 1.5 s at most, after which the connection is cut.
     pub fn close(mut self) {
         self.link.end(Ending::Close);
         let Some(running) = self.running.take() else { return };
@@ -221,6 +239,8 @@ struct Link {
     state: Mutex<State>,
     /// Wakes the polling thread for an [`Ending`]; requests wake it by themselves.
     wake: Notify,
+    /// When the polling thread began its newest turn.
+    turned: Mutex<Instant>,
     sent: Counter,
     received: Counter,
 }
@@ -234,6 +254,8 @@ struct State {
     changes: VecDeque<Change>,
     /// Messages and subscriptions that the broker has not acknowledged.
     unacknowledged: u64,
+    /// A caller wants a new connection.
+    is_doubted: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -270,9 +292,10 @@ impl Link {
             filters: filters.iter().cloned().collect(),
             changes: VecDeque::new(),
             unacknowledged: 0,
+            is_doubted: false,
         };
         let (sent, received) = (Counter::default(), Counter::default());
-        Self { client, state: Mutex::new(state), wake: Notify::new(), sent, received }
+        Self { client, state: Mutex::new(state), wake: Notify::new(), turned: Mutex::new(now()), sent, received }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -318,12 +341,23 @@ impl Link {
         state.phase = Phase::Down;
         state.changes.clear();
         state.unacknowledged = 0;
+        state.is_doubted = false;
+    }
+
+    /// The polling thread begins another turn.
+    fn turn(&self) {
+        *self.turned.lock().unwrap_or_else(PoisonError::into_inner) = now();
     }
 
     fn acknowledged(&self) {
         let mut state = self.lock();
         state.unacknowledged = state.unacknowledged.saturating_sub(1);
     }
+}
+
+#[allow(clippy::disallowed_methods, reason = "a shell: whether a thread is alive is a matter of time")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 impl State {

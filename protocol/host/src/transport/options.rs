@@ -7,6 +7,10 @@ use crate::BrokerAddress;
 
 /// Bytes around topic and payload in the largest PUBLISH header: fixed header 5, topic length 2, packet id 2.
 const PUBLISH_HEADER_BYTES: usize = 9;
+/// How many keep-alives may pass without progress, unless something else is said.
+const PATIENCE: u32 = 3;
+/// Shortest keep-alive counted with, so that a slow connect is not taken for a stall.
+const SHORTEST_KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// CONNECT and SUBSCRIBE packets must fit as well.
 const SMALLEST_PACKET_LIMIT: usize = 4_096;
 
@@ -34,6 +38,8 @@ pub struct Options {
     pub queue: usize,
     /// Pauses between attempts to connect.
     pub backoff: Backoff,
+    /// How long a connection may stand still before it is given up; without it three keep-alives, at least 15 s.
+    pub patience: Option<Duration>,
 }
 
 impl Options {
@@ -50,7 +56,13 @@ impl Options {
             clean_session: true,
             queue: 64,
             backoff: Backoff::default(),
+            patience: None,
         }
+    }
+
+    /// See [`Options::patience`].
+    pub(super) fn patience(&self) -> Duration {
+        self.patience.unwrap_or(self.keep_alive.max(SHORTEST_KEEP_ALIVE) * PATIENCE)
     }
 
     pub(super) fn check(&self) -> Result<(), StartError> {

@@ -32,7 +32,7 @@ const QUEUE_RESERVE: usize = 4;
 const SHORTEST_TIMEOUT_S: u64 = 5;
 const LONGEST_TIMEOUT_S: u64 = 30;
 /// How long a closing transport waits for outstanding acknowledgements.
-const CLOSE_LIMIT: Duration = Duration::from_millis(1_500);
+const CLOSE_LIMIT: Duration = Duration::from_millis(1_000);
 /// How long a closing transport waits for the broker to hang up after DISCONNECT.
 const FAREWELL_LIMIT: Duration = Duration::from_millis(250);
 
@@ -112,7 +112,7 @@ enum Ended {
 
 impl Polling {
     fn new(link: Arc<Link>, options: Options, sink: Sink, alive: Sender<Infallible>) -> Self {
-        let watchdog = Watchdog::new(options.keep_alive, Instant::now());
+        let watchdog = Watchdog::new(options.patience(), Instant::now());
         Self {
             link,
             options,
@@ -152,10 +152,11 @@ impl Polling {
 
     /// Connects, and polls until that connection is over.
     async fn serve(&mut self, eventloop: &mut EventLoop) -> Ended {
-        self.watchdog = Watchdog::new(self.options.keep_alive, Instant::now());
+        self.watchdog = Watchdog::new(self.options.patience(), Instant::now());
         let ended = loop {
             let turned = match self.turn(eventloop).await {
-                Ok(event) => self.receive(event),
+                // Pings turn the loop as well: progress is a question after every event.
+                Ok(event) => self.receive(event).and_then(|()| self.check_progress()),
                 Err(ended) => Err(ended),
             };
             if let Err(ended) = turned {
@@ -178,31 +179,39 @@ impl Polling {
         tokio::pin!(poll);
         loop {
             self.steer()?;
-            let deadline = self.close_by.unwrap_or_else(|| Instant::now() + self.options.keep_alive);
+            let period = self.options.keep_alive.min(self.options.patience());
+            let deadline = self.close_by.unwrap_or_else(|| Instant::now() + period);
             let polled = tokio::select! {
                 biased;
                 () = link.wake.notified() => continue,
                 polled = timeout_at(deadline.into(), poll.as_mut()) => polled,
             };
-            let now = Instant::now();
             match polled {
                 Ok(Ok(event)) => {
-                    self.watchdog.turned(now);
+                    self.watchdog.turned(Instant::now());
                     return Ok(event);
                 }
                 Ok(Err(error)) => return Err(self.explain(error)),
-                Err(_elapsed) => {
-                    if let Some(why) = self.watchdog.verdict(now, !link.lock().is_settled()) {
-                        return Err(Ended::Lost(format!("{why}; connecting anew")));
-                    }
-                }
+                Err(_elapsed) => self.check_progress()?,
             }
+        }
+    }
+
+    fn check_progress(&mut self) -> Result<(), Ended> {
+        let is_waiting = !self.link.lock().is_settled();
+        match self.watchdog.verdict(Instant::now(), is_waiting) {
+            Some(why) => Err(Ended::Lost(format!("{why}; connecting anew"))),
+            None => Ok(()),
         }
     }
 
     /// Passes on what waited for room in the queue, and moves a closing transport towards its end.
     fn steer(&mut self) -> Result<(), Ended> {
+        self.link.turn();
         let mut state = self.link.lock();
+        if core::mem::take(&mut state.is_doubted) {
+            return Err(Ended::Lost("a new connection was asked for".to_owned()));
+        }
         self.link.hand_over(&mut state);
         match state.ending {
             Ending::No => return Ok(()),
@@ -308,6 +317,7 @@ impl Polling {
     async fn rest(&self, pause: Duration) -> Result<(), Ended> {
         let until = Instant::now() + pause;
         loop {
+            self.link.turn();
             if self.link.lock().ending != Ending::No {
                 return Err(Ended::ByUs);
             }
