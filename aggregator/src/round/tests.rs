@@ -1,5 +1,6 @@
 mod fleet;
 mod reasons;
+mod uploads;
 
 use grapevine_models::{Head, Heads, Method, Params, Shape};
 use grapevine_protocol::{

@@ -13,8 +13,8 @@ pub const WINDOW: usize = 16;
 const MAX_BLOCKS_IN_FLIGHT: usize = 512;
 /// A window that stands still so long is asked for again.
 const STALL: Duration = Duration::from_secs(2);
-/// An upload that stands still so long makes room for others; its device offers again.
-const GIVE_UP: Duration = Duration::from_secs(30);
+/// An upload that stands still so long is parked: nothing is asked for any more, and it gives way to others.
+const PARK: Duration = Duration::from_secs(30);
 
 pub(super) struct Uploads {
     limit_bytes: usize,
@@ -29,6 +29,8 @@ struct Upload {
     outstanding: usize,
     asked_at: Duration,
     progress_at: Duration,
+    /// Its device is away. Its next offer goes on with the blocks that are here.
+    is_parked: bool,
 }
 
 impl Uploads {
@@ -50,7 +52,7 @@ impl Uploads {
     }
 
     pub(super) fn again_at(&self) -> Option<Duration> {
-        self.active.values().map(|upload| upload.asked_at + STALL).min()
+        self.active.values().filter(|upload| !upload.is_parked).map(|upload| upload.asked_at + STALL).min()
     }
 
     /// One upload is always let in, so that an update larger than the limit is slow and not impossible.
@@ -60,10 +62,30 @@ impl Uploads {
         self.active.is_empty() || (fits && in_flight + WINDOW.min(blob.blocks()) <= MAX_BLOCKS_IN_FLIGHT)
     }
 
+    /// As [`has_room`](Self::has_room), after parked uploads have given way, the longest parked first.
+    fn make_room(&mut self, blob: &BlobRef) -> bool {
+        while !self.has_room(blob) {
+            let parked = self.active.iter().filter(|(_, upload)| upload.is_parked);
+            let Some(device) = parked.min_by_key(|(_, upload)| upload.progress_at).map(|(device, _)| device.clone())
+            else {
+                return false;
+            };
+            self.remove(&device);
+        }
+        true
+    }
+
     fn insert(&mut self, device: DeviceId, assembler: Assembler, now: Duration) {
         self.remove(&device);
         self.bytes += assembler.blob().bytes as usize;
-        self.active.insert(device, Upload { assembler, outstanding: 0, asked_at: now, progress_at: now });
+        let upload = Upload { assembler, outstanding: 0, asked_at: now, progress_at: now, is_parked: false };
+        self.active.insert(device, upload);
+    }
+
+    fn unpark(&mut self, device: &DeviceId, now: Duration) {
+        if let Some(upload) = self.active.get_mut(device).filter(|upload| upload.is_parked) {
+            (upload.is_parked, upload.outstanding, upload.progress_at) = (false, 0, now);
+        }
     }
 
     fn remove(&mut self, device: &DeviceId) -> Option<Assembler> {
@@ -103,7 +125,7 @@ impl Coordinator {
         let is_active = self.uploads.active.get(device).is_some_and(|upload| upload.assembler.blob() == offer.blob);
         if !is_active {
             // An update of one block needs no room: it is here.
-            if offer.blob.blocks() > 1 && !self.uploads.has_room(&offer.blob) {
+            if offer.blob.blocks() > 1 && !self.uploads.make_room(&offer.blob) {
                 self.uploads.waiting.retain(|(waiting, _)| waiting != device);
                 return self.uploads.waiting.push_back((device.clone(), offer.blob));
             }
@@ -112,6 +134,7 @@ impl Coordinator {
             let Ok(assembler) = Assembler::new(offer.blob, offer.blob.bytes as usize) else { return };
             self.uploads.insert(device.clone(), assembler, now);
         }
+        self.uploads.unpark(device, now);
         self.handle_block(now, device, &BlockHeader { digest, index: 0, crc: offer.crc }, first);
         if self.uploads.active.get(device).is_some_and(|upload| upload.outstanding == 0) {
             self.ask_blocks(now, device);
@@ -126,7 +149,7 @@ impl Coordinator {
         match upload.assembler.accept(header, bytes) {
             Ok(true) => {
                 upload.outstanding = upload.outstanding.saturating_sub(1);
-                (upload.asked_at, upload.progress_at) = (now, now);
+                (upload.asked_at, upload.progress_at, upload.is_parked) = (now, now, false);
             }
             Ok(false) => return,
             Err(error) => return self.count(Some(device), error.refusal()),
@@ -143,12 +166,12 @@ impl Coordinator {
             .uploads
             .active
             .iter()
-            .filter(|(_, upload)| upload.asked_at + STALL <= now)
-            .map(|(device, upload)| (device.clone(), upload.progress_at + GIVE_UP <= now))
+            .filter(|(_, upload)| !upload.is_parked && upload.asked_at + STALL <= now)
+            .map(|(device, upload)| (device.clone(), upload.progress_at + PARK <= now))
             .collect();
         for (device, is_hopeless) in stalled {
-            if is_hopeless {
-                self.uploads.remove(&device);
+            if is_hopeless && let Some(upload) = self.uploads.active.get_mut(&device) {
+                (upload.is_parked, upload.outstanding) = (true, 0);
             } else {
                 self.ask_blocks(now, &device);
             }
@@ -172,7 +195,7 @@ impl Coordinator {
 
     fn admit_waiting(&mut self, now: Duration) {
         while let Some((device, blob)) = self.uploads.waiting.pop_front() {
-            if !self.uploads.has_room(&blob) {
+            if !self.uploads.make_room(&blob) {
                 return self.uploads.waiting.push_front((device, blob));
             }
             if let Ok(assembler) = Assembler::new(blob, blob.bytes as usize) {
