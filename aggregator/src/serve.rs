@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crossbeam_channel::bounded;
 use grapevine_host::transport::{Event as Link, Options, StartError, Traffic, Transport};
-use grapevine_host::{BrokerAddress, Shutdown};
+use grapevine_host::{BrokerAddress, Service, Shutdown};
 use grapevine_models::Head;
 use grapevine_protocol::limits::MAX_FRAME_BYTES;
 use grapevine_protocol::{BootId, FleetId, RoundId, RunId, topics};
@@ -49,6 +49,8 @@ pub struct ServeOptions {
     pub kept_heads: u32,
     /// Stop by itself once the run is over and the devices have had time to fetch its heads.
     pub until_finished: bool,
+    /// Who is told that the aggregator is well.
+    pub service: Service,
 }
 
 /// Hears what happens; all methods have an empty default.
@@ -129,6 +131,9 @@ pub enum ServeError {
     /// The ledger holds something else than what is to be served.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// A fault of this program.
+    #[error("the thread that talks to the broker panicked; please report what is printed above")]
+    Panicked,
 }
 
 /// Serves rounds until `shutdown`. A stop at any moment is resumed by the next call with the same ledger.

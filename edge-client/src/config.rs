@@ -14,11 +14,14 @@ use grapevine_models::limits::MAX_SAMPLES;
 use grapevine_protocol::{DeviceId, FleetId, LabelError, Labels, topics};
 use serde::Deserialize;
 
+use crate::resources::Resources;
 use crate::store::StoreLimits;
 
 mod labels;
+mod resources;
 
 pub use labels::{LabelFault, LabelsSection, of_this_machine};
+pub use resources::ResourcesSection;
 
 /// Where the state lies when nothing else is said: beside the configuration.
 pub const DEFAULT_STATE: &str = "state";
@@ -61,6 +64,9 @@ pub struct Config {
     /// What the device learns from beside what it is given.
     #[serde(default)]
     pub ingest: IngestSection,
+    /// What training and extraction may take of the device.
+    #[serde(default)]
+    pub resources: ResourcesSection,
     /// What the device says about itself, so that the fleet can choose among its devices.
     #[serde(default)]
     pub labels: LabelsSection,
@@ -150,6 +156,8 @@ pub struct ValidConfig {
     pub predict: Option<Predictions>,
     /// The folder of class folders whose images are stored as they come, if there is one.
     pub ingest_watch: Option<PathBuf>,
+    /// What training and extraction may take of the device.
+    pub resources: Resources,
     /// What the device says about itself, what it finds out alone included.
     pub labels: Labels,
 }
@@ -252,6 +260,7 @@ impl Config {
         seconds("mqtt.keep_alive", keep_alive, KEEP_ALIVE_SECONDS)?;
         seconds("mqtt.longest_pause", longest_pause, PAUSE_SECONDS)?;
         let predict = self.predict.check(path, &self.fleet, &self.device)?;
+        let resources = self.resources.check(path)?;
         let labels = self.labels.check();
         let labels =
             labels.map_err(|LabelFault { name, fault }| ConfigError::Label { path: path.to_owned(), name, fault })?;
@@ -267,6 +276,7 @@ impl Config {
             longest_pause,
             predict,
             ingest_watch: self.ingest.watch.map(|watch| beside(path, &watch)),
+            resources,
             labels,
         })
     }
@@ -341,6 +351,7 @@ max_megabytes = {max_megabytes}
 keep_alive = "60s"
 longest_pause = "60s"
 
+{resources}
 [predict]
 # A folder whose images `edge-client run` classifies as they come, and where it publishes what they show, as JSON.
 # watch = "camera"
@@ -356,6 +367,7 @@ longest_pause = "60s"
 # mains = true
 # site = "north"
 "#,
+            resources = ResourcesSection::text(),
             classes = quoted_list(&self.classes),
             fleet = quoted(self.fleet.as_str()),
             device = quoted(self.device.as_str()),

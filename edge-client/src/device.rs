@@ -1,22 +1,23 @@
 //! The shell around [`Session`]: one thread for the session, one for the work, one for the broker.
 
+mod worker;
+
 use core::time::Duration;
 use std::sync::Arc;
-use std::thread;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded, never};
+use grapevine_host::service::Heartbeat;
 use grapevine_host::transport::{Event as Link, Options, PublishError, StartError, Traffic, Transport, Will};
-use grapevine_host::{BrokerAddress, Shutdown, cpu};
+use grapevine_host::{BrokerAddress, Service, Shutdown, cpu};
 use grapevine_protocol::limits::MAX_FRAME_BYTES;
-use grapevine_protocol::{
-    DeviceId, FleetId, HeadsBody, Leaving, RoundId, RunId, ToAggregator, decode_to_device, encode, topics,
-};
+use grapevine_protocol::{FleetId, HeadsBody, Leaving, RoundId, RunId, ToAggregator, decode_to_device, encode, topics};
 
 use crate::predict::Outgoing;
-use crate::session::{Action, Event, FinishedUpdate, Identity, Job, Session};
-use crate::store::{NewestHead, OutboxEntry, Store, StoreError};
-use crate::work::work;
+use crate::resources::Governor;
+use crate::session::{Action, Event, Identity, Session};
+use crate::store::{NewestHead, Store, StoreError};
+use worker::{Done, Worker, from_entry};
 
 /// Packets that may wait for the broker: a window of blocks and some.
 const QUEUE: usize = 128;
@@ -24,8 +25,10 @@ const QUEUE: usize = 128;
 const MOST_FOREIGN_BYTES: usize = 4 * 1024 * 1024;
 /// Messages that may wait for the session: 4 MiB of blocks. Beyond that the broker's connection waits.
 const INCOMING: usize = 64;
-/// Stack of the working thread; all large buffers are on the heap.
-const WORK_STACK_BYTES: usize = 512 * 1024;
+/// How long a job may still come to its end after a wish to stop.
+const GRACE: Duration = Duration::from_millis(1_000);
+/// How long a thread is waited for at all after a wish to stop: a device ends within 2 s.
+pub const LEAVE_BEHIND: Duration = Duration::from_millis(1_800);
 /// How soon it is looked for acknowledgements while [`DeviceOptions::outgoing`] waits for them.
 const ACKNOWLEDGEMENT_PAUSE: Duration = Duration::from_millis(50);
 /// How often the stored samples are counted: an ingest may go on beside the session.
@@ -44,38 +47,12 @@ pub struct DeviceOptions {
     pub keep_alive: Duration,
     /// Longest pause between attempts to reach the broker.
     pub longest_pause: Duration,
-    /// Lets at most so many devices of one process work at once; `None` for a device of its own.
-    pub gate: Option<Gate>,
+    /// What work waits for.
+    pub governor: Governor,
+    /// Who is told that the device is well.
+    pub service: Service,
     /// What is published beside the fleet's rounds, if anything.
     pub outgoing: Option<Arc<Outgoing>>,
-}
-
-/// Lets a limited number of devices in one process work at the same time.
-#[derive(Clone, Debug)]
-pub struct Gate {
-    give: Sender<()>,
-    take: Receiver<()>,
-}
-
-impl Gate {
-    /// A gate for `places` at once.
-    pub fn new(places: usize) -> Self {
-        let (give, take) = bounded(places.max(1));
-        for _ in 0..places.max(1) {
-            give.send(()).expect("the channel holds one token per place");
-        }
-        Self { give, take }
-    }
-
-    fn pass<T>(&self, work: impl FnOnce() -> T) -> T {
-        let token = self.take.recv();
-        let result = work();
-        if token.is_ok() {
-            // Cannot fail: the token just taken left room for it.
-            let _ = self.give.send(());
-        }
-        result
-    }
 }
 
 /// What a device did, in figures.
@@ -99,7 +76,7 @@ pub enum RunError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A fault of this program.
-    #[error("the working thread panicked; please report what is printed above")]
+    #[error("a thread of the device panicked; please report what is printed above")]
     Panicked,
     /// A thread could not be started.
     #[error("cannot start a thread: {0}; the system is out of memory or of threads")]
@@ -115,30 +92,22 @@ pub fn run(
 ) -> Result<DeviceReport, RunError> {
     let (link_sender, link) = bounded(INCOMING);
     let transport = connect(options, link_sender)?;
-    let (jobs, job_receiver) = bounded::<Job>(1);
-    let (done_sender, done) = bounded(1);
-    let worker = Worker { store: store.clone(), device: options.identity.device.clone(), gate: options.gate.clone() };
-    let thread = thread::Builder::new()
-        .name("work".into())
-        .stack_size(WORK_STACK_BYTES)
-        .spawn(move || worker.serve(&job_receiver, &done_sender))
-        .map_err(RunError::Thread)?;
+    let worker = Worker::start(store.clone(), options.identity.device.clone(), options.governor.clone());
+    let worker = worker.map_err(RunError::Thread)?;
     let samples = store.counts()?.iter().sum();
     let pending = store.outbox()?.map(from_entry);
     let shell = Shell {
         options,
         store,
         transport,
-        jobs,
+        worker,
+        heartbeat: options.service.heartbeat(),
         session: Session::new(options.identity.clone(), samples, pending),
         started: now(),
         count_at: COUNT_PERIOD,
         delivered: 0,
     };
-    let report = shell.serve(link, &done, shutdown, observe);
-    // The worker ends when its job channel closed with the shell; a job under way is finished and kept on disk.
-    let worked = thread.join().unwrap_or_default();
-    report.map(|report| DeviceReport { cpu: report.cpu + worked, ..report })
+    shell.serve(link, shutdown, observe)
 }
 
 fn connect(options: &DeviceOptions, events: Sender<Link>) -> Result<Transport, StartError> {
@@ -160,62 +129,12 @@ fn connect(options: &DeviceOptions, events: Sender<Link>) -> Result<Transport, S
     Transport::start(transport, move |event| drop(events.send(event)))
 }
 
-/// The work's outcome: an update that lies in the outbox on disk, or nothing.
-type Done = Option<FinishedUpdate>;
-
-struct Worker {
-    store: Arc<Store>,
-    device: DeviceId,
-    gate: Option<Gate>,
-}
-
-impl Worker {
-    /// Does job after job; gives the processor time used.
-    fn serve(self, jobs: &Receiver<Job>, done: &Sender<Done>) -> Duration {
-        for job in jobs {
-            let update = match &self.gate {
-                Some(gate) => gate.pass(|| self.do_job(&job)),
-                None => self.do_job(&job),
-            };
-            if done.send(update).is_err() {
-                break;
-            }
-        }
-        cpu::thread_cpu().unwrap_or_default()
-    }
-
-    fn do_job(&self, job: &Job) -> Done {
-        match self.work_and_keep(job) {
-            Ok(update) => Some(update),
-            Err(error) => {
-                tracing::error!(round = job.notice.round.0, "{error}");
-                None
-            }
-        }
-    }
-
-    fn work_and_keep(&self, job: &Job) -> Result<FinishedUpdate, Box<dyn core::error::Error>> {
-        let content = work(job, &self.device, &self.store.load_all()?)?;
-        let entry = OutboxEntry {
-            run: job.notice.run.0,
-            round: job.notice.round.0,
-            digest: grapevine_protocol::Digest::of(&content).0,
-            bytes: content,
-        };
-        self.store.put_outbox(&entry)?;
-        Ok(from_entry(entry))
-    }
-}
-
-fn from_entry(entry: OutboxEntry) -> FinishedUpdate {
-    FinishedUpdate { run: RunId(entry.run), round: RoundId(entry.round), content: entry.bytes }
-}
-
 struct Shell<'a> {
     options: &'a DeviceOptions,
     store: &'a Store,
     transport: Transport,
-    jobs: Sender<Job>,
+    worker: Worker,
+    heartbeat: Heartbeat,
     session: Session,
     started: Instant,
     /// When the samples are counted next.
@@ -227,32 +146,34 @@ impl Shell<'_> {
     fn serve(
         mut self,
         link: Receiver<Link>,
-        done: &Receiver<Done>,
         shutdown: &Shutdown,
         observe: &mut dyn FnMut(&Event),
     ) -> Result<DeviceReport, RunError> {
         let outgoing = self.options.outgoing.as_deref();
         let pushed = outgoing.map_or_else(never, |outgoing| outgoing.woken().clone());
+        let (done, paused) = (self.worker.done().clone(), self.options.governor.changes());
+        self.options.service.ready();
         while !shutdown.is_requested() {
             self.act(observe);
-            let mut wait = self
-                .session
-                .poll_timeout()
-                .map_or(self.count_at, |at| at.min(self.count_at))
-                .saturating_sub(self.now());
+            let now = self.now();
+            let is_well = self.worker.is_well(now) && self.transport.is_alive();
+            let timers = [self.session.poll_timeout(), self.heartbeat.beat(now, is_well)];
+            let mut wait = timers.into_iter().flatten().fold(self.count_at, Ord::min).saturating_sub(now);
             if outgoing.is_some_and(|outgoing| outgoing.publish(&self.transport)) {
                 wait = wait.min(ACKNOWLEDGEMENT_PAUSE);
             }
             crossbeam_channel::select! {
                 recv(link) -> event => match event {
                     Ok(event) => self.handle_link(event, observe),
-                    Err(_) => break,
+                    // Its thread is gone.
+                    Err(_) => return Err(RunError::Panicked),
                 },
-                recv(done) -> update => match update {
-                    Ok(update) => self.handle_done(update),
+                recv(done) -> outcome => match outcome {
+                    Ok(outcome) => self.handle_done(outcome),
                     Err(_) => return Err(RunError::Panicked),
                 },
                 recv(pushed) -> _ => {}
+                recv(paused) -> _ => self.tell_pause(observe),
                 recv(shutdown.receiver()) -> _ => break,
                 default(wait) => {}
             }
@@ -263,6 +184,8 @@ impl Shell<'_> {
                 self.session.handle_samples(now, self.store.counts()?.iter().sum());
             }
         }
+        let asked_at = shutdown.requested_at().unwrap_or_else(now);
+        self.options.service.stopping();
         let goodbye = encode(&self.session.last_will(), &[]);
         let up = topics::up(&self.options.fleet, &self.options.identity.device);
         if let Err(error) = self.transport.publish(&up, goodbye, false) {
@@ -272,7 +195,9 @@ impl Shell<'_> {
         // Nobody listens any more: a connection that waits to hand over a message goes on and can say goodbye.
         drop(link);
         self.transport.close();
-        Ok(DeviceReport { traffic, cpu: cpu::thread_cpu().unwrap_or_default(), delivered: self.delivered })
+        let worked = self.worker.finish(asked_at + GRACE, asked_at + LEAVE_BEHIND);
+        let cpu = cpu::thread_cpu().unwrap_or_default() + worked;
+        Ok(DeviceReport { traffic, cpu, delivered: self.delivered })
     }
 
     fn handle_link(&mut self, event: Link, observe: &mut dyn FnMut(&Event)) {
@@ -305,12 +230,18 @@ impl Shell<'_> {
         }
     }
 
-    fn handle_done(&mut self, update: Done) {
+    fn handle_done(&mut self, outcome: Done) {
         let now = self.now();
-        match update {
-            Some(update) => self.session.handle_update(now, update),
-            None => self.session.handle_failure(now),
+        self.worker.rest();
+        match outcome {
+            Done::Update(update) => self.session.handle_update(now, update),
+            Done::Failed => self.session.handle_failure(now),
+            Done::Interrupted => self.session.handle_interruption(now),
         }
+    }
+
+    fn tell_pause(&self, observe: &mut dyn FnMut(&Event)) {
+        tell(&self.options.governor.pause().map_or(Event::Resumed, |pause| Event::Paused(pause.to_string())), observe);
     }
 
     fn act(&mut self, observe: &mut dyn FnMut(&Event)) {
@@ -325,12 +256,17 @@ impl Shell<'_> {
                 }
                 Action::Unfollow(kind) => self.transport.unsubscribe(&topics::blob(&self.options.fleet, kind)),
                 Action::Work(job) => {
-                    // The session gives one job at a time and the channel holds one.
-                    if self.jobs.try_send(job).is_err() {
+                    let now = self.now();
+                    // The session gives one job at a time.
+                    if !self.worker.begin(now, job) {
                         tracing::error!("the working thread is gone");
-                        let now = self.now();
                         self.session.handle_failure(now);
                     }
+                }
+                Action::Interrupt => self.worker.interrupt(),
+                Action::Reconnect => {
+                    tracing::warn!("nothing was answered for long; connecting to the broker anew");
+                    self.transport.reconnect();
                 }
                 Action::SaveHeads { run, round, content, digest } => self.save_heads(run, round, &content, digest.0),
                 Action::EmptyOutbox(digest) => self.empty_outbox(digest.0),
@@ -395,6 +331,8 @@ fn log(event: &Event) {
         Event::Outdated(round) => tracing::warn!(round = round.0, "update dropped: its round is over"),
         Event::Ignored(reason) => tracing::debug!(%reason, "ignored"),
         Event::Finished(round) => tracing::info!(round = round.0, "the run is over"),
+        // The governor has told, wherever the pause began.
+        Event::Paused(_) | Event::Resumed => {}
         Event::NewHeads(digest) => tracing::debug!(?digest, "new heads"),
     }
 }

@@ -19,6 +19,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::extractor::Extractor;
 use crate::image_input::ImageInput;
+use crate::resources::Governor;
 use crate::source::{Entry, ImageSource, Source, SourceError, Split, printable};
 use crate::store::{Store, StoreError};
 use batch::Batch;
@@ -44,6 +45,8 @@ pub struct Ingest<'a> {
     pub extractor: &'a Extractor,
     /// Where features go.
     pub store: &'a Store,
+    /// What extraction waits for, where it follows a folder.
+    pub governor: &'a Governor,
     /// How much of the machine to take.
     pub cores: Cores,
 }
@@ -231,6 +234,10 @@ impl Ingest<'_> {
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<(), IngestError> {
         loop {
+            if self.governor.pause().is_some() {
+                // A pause may be long and end in a power cut.
+                batch.commit(self.store, report)?;
+            }
             report.stopped = stop();
             if report.stopped {
                 break;
@@ -266,7 +273,8 @@ pub fn ingest(
     match Source::open(path)? {
         Source::Images(source) => {
             let plan = Plan::new(path, &source, Split::Train, classes)?;
-            Ingest { classes, input, extractor, store, cores: Cores::All }.images(&plan, progress, stop)
+            let governor = &Governor::default();
+            Ingest { classes, input, extractor, store, governor, cores: Cores::All }.images(&plan, progress, stop)
         }
         Source::Features(source) => ingest_features(path, &source, Split::Train, classes, store, progress, stop),
     }

@@ -13,6 +13,7 @@ pub mod extractor;
 pub mod image_input;
 pub mod ingest;
 pub mod predict;
+pub mod resources;
 pub mod session;
 pub mod source;
 pub mod store;

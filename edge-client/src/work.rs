@@ -1,6 +1,6 @@
 //! A round's work on a device: from a job and the stored features to an encoded update. Pure.
 
-use grapevine_models::{ParamsError, Samples, SamplesError, Statistics, stream, train};
+use grapevine_models::{ParamsError, Samples, SamplesError, Statistics, stream, train_while};
 use grapevine_protocol::limits::{MAX_BLOB_BYTES, MAX_HEADER_BYTES};
 use grapevine_protocol::{BodyError, DeviceId, HeadsBody, ReceivedAid, Task, Update, UpdateContent, trained_bytes};
 
@@ -25,13 +25,21 @@ pub enum WorkError {
     /// Dense prototypes of too large a fleet.
     #[error("the update has {0} bytes, more than the protocol carries; the fleet should use `redgrape-live`")]
     TooLarge(usize),
+    /// The round is over or the device stops.
+    #[error("the work was ended before its end; a round that goes on is worked on anew")]
+    Interrupted,
     /// Nothing to do in this kind of round, or nothing to do it with.
     #[error("there are no stored features to work with; run `edge-client ingest`")]
     Nothing,
 }
 
-/// Does what the notice asks for and gives the encoded update.
-pub fn work(job: &Job, device: &DeviceId, dataset: &Dataset) -> Result<Vec<u8>, WorkError> {
+/// Does what the notice asks for and gives the encoded update. Asks `goes_on` before every mini-batch.
+pub fn work(
+    job: &Job,
+    device: &DeviceId,
+    dataset: &Dataset,
+    goes_on: &mut dyn FnMut() -> bool,
+) -> Result<Vec<u8>, WorkError> {
     let notice = &job.notice;
     let samples = Samples::new(notice.shape, &dataset.features, &dataset.labels)?;
     if dataset.labels.is_empty() {
@@ -40,23 +48,32 @@ pub fn work(job: &Job, device: &DeviceId, dataset: &Dataset) -> Result<Vec<u8>, 
     match notice.task {
         Task::Wait | Task::Finished => Err(WorkError::Nothing),
         Task::Statistics { extent } => {
+            if !goes_on() {
+                return Err(WorkError::Interrupted);
+            }
             let statistics = Statistics::of(&samples, extent, notice.params.min_samples_to_share);
             let content = UpdateContent::Statistics(statistics);
             Ok(Update { samples: dataset.labels.len() as u32, content }.encode(notice.shape, notice.encoding))
         }
-        Task::Train => train_and_encode(job, device, samples),
+        Task::Train => train_and_encode(job, device, samples, goes_on),
     }
 }
 
-fn train_and_encode(job: &Job, device: &DeviceId, samples: Samples<'_>) -> Result<Vec<u8>, WorkError> {
+fn train_and_encode(
+    job: &Job,
+    device: &DeviceId,
+    samples: Samples<'_>,
+    goes_on: &mut dyn FnMut() -> bool,
+) -> Result<Vec<u8>, WorkError> {
     let notice = &job.notice;
     let (shape, params) = (notice.shape, notice.params.check()?);
     let heads = job.heads.as_deref().map(|content| HeadsBody::decode(content, shape)).transpose()?;
     let aid = job.aid.as_deref().map(|content| ReceivedAid::open(content, shape)).transpose()?;
     let rng = stream(notice.seed, notice.round.0, device.as_str().as_bytes());
     let heads = heads.map(|body| body.0);
-    let trained =
-        train(samples, heads, aid.as_ref().map(ReceivedAid::view), params, rng).map_err(WorkError::Diverged)?;
+    let trained = train_while(samples, heads, aid.as_ref().map(ReceivedAid::view), params, rng, goes_on)
+        .map_err(WorkError::Diverged)?
+        .ok_or(WorkError::Interrupted)?;
     let bytes = MAX_HEADER_BYTES + trained_bytes(&trained, shape, notice.encoding);
     if bytes > MAX_BLOB_BYTES {
         return Err(WorkError::TooLarge(bytes));

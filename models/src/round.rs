@@ -90,18 +90,20 @@ pub fn train_round(
     params: ValidParams,
     rng: ChaCha8Rng,
 ) -> Result<UpdateContent, HeadError> {
-    train(samples, heads, aid.map(Aid::view), params, rng).map(UpdateContent::from)
+    let trained = train_while(samples, heads, aid.map(Aid::view), params, rng, &mut || true)?;
+    Ok(trained.expect("nobody ends it early").into())
 }
 
 /// [`train_round`] with an aid that may lie anywhere, and with prototypes that are made one by one where they are
-/// needed.
-pub fn train<'a>(
+/// needed. Asks `goes_on` before every mini-batch; `None` where that said no.
+pub fn train_while<'a>(
     samples: Samples<'a>,
     heads: Option<Heads>,
     aid: Option<AidView<'_>>,
     params: ValidParams,
     rng: ChaCha8Rng,
-) -> Result<Trained<'a>, HeadError> {
+    goes_on: &mut dyn FnMut() -> bool,
+) -> Result<Option<Trained<'a>>, HeadError> {
     let (shape, method) = (samples.shape(), params.method);
     let local = method.local(&params, aid, heads.is_some());
     let heads = heads.unwrap_or_else(|| Heads::zeros(shape));
@@ -110,14 +112,16 @@ pub fn train<'a>(
         .then(|| OwnPrototypes::new(Cow::Owned(heads.main.clone()), samples, params.min_samples_to_share));
     let loss = method.sends_loss().then(|| cross_entropy(&heads.main, &samples));
     if !method.sends_heads() {
-        return Ok(Trained { heads: None, prototypes, loss });
+        return Ok(Some(Trained { heads: None, prototypes, loss }));
     }
     let mut plan = Plan::draw(samples.labels(), shape.classes(), &params, rng);
     let mut training = LocalTraining::new(samples, heads, local, plan.balanced(), plan.draws(), params);
-    training.run(&mut plan);
+    if !training.run_while(&mut plan, goes_on) {
+        return Ok(None);
+    }
     let heads = training.into_heads();
     heads.check(shape)?;
-    Ok(Trained { heads: Some(heads), prototypes, loss })
+    Ok(Some(Trained { heads: Some(heads), prototypes, loss }))
 }
 
 /// The running sum of a step's answers. Its value does not depend on their order, and its size grows with the number of

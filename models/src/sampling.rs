@@ -2,6 +2,7 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::ControlFlow;
 
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -77,10 +78,20 @@ impl Plan {
 
     /// Calls `step` with every mini-batch of every epoch, shuffled anew each epoch.
     pub fn for_each_batch(&mut self, mut step: impl FnMut(&[u32])) {
+        // Nothing breaks it.
+        let _ended = self.try_for_each_batch(|batch| {
+            step(batch);
+            ControlFlow::Continue(())
+        });
+    }
+
+    /// As [`for_each_batch`](Self::for_each_batch), until `step` breaks.
+    pub fn try_for_each_batch(&mut self, mut step: impl FnMut(&[u32]) -> ControlFlow<()>) -> ControlFlow<()> {
         for _ in 0..self.epochs {
             self.order.shuffle(&mut self.rng);
-            self.order.chunks(self.batch).for_each(&mut step);
+            self.order.chunks(self.batch).try_for_each(&mut step)?;
         }
+        ControlFlow::Continue(())
     }
 }
 

@@ -10,9 +10,10 @@ use grapevine_aggregator::round::{Event, Participants, Quarantine, RoundConfig, 
 use grapevine_aggregator::serve::{Observer, RunChoice, ServeOptions, serve};
 use grapevine_aggregator::store::Store as Ledger;
 use grapevine_edge_client::device::{self, DeviceOptions};
+use grapevine_edge_client::resources::Governor;
 use grapevine_edge_client::session::{Event as DeviceEvent, Identity};
 use grapevine_edge_client::store::{Sample, Store, StoreIdentity};
-use grapevine_host::{BrokerAddress, Shutdown};
+use grapevine_host::{BrokerAddress, Service, Shutdown};
 use grapevine_models::{Head, Params, Shape};
 use grapevine_protocol::{BootId, Digest, Encoding, FleetId, Labels, RunId, class_list_digest};
 
@@ -161,6 +162,7 @@ impl Federation {
             longest_pause: plan.longest_pause,
             kept_heads: 1,
             until_finished: false,
+            service: Service::default(),
         };
         let ledger = Ledger::open(&folder.join("aggregator")).expect("a new ledger");
         let shutdown = self.shutdown.clone();
@@ -183,7 +185,8 @@ impl Federation {
             },
             keep_alive: plan.keep_alive,
             longest_pause: plan.longest_pause,
-            gate: None,
+            governor: Governor::default(),
+            service: Service::default(),
             outgoing: None,
         };
         let shutdown = self.shutdown.clone();

@@ -15,8 +15,14 @@ const HOMES: [(&str, &[&str]); 6] = [
     ("tokio", &["protocol/host/src/transport", "aggregator/src/broker"]),
 ];
 /// What decides: no thread, file, socket or clock.
-const PURE: [&str; 5] =
-    ["models/src", "protocol/src", "edge-client/src/session", "edge-client/src/work.rs", "aggregator/src/round"];
+const PURE: [&str; 6] = [
+    "models/src",
+    "protocol/src",
+    "edge-client/src/session",
+    "edge-client/src/work.rs",
+    "edge-client/src/resources/throttle.rs",
+    "aggregator/src/round",
+];
 const IMPURE: [&str; 8] =
     ["std::fs", "std::net", "std::thread", "std::process", "Instant::", "SystemTime", "grapevine_host", "crossbeam"];
 

@@ -6,7 +6,7 @@ use std::process;
 use grapevine_aggregator::round::Event;
 use grapevine_aggregator::serve::{Observer, ServePhase, ServeStatus};
 use grapevine_host::clock::unix_ms;
-use grapevine_host::{files, memory};
+use grapevine_host::{Service, files, memory};
 use serde::{Deserialize, Serialize};
 
 const FILE: &str = "status.json";
@@ -63,14 +63,16 @@ pub(super) struct LiveFile {
     broker: String,
     started_ms: u64,
     has_failed: bool,
+    /// Who hears in a line what the file says.
+    service: Service,
     /// Whether the run is over.
     pub(super) is_finished: bool,
 }
 
 impl LiveFile {
-    pub(super) fn new(state: &Path, broker: String) -> Self {
+    pub(super) fn new(state: &Path, broker: String, service: Service) -> Self {
         let path = state.join(FILE);
-        Self { path, broker, started_ms: unix_ms(), has_failed: false, is_finished: false }
+        Self { path, broker, started_ms: unix_ms(), has_failed: false, service, is_finished: false }
     }
 
     fn content(&self, status: &ServeStatus) -> Live {
@@ -116,6 +118,7 @@ impl Observer for LiveFile {
     }
 
     fn status(&mut self, status: &ServeStatus) {
+        self.service.status(&line(status));
         let bytes = serde_json::to_vec_pretty(&self.content(status)).expect("numbers and texts are JSON");
         match files::write_atomic(&self.path, &bytes) {
             Ok(()) => self.has_failed = false,
@@ -127,6 +130,21 @@ impl Observer for LiveFile {
             Err(_) => {}
         }
     }
+}
+
+/// What is going on, for people.
+fn line(status: &ServeStatus) -> String {
+    let doing = match status.phase {
+        ServePhase::Collecting { round, accepted, expected, .. } => {
+            format!("round {} is open, {accepted} of {expected} updates", round.0)
+        }
+        ServePhase::Waiting => "waiting for devices".into(),
+        ServePhase::Finished => "the run is over".into(),
+        ServePhase::Stopped => "stopped".into(),
+    };
+    let broker = if status.connected { "" } else { ", no connection to the broker" };
+    let disk = if status.disk_full { ", the disk is full" } else { "" };
+    format!("{doing}, {} devices present{broker}{disk}", status.present)
 }
 
 /// What the last `serve` with this state folder told, if there was one.
@@ -147,7 +165,7 @@ mod tests {
     fn what_is_told_is_read_and_a_damaged_file_counts_as_none() {
         let folder = tempfile::tempdir().unwrap();
         assert!(read(folder.path()).is_none());
-        let mut file = LiveFile::new(folder.path(), "mqtt://h:1".into());
+        let mut file = LiveFile::new(folder.path(), "mqtt://h:1".into(), Service::default());
         let closes_in = Duration::from_secs(5);
         let phase =
             ServePhase::Collecting { round: RoundId(3), accepted: 1, expected: 4, chosen: 5, extensions: 2, closes_in };

@@ -6,7 +6,7 @@ use grapevine_aggregator::broker::EmbeddedBroker;
 use grapevine_aggregator::config::{Broker, BrokerSection};
 use grapevine_aggregator::serve::{self, RunChoice, ServeOptions};
 use grapevine_aggregator::store::Store;
-use grapevine_host::{BrokerAddress, Shutdown, manifest};
+use grapevine_host::{BrokerAddress, Service, Shutdown, manifest};
 use grapevine_protocol::{BootId, RunId};
 
 use super::live::LiveFile;
@@ -63,6 +63,7 @@ pub(super) fn serve(common: &Common, arguments: &Arguments) -> anyhow::Result<An
         longest_pause: config.mqtt.longest_pause,
         kept_heads: config.kept_heads,
         until_finished: arguments.until_finished,
+        service: Service::from_environment(),
     };
     tracing::info!(
         fleet = %options.fleet,
@@ -72,7 +73,7 @@ pub(super) fn serve(common: &Common, arguments: &Arguments) -> anyhow::Result<An
         min_devices = options.round.min_devices,
         "serving"
     );
-    let mut live = LiveFile::new(&config.state, options.broker.to_string());
+    let mut live = LiveFile::new(&config.state, options.broker.to_string(), options.service.clone());
     let report = serve::serve(&options, store, &shutdown, &mut live)?;
     drop(embedded);
     tracing::info!(

@@ -7,6 +7,7 @@ use std::time::Instant;
 use crossbeam_channel::Receiver;
 use grapevine_host::clock::unix_ms;
 use grapevine_host::sentence::sentence;
+use grapevine_host::service::Heartbeat;
 use grapevine_host::transport::{Event as Link, PublishError, Transport};
 use grapevine_host::{Shutdown, cpu};
 use grapevine_protocol::topics::BlobKind;
@@ -54,6 +55,7 @@ pub(super) struct Shell<'a> {
     before: Option<RoundStatus>,
     /// When it is looked for requests next.
     requests_at: Duration,
+    heartbeat: Heartbeat,
     pace: Pace,
 }
 
@@ -92,11 +94,13 @@ impl<'a> Shell<'a> {
             opened_at: Duration::ZERO,
             before: None,
             requests_at: Duration::ZERO,
+            heartbeat: options.service.heartbeat(),
             pace: Pace::new(options.until_finished),
         }
     }
 
     pub(super) fn serve(mut self, link: Receiver<Link>, shutdown: &Shutdown) -> Result<ServeReport, ServeError> {
+        self.options.service.ready();
         while !shutdown.is_requested() {
             self.act()?;
             let now = self.now();
@@ -109,17 +113,21 @@ impl<'a> Shell<'a> {
             if self.pace.leave_at().is_some_and(|at| at <= now) {
                 break;
             }
-            let wait = self.next_timeout(now).saturating_sub(now);
+            let beat_at = self.heartbeat.beat(now, self.transport.is_alive());
+            let next = self.next_timeout(now);
+            let wait = beat_at.map_or(next, |at| at.min(next)).saturating_sub(now);
             crossbeam_channel::select! {
                 recv(link) -> event => match event {
                     Ok(event) => self.handle_batch(event, &link),
-                    Err(_) => break,
+                    // Its thread is gone.
+                    Err(_) => return Err(ServeError::Panicked),
                 },
                 recv(shutdown.receiver()) -> _ => break,
                 default(wait) => {}
             }
             self.handle_timeout();
         }
+        self.options.service.stopping();
         if self.stalled.is_none() {
             self.attempt(Work::Books)?;
         }

@@ -1,16 +1,16 @@
 //! `edge-client ingest`: images in, features stored.
 
 use core::fmt::Write;
+use core::num::NonZeroUsize;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use anyhow::Context;
 use clap::Args;
 use grapevine_edge_client::image_input::ImageInput;
 use grapevine_edge_client::ingest::{Cores, Ingest, Plan, Progress, Report, check_features, ingest_features};
+use grapevine_edge_client::resources::{Governor, Resources};
 use grapevine_edge_client::source::{Source, Split};
 use grapevine_edge_client::store::{Store, StoreError};
 use grapevine_edge_client::watch::Watch;
@@ -19,6 +19,7 @@ use grapevine_host::sentence::{one_line, sentence};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use serde::Serialize;
 
+use super::beside::Beside;
 use super::setup::Setup;
 use super::{Answer, Common, INTERRUPTED};
 
@@ -35,7 +36,7 @@ Examples:
 Reads folders of class folders, tables (labels.csv), either under train/ and test/, .tar and .tar.gz of class folders,
 CIFAR-10 and CIFAR-100 in binary form, IDX files (MNIST), and .npz of features as the extractor's manifest defines them.
 Images that are stored already are passed over, so data can be ingested again and again. Ctrl-C keeps what is done.
-RAYON_NUM_THREADS limits the cores. Exit code 1 if an image or a class could not be used; all others are stored.";
+`[resources]` in the configuration limits the cores and pauses a hot device. Exit code 1 if an image or a class could not be used; all others are stored.";
 
 /// Extract features from images and store them.
 #[derive(Debug, Args)]
@@ -135,9 +136,10 @@ fn store_images(
     let store = open(setup, arguments)?;
     let input = ImageInput::new(&setup.manifest.input);
     let classes = &setup.config.classes;
-    let ingest = Ingest { classes, input: &input, extractor: &extractor, store: &store, cores: Cores::All };
+    let governor = &govern(setup)?;
+    let ingest = Ingest { classes, input: &input, extractor: &extractor, store: &store, governor, cores: Cores::All };
     let bar = bar(plan.total(), "extracting");
-    let report = ingest.images(plan, &|progress| show(&bar, progress), &|| shutdown.is_requested());
+    let report = ingest.images(plan, &|progress| show(&bar, progress), &|| !governor.passes(shutdown));
     bar.finish_and_clear();
     Ok((report?, store))
 }
@@ -147,22 +149,23 @@ pub(super) fn in_background(
     setup: &Setup,
     folder: &Path,
     store: &Arc<Store>,
+    governor: &Governor,
     shutdown: &Shutdown,
-) -> anyhow::Result<JoinHandle<()>> {
+) -> anyhow::Result<Beside> {
     let (extractor, input) = (setup.extractor()?, ImageInput::new(&setup.manifest.input));
     let (classes, store, shutdown) = (setup.config.classes.clone(), store.clone(), shutdown.clone());
+    let governor = governor.clone();
     let mut watch = Watch::new(folder);
     tracing::info!(watch = %folder.display(), "storing images as they come");
-    let work = move || {
-        let (classes, store) = (&classes, &*store);
-        let ingest = Ingest { classes, input: &input, extractor: &extractor, store, cores: Cores::One };
+    Beside::start("ingest", move || {
+        governor.stand_back();
+        let (classes, store, governor) = (&classes, &*store, &governor);
+        let ingest = Ingest { classes, input: &input, extractor: &extractor, store, governor, cores: Cores::One };
         if let Err(error) = ingest.follow(&mut watch, &shutdown, &mut log) {
             // The rounds go on with what is stored.
             tracing::error!("no more images are stored: {}", sentence(&error));
         }
-    };
-    let started = thread::Builder::new().name("ingest".into()).spawn(work);
-    started.context("cannot start a thread; the system is out of memory or of threads")
+    })
 }
 
 fn follow(setup: &Setup, arguments: &Arguments, shutdown: &Shutdown) -> anyhow::Result<(Report, Store)> {
@@ -181,12 +184,25 @@ fn follow(setup: &Setup, arguments: &Arguments, shutdown: &Shutdown) -> anyhow::
     })?;
     let input = ImageInput::new(&setup.manifest.input);
     let classes = &setup.config.classes;
-    let ingest = Ingest { classes, input: &input, extractor: &extractor, store: &store, cores: Cores::All };
+    let governor = &govern(setup)?;
+    let ingest = Ingest { classes, input: &input, extractor: &extractor, store: &store, governor, cores: Cores::All };
     let mut watch = Watch::new(&arguments.path);
     // A folder that is away later may come back; one that was never there is a mistake.
     watch.check()?;
     let report = ingest.follow(&mut watch, shutdown, &mut log)?;
     Ok((report, store))
+}
+
+/// Lets the threads that extract yield as the configuration says. Called once.
+fn govern(setup: &Setup) -> anyhow::Result<Governor> {
+    let resources = &setup.config.resources;
+    // The threads' number bounds them already; turns would only make them wait.
+    let governor = Governor::new(&Resources { threads: None, ..resources.clone() });
+    let (first, others) = (governor.clone(), governor.clone());
+    first.stand_back();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(resources.threads.map_or(0, NonZeroUsize::get));
+    pool.start_handler(move |_| others.stand_back()).build_global()?;
+    Ok(governor)
 }
 
 /// For writing, emptied first if that was asked for.

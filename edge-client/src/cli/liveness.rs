@@ -51,6 +51,9 @@ pub(super) struct Liveness {
     pub(super) round: Option<u32>,
     /// Why the aggregator refused this device or its update last, until it is welcome again.
     pub(super) refused: Option<String>,
+    /// Why work pauses to spare the device, if it does.
+    #[serde(default)]
+    pub(super) paused: Option<String>,
     /// Updates with a receipt since the start.
     pub(super) delivered: u32,
     /// What arrived and did not belong, by reason, since the start.
@@ -85,6 +88,7 @@ impl Heart {
             state: Phase::Connecting,
             round: None,
             refused: None,
+            paused: None,
             delivered: 0,
             ignored: BTreeMap::new(),
             predictions: None,
@@ -108,13 +112,18 @@ impl Heart {
 
     /// Notes what happened.
     pub(super) fn note(&mut self, event: &Event) {
-        let before = (self.liveness.state, self.liveness.round, self.liveness.delivered, self.liveness.refused.clone());
+        let told = |of: &Liveness| (of.state, of.round, of.delivered, of.refused.clone(), of.paused.clone());
+        let before = told(&self.liveness);
         self.liveness.note(event);
-        let liveness = &self.liveness;
-        if before != (liveness.state, liveness.round, liveness.delivered, liveness.refused.clone()) {
+        if before != told(&self.liveness) {
             // The thread ends only when this side does.
-            let _ = self.changes.send(liveness.clone());
+            let _ = self.changes.send(self.liveness.clone());
         }
+    }
+
+    /// What is going on, in a line for people.
+    pub(super) fn line(&self) -> String {
+        self.liveness.line()
     }
 
     /// Says that the process ends in good order.
@@ -128,7 +137,27 @@ impl Heart {
     }
 }
 
+impl Phase {
+    /// For people.
+    pub(super) fn doing(self) -> &'static str {
+        match self {
+            Self::Connecting => "no connection to the broker, trying",
+            Self::Connected => "connected, the aggregator has not answered",
+            Self::Waiting => "waiting for a round",
+            Self::Working => "working",
+            Self::Finished => "the run is over",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 impl Liveness {
+    /// What is going on, in a line for people.
+    pub(super) fn line(&self) -> String {
+        let paused = self.paused.as_ref().map(|why| format!(", work pauses: {why}")).unwrap_or_default();
+        format!("{}{paused}", self.state.doing())
+    }
+
     fn note(&mut self, event: &Event) {
         match event {
             Event::Connected => self.state = Phase::Connected,
@@ -154,6 +183,8 @@ impl Liveness {
             Event::Outdated(_) => self.state = Phase::Waiting,
             Event::Finished(_) => self.state = Phase::Finished,
             Event::Ignored(reason) => *self.ignored.entry(reason.name().into()).or_default() += 1,
+            Event::Paused(why) => self.paused = Some(why.clone()),
+            Event::Resumed => self.paused = None,
             Event::NewHeads(_) => {}
         }
     }

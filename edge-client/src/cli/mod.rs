@@ -2,6 +2,7 @@
 //!
 //! Results go to standard output, everything else to standard error; a failure is one line.
 
+mod beside;
 mod classify;
 mod failure;
 mod histogram;

@@ -3,19 +3,19 @@
 use core::hash::{BuildHasher, Hasher};
 use std::collections::hash_map::RandomState;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 
-use anyhow::Context;
 use clap::Args;
 use grapevine_edge_client::classify::{Classifier, LatestHead};
 use grapevine_edge_client::config::Predictions;
 use grapevine_edge_client::device::{self, DeviceOptions};
 use grapevine_edge_client::predict::{Outgoing, Predictor};
+use grapevine_edge_client::resources::Governor;
 use grapevine_edge_client::session::{Event, Identity};
 use grapevine_edge_client::store::Store;
-use grapevine_host::{BrokerAddress, Shutdown};
+use grapevine_host::{BrokerAddress, Service, Shutdown};
 use grapevine_protocol::{BootId, class_list_digest};
 
+use super::beside::Beside;
 use super::liveness::Heart;
 use super::setup::Setup;
 use super::{Answer, Common, INTERRUPTED, ingest};
@@ -64,10 +64,12 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Answ
     let mut heart = Heart::start(&setup.config.state, outgoing)?;
     let predictor = predicting.map(|predicting| predicting.start(&shutdown)).transpose()?;
     let watch = setup.config.ingest_watch.as_deref();
-    let ingest = watch.map(|folder| ingest::in_background(&setup, folder, &store, &shutdown)).transpose()?;
+    let ingest = watch.map(|folder| ingest::in_background(&setup, folder, &store, &options.governor, &shutdown));
+    let ingest = ingest.transpose()?;
     let mut finished = false;
     let outcome = device::run(&options, &store, &shutdown, &mut |event| {
         heart.note(event);
+        options.service.status(&heart.line());
         if arguments.until_finished && matches!(event, Event::Finished(_)) {
             finished = true;
             shutdown.request();
@@ -75,12 +77,8 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Answ
     });
     // Whatever ended the device ends what goes on beside it.
     shutdown.request();
-    if ingest.is_some_and(|ingest| ingest.join().is_err()) {
-        tracing::error!("the ingesting thread panicked; please report what is printed above");
-    }
-    if predictor.is_some_and(|predictor| predictor.join().is_err()) {
-        tracing::error!("the predicting thread panicked; please report what is printed above");
-    }
+    let limit = shutdown.requested_at().expect("requested a line above") + device::LEAVE_BEHIND;
+    ingest.into_iter().chain(predictor).for_each(|beside| beside.finish(limit));
     heart.stop();
     let report = outcome?;
     let traffic = report.traffic;
@@ -112,11 +110,9 @@ impl Predicting {
         Ok(Self { predictor, outgoing })
     }
 
-    fn start(self, shutdown: &Shutdown) -> anyhow::Result<JoinHandle<()>> {
+    fn start(self, shutdown: &Shutdown) -> anyhow::Result<Beside> {
         let shutdown = shutdown.clone();
-        let thread = thread::Builder::new().name("predict".into());
-        let started = thread.spawn(move || self.predictor.run(&shutdown));
-        started.context("cannot start a thread; the system is out of memory or of threads")
+        Beside::start("predict", move || self.predictor.run(&shutdown))
     }
 }
 
@@ -135,7 +131,8 @@ fn options(setup: &Setup, outgoing: Option<Arc<Outgoing>>) -> DeviceOptions {
         },
         keep_alive: config.keep_alive,
         longest_pause: config.longest_pause,
-        gate: None,
+        governor: Governor::new(&config.resources),
+        service: Service::from_environment(),
         outgoing,
     }
 }

@@ -250,18 +250,10 @@ fn render_head(origin: &Origin) -> String {
 
 fn render_running(running: &Running) -> String {
     let Liveness { pid, state, round, refused, delivered, ignored, resident_bytes, peak_bytes, .. } = &running.liveness;
-    let doing = match state {
-        Phase::Connecting => "no connection to the broker, trying",
-        Phase::Connected => "connected, the aggregator has not answered",
-        Phase::Waiting => "waiting for a round",
-        Phase::Working => "working",
-        Phase::Finished => "the run is over",
-        Phase::Stopped => "stopped",
-    };
     let seen = running.seen_seconds_ago;
     let mut line = match (state, running.alive) {
         (Phase::Stopped, _) => format!("no, stopped {seen} s ago"),
-        (_, true) => format!("yes (pid {pid}): {doing}"),
+        (_, true) => format!("yes (pid {pid}): {}", running.liveness.line()),
         (_, false) => format!("no, silent for {seen} s: it was killed or the machine was off"),
     };
     if let Some(round) = round {

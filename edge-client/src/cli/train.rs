@@ -6,9 +6,11 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::Args;
+use grapevine_edge_client::resources::Governor;
 use grapevine_edge_client::session::Job;
 use grapevine_edge_client::store::{Dataset, NewestHead, Store};
 use grapevine_edge_client::work::{WorkError, work};
+use grapevine_host::Shutdown;
 use grapevine_models::evaluate::Accuracy;
 use grapevine_models::{
     Conditions, FleetModel, Head, Heads, Method, Params, RoundSum, Samples, Shape, Start, Step, ValidParams,
@@ -85,7 +87,9 @@ pub(super) fn train(common: &Common, arguments: &Arguments) -> anyhow::Result<An
     }
     let shape = setup.shape;
     let samples = Samples::new(shape, &dataset.features, &dataset.labels)?;
-    let mut fleet = FleetOfOne::new(&setup.config.device, &dataset, samples, method, rounds)?;
+    let governor = Governor::new(&setup.config.resources);
+    governor.stand_back();
+    let mut fleet = FleetOfOne::new(&setup.config.device, &dataset, samples, method, rounds, governor)?;
     let from_newest_head = fleet.begin_with(newest.map(|newest| newest.main));
     let started = now();
     while fleet.step()? {}
@@ -121,6 +125,7 @@ struct FleetOfOne<'a> {
     has_sums: bool,
     trained: u32,
     model: FleetModel,
+    governor: Governor,
 }
 
 impl<'a> FleetOfOne<'a> {
@@ -130,6 +135,7 @@ impl<'a> FleetOfOne<'a> {
         samples: Samples<'a>,
         method: Method,
         rounds: u32,
+        governor: Governor,
     ) -> Result<Self, WorkError> {
         let shape = samples.shape();
         let params = Params::defaults(method, shape.classes()).check()?;
@@ -148,7 +154,7 @@ impl<'a> FleetOfOne<'a> {
             closes_in_ms: 0,
         };
         let model = FleetModel::default();
-        Ok(Self { device, dataset, samples, notice, params, rounds, has_sums: false, trained: 0, model })
+        Ok(Self { device, dataset, samples, notice, params, rounds, has_sums: false, trained: 0, model, governor })
     }
 
     /// Goes on from a head, where the method does not begin with one of its own; says whether it does.
@@ -171,7 +177,9 @@ impl<'a> FleetOfOne<'a> {
         let Notice { shape, task, .. } = self.notice;
         let heads = self.model.heads.clone().map(|heads| Arc::from(HeadsBody(heads).encode(shape)));
         let aid = self.model.aid.clone().map(|aid| Arc::from(AidBody(aid).encode(Encoding::F32)));
-        let content = work(&Job { notice: self.notice.clone(), heads, aid }, self.device, self.dataset)?;
+        let (governor, stop) = (&self.governor, Shutdown::manual());
+        let job = Job { notice: self.notice.clone(), heads, aid };
+        let content = work(&job, self.device, self.dataset, &mut || governor.passes(&stop))?;
         let update = Update::decode(&content, shape, task, self.params.method)?;
         let mut sum = RoundSum::new(shape, step, &self.params, &self.model.memory);
         sum.add(self.device.as_str(), &update.content, update.samples)?;
@@ -234,7 +242,7 @@ mod tests {
         let samples = Samples::new(shape, &dataset.features, &dataset.labels).unwrap();
         let device = "alone".parse().unwrap();
         for method in Method::ALL {
-            let mut fleet = FleetOfOne::new(&device, &dataset, samples, method, 5).unwrap();
+            let mut fleet = FleetOfOne::new(&device, &dataset, samples, method, 5, Governor::default()).unwrap();
             while fleet.step().unwrap() {}
             let head = fleet.model.in_use().unwrap();
             assert_eq!(Accuracy::of(head, &samples).balanced(), 1.0, "{method}");

@@ -19,6 +19,7 @@ struct Device {
     extractor: Extractor,
     store: Store,
     classes: Vec<String>,
+    governor: Governor,
 }
 
 /// A device with the shipped digits extractor and an empty store.
@@ -32,7 +33,7 @@ fn device() -> Device {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("images")).unwrap();
     let store = Store::open(&folder.path().join("edge.redb"), &identity).unwrap();
-    Device { input: ImageInput::new(&manifest.input), folder, extractor, store, classes }
+    Device { input: ImageInput::new(&manifest.input), folder, extractor, store, classes, governor: Governor::default() }
 }
 
 impl Device {
@@ -60,8 +61,8 @@ impl Device {
     }
 
     fn following(&self, cores: Cores) -> Ingest<'_> {
-        let Self { classes, input, extractor, store, .. } = self;
-        Ingest { classes, input, extractor, store, cores }
+        let Self { classes, input, extractor, store, governor, .. } = self;
+        Ingest { classes, input, extractor, store, governor, cores }
     }
 }
 

@@ -55,6 +55,15 @@ impl Session {
         download.outstanding = missing.clone();
         let want = Want { blob: download.assembler.blob(), missing };
         self.send(ToAggregator::Want(want));
+        self.expect_answer(now);
+    }
+
+    /// After a reconnect of either side: asks for what is still missing, and for nothing that is here.
+    pub(super) fn resume_download(&mut self, now: Duration) {
+        if let Some(download) = &mut self.download {
+            download.pause = FIRST_PAUSE;
+            self.ask(now);
+        }
     }
 
     /// Blocks also come because somebody else asked for them; they are as welcome.
@@ -80,7 +89,18 @@ impl Session {
         }
     }
 
-    pub(super) fn stop_download(&mut self) {
+    /// After another notice: a blob that it names too goes on where it is, any other is given up.
+    pub(super) fn review_download(&mut self) {
+        let is_named = |download: &Download| {
+            let named = self.notice.as_ref().and_then(|notice| match download.kind {
+                BlobKind::Heads => notice.heads,
+                BlobKind::Aid => notice.aid,
+            });
+            named == Some(download.assembler.blob())
+        };
+        if self.download.as_ref().is_none_or(is_named) {
+            return;
+        }
         if let Some(download) = self.download.take() {
             self.actions.push_back(Action::Unfollow(download.kind));
         }

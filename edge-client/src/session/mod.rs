@@ -5,6 +5,7 @@
 //! since any fixed moment.
 
 mod download;
+mod greeting;
 mod outbox;
 #[cfg(test)]
 mod tests;
@@ -16,14 +17,15 @@ use std::sync::Arc;
 use grapevine_models::Shape;
 use grapevine_protocol::topics::BlobKind;
 use grapevine_protocol::{
-    BlobRef, BootId, DeviceId, Digest, Hello, Labels, Leaving, Notice, Receipt, Refusal, Refused, RoundId, RunId, Task,
-    ToAggregator, ToDevice, Welcome, is_selected, largest_aid, largest_heads,
+    BlobRef, BootId, DeviceId, Digest, Labels, Leaving, Notice, Receipt, Refusal, RoundId, RunId, Task, ToAggregator,
+    ToDevice, is_selected, largest_aid, largest_heads,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use download::Download;
 pub use download::WINDOW as DOWNLOAD_WINDOW;
+use greeting::Link;
 use outbox::Outbox;
 
 /// First pause before something unanswered is said again; doubles up to [`LONGEST_PAUSE`].
@@ -59,6 +61,10 @@ pub enum Action {
     Unfollow(BlobKind),
     /// Do a round's work, put the update into the outbox on disk, then call [`Session::handle_update`].
     Work(Job),
+    /// The round that is worked on is over: end the work at its next step, then call [`Session::handle_interruption`].
+    Interrupt,
+    /// Nothing was answered for long although the broker is there: begin with a new connection.
+    Reconnect,
     /// Keep the fleet's heads as the newest ones.
     SaveHeads {
         /// The run they belong to.
@@ -100,6 +106,10 @@ pub enum Event {
     Finished(RoundId),
     /// The fleet's newest heads are on this device.
     NewHeads(Digest),
+    /// The shell lets work wait to spare the device; why.
+    Paused(String),
+    /// Work goes on.
+    Resumed,
 }
 
 /// A round's work: everything it needs.
@@ -142,20 +152,10 @@ pub struct Session {
     saved: Option<Digest>,
     download: Option<Download>,
     outbox: Outbox,
+    /// Since when everything that was said is unanswered.
+    unanswered_since: Option<Duration>,
     rng: ChaCha8Rng,
     actions: VecDeque<Action>,
-}
-
-/// Where the talk with the aggregator stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Link {
-    Offline,
-    /// Connected to the broker, hello said.
-    Greeting {
-        again_at: Duration,
-        pause: Duration,
-    },
-    Welcome,
 }
 
 impl Session {
@@ -177,6 +177,7 @@ impl Session {
             saved: None,
             download: None,
             outbox: Outbox::new(pending),
+            unanswered_since: None,
             rng,
             actions: VecDeque::new(),
         }
@@ -189,16 +190,13 @@ impl Session {
 
     /// When to call [`Session::handle_timeout`] at the latest.
     pub fn poll_timeout(&self) -> Option<Duration> {
-        let greeting = match self.link {
-            Link::Greeting { again_at, .. } => Some(again_at),
+        let timers = match self.link {
             Link::Offline => return None,
-            Link::Welcome => None,
-        };
-        if greeting.is_some() {
             // Nothing else goes out before the welcome.
-            return greeting;
-        }
-        [self.download.as_ref().map(Download::again_at), self.outbox.again_at()].into_iter().flatten().min()
+            Link::Greeting { again_at, .. } => [Some(again_at), None],
+            Link::Welcome => [self.download.as_ref().map(Download::again_at), self.outbox.again_at()],
+        };
+        timers.into_iter().chain([self.doubt_at()]).flatten().min()
     }
 
     /// The broker is there and all subscriptions stand.
@@ -209,6 +207,7 @@ impl Session {
     /// The broker is gone. Work goes on; what was on its way is asked for or sent again after the next connect.
     pub fn handle_disconnected(&mut self) {
         self.link = Link::Offline;
+        self.unanswered_since = None;
     }
 
     /// The work is done and its update lies in the outbox on disk.
@@ -229,6 +228,12 @@ impl Session {
     /// The work failed; the shell has told why. The round goes on without this device.
     pub fn handle_failure(&mut self, now: Duration) {
         self.answered = self.working.take().or(self.answered);
+        self.proceed(now);
+    }
+
+    /// The work was ended before its end, as [`Action::Interrupt`] asked. A round that goes on is worked on anew.
+    pub fn handle_interruption(&mut self, now: Duration) {
+        self.working = None;
         self.proceed(now);
     }
 
@@ -256,10 +261,12 @@ impl Session {
                 self.send_offer(now);
             }
         }
+        self.doubt(now);
     }
 
     /// A message of the aggregator, with the block behind it.
     pub fn handle_message(&mut self, now: Duration, message: ToDevice, block: &[u8]) {
+        self.unanswered_since = None;
         match message {
             ToDevice::Welcome(welcome) => self.handle_welcome(now, &welcome),
             ToDevice::Refused(refused) => self.handle_refused(now, &refused),
@@ -273,48 +280,6 @@ impl Session {
     /// The message for the broker to publish when this device vanishes.
     pub fn last_will(&self) -> ToAggregator {
         ToAggregator::Leaving(Leaving { boot: self.identity.boot })
-    }
-
-    fn greet(&mut self, now: Duration, pause: Duration) {
-        self.link = Link::Greeting { again_at: now + self.jittered(pause), pause };
-        let identity = &self.identity;
-        let hello = Hello {
-            boot: identity.boot,
-            extractor: identity.extractor,
-            classes: identity.classes,
-            shape: identity.shape,
-            samples: self.samples,
-            labels: identity.labels.clone(),
-        };
-        self.send(ToAggregator::Hello(hello));
-    }
-
-    fn handle_welcome(&mut self, now: Duration, welcome: &Welcome) {
-        if welcome.boot != self.identity.boot || !matches!(self.link, Link::Greeting { .. }) {
-            return;
-        }
-        self.link = Link::Welcome;
-        self.is_eligible = welcome.is_eligible;
-        self.report(Event::Welcome);
-        if self.download.is_some() {
-            self.ask(now);
-        }
-        self.send_offer(now);
-        self.proceed(now);
-    }
-
-    fn handle_refused(&mut self, now: Duration, refused: &Refused) {
-        if refused.boot == Some(self.identity.boot) {
-            self.report(Event::Refused(refused.reason));
-            let again_at = now + self.jittered(LONGEST_PAUSE);
-            self.link = Link::Greeting { again_at, pause: LONGEST_PAUSE };
-        } else if refused.boot.is_none() && refused.reason == Refusal::UnknownDevice && self.link == Link::Welcome {
-            // The aggregator lost its books or never had this device in them.
-            self.report(Event::Refused(refused.reason));
-            self.greet(now, FIRST_PAUSE);
-        } else if refused.boot.is_none() && refused.reason == Refusal::Version {
-            self.report(Event::Refused(refused.reason));
-        }
     }
 
     fn handle_notice(&mut self, now: Duration, notice: Notice) {
@@ -333,7 +298,8 @@ impl Session {
         if self.notice.as_ref() != Some(&notice) {
             let former = self.notice.replace(notice);
             self.finished &= former.as_ref().is_some_and(|former| self.is_current(former.run, former.round));
-            self.stop_download();
+            self.review_download();
+            self.review_work();
             // An aggregator that started again has no devices in its books, and one that came after this device never
             // heard its hello.
             let boot = self.notice.as_ref().map(|notice| notice.boot);
@@ -358,6 +324,13 @@ impl Session {
             Some(reason) => Event::Refused(reason),
         });
         self.proceed(now);
+    }
+
+    /// Work on a round that is over is of no use to anybody.
+    fn review_work(&mut self) {
+        if self.working.is_some_and(|(run, round)| !self.is_current(run, round)) {
+            self.actions.push_back(Action::Interrupt);
+        }
     }
 
     /// A notice of a round before one this device already knows of: a broker that lost its newest retained messages. A

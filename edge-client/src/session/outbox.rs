@@ -4,7 +4,8 @@ use core::time::Duration;
 
 use grapevine_protocol::{BlobRef, Digest, Offer, RoundId, RunId, ToAggregator, Want, block};
 
-use super::{FIRST_PAUSE, FinishedUpdate, Link, Session, next_pause};
+use super::greeting::Link;
+use super::{FIRST_PAUSE, FinishedUpdate, Session, next_pause};
 
 /// Blocks sent for one request; the aggregator asks for fewer.
 const MOST_BLOCKS: usize = 64;
@@ -67,6 +68,15 @@ impl Session {
         let offer = Offer { run: pending.update.run, round: pending.update.round, blob: pending.blob, crc: header.crc };
         let bytes = bytes.to_vec();
         self.send_block(ToAggregator::Offer(offer), bytes);
+        self.expect_answer(now);
+    }
+
+    /// After a reconnect of either side: the aggregator answers with the blocks that it has not.
+    pub(super) fn resume_offer(&mut self, now: Duration) {
+        if let Some(pending) = &mut self.outbox.pending {
+            pending.pause = FIRST_PAUSE;
+        }
+        self.send_offer(now);
     }
 
     /// Sends the blocks the aggregator misses.

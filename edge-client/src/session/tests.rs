@@ -1,7 +1,9 @@
 use grapevine_models::{Method, Params};
-use grapevine_protocol::{Encoding, block};
+use grapevine_protocol::{Encoding, Refused, Welcome, block};
 
 use super::*;
+
+mod survival;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -226,7 +228,8 @@ fn a_notice_during_work_waits_for_its_end() {
     session.handle_message(SECOND, ToDevice::Notice(notice(0, None)), &[]);
     actions(&mut session);
     session.handle_message(SECOND, ToDevice::Notice(notice(1, None)), &[]);
-    assert!(actions(&mut session).is_empty());
+    assert!(matches!(actions(&mut session)[..], [Action::Interrupt]));
+    // Its end came first.
     session.handle_update(SECOND, update(0));
     let taken = actions(&mut session);
     assert!(taken.iter().any(|a| matches!(a, Action::EmptyOutbox(_))), "{taken:?}");

@@ -13,6 +13,7 @@ mod samples;
 use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::ControlFlow;
 
 use rand_chacha::ChaCha8Rng;
 
@@ -86,7 +87,19 @@ impl<'a> LocalTraining<'a> {
 
     /// Every mini-batch of every epoch of a plan.
     pub fn run(&mut self, plan: &mut Plan) {
-        plan.for_each_batch(|batch| self.step(batch));
+        self.run_while(plan, &mut || true);
+    }
+
+    /// As [`run`](Self::run), asking `goes_on` before every mini-batch. Says whether it came to the end.
+    pub fn run_while(&mut self, plan: &mut Plan, goes_on: &mut dyn FnMut() -> bool) -> bool {
+        let ended = plan.try_for_each_batch(|batch| {
+            if !goes_on() {
+                return ControlFlow::Break(());
+            }
+            self.step(batch);
+            ControlFlow::Continue(())
+        });
+        ended.is_continue()
     }
 
     /// One mini-batch: local step, then balanced step. Allocates nothing of its own.

@@ -76,3 +76,31 @@ fn both_forms_train_the_same_heads() {
         }
     }
 }
+
+#[test]
+fn training_that_is_ended_early_took_no_further_step() {
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let shape = Shape::new(3, 8).unwrap();
+    let labels: Vec<u16> = (0..20).map(|at| at % 3).collect();
+    let features = random(&mut rng, 20 * 8, 1.0);
+    let samples = Samples::new(shape, &features, &labels).unwrap();
+    let params = Params { batch: 8, epochs: 4, ..Params::defaults(Method::FedAvg, 3) }.check().unwrap();
+    let train = |steps: usize| {
+        let mut plan = Plan::draw(&labels, 3, &params, ChaCha8Rng::seed_from_u64(2));
+        let mut training =
+            LocalTraining::new(samples, Heads::zeros(shape), Local::PLAIN, plan.balanced(), plan.draws(), params);
+        let mut asked = 0;
+        let ended = training.run_while(&mut plan, &mut || {
+            asked += 1;
+            asked <= steps
+        });
+        (ended, asked, training.into_heads())
+    };
+    // Three mini-batches an epoch.
+    let (ended, asked, whole) = train(12);
+    assert_eq!((ended, asked), (true, 12));
+    let (ended, asked, part) = train(11);
+    assert_eq!((ended, asked), (false, 12));
+    assert_ne!(whole, part);
+    assert_eq!(train(0).2, Heads::zeros(shape));
+}

@@ -9,10 +9,11 @@ use grapevine_aggregator::round::{Event as RoundEvent, RoundConfig, RoundOutcome
 use grapevine_aggregator::serve::{Observer, RunChoice, ServeError, ServeOptions, ServeReport, serve};
 use grapevine_aggregator::store::Store as Ledger;
 use grapevine_edge_client::config::of_this_machine;
-use grapevine_edge_client::device::{self, DeviceOptions, DeviceReport, Gate, RunError};
+use grapevine_edge_client::device::{self, DeviceOptions, DeviceReport, RunError};
+use grapevine_edge_client::resources::{Gate, Governor};
 use grapevine_edge_client::session::{Event as DeviceEvent, Identity};
 use grapevine_edge_client::store::Store;
-use grapevine_host::{BrokerAddress, Shutdown};
+use grapevine_host::{BrokerAddress, Service, Shutdown};
 use grapevine_models::Head;
 use grapevine_protocol::{BootId, Digest, FleetId, RunId};
 
@@ -60,6 +61,7 @@ impl Fleet {
                 boot: BootId(plan.run.0),
                 run: RunChoice::New(plan.run),
                 until_finished: false,
+                service: Service::default(),
                 keep_alive: KEEP_ALIVE,
                 longest_pause: LONGEST_PAUSE,
                 kept_heads: 1,
@@ -111,7 +113,8 @@ impl Fleet {
             },
             keep_alive: KEEP_ALIVE,
             longest_pause: LONGEST_PAUSE,
-            gate: Some(gate),
+            governor: Governor::gated(gate),
+            service: Service::default(),
             outgoing: None,
         };
         let shutdown = self.shutdown.clone();

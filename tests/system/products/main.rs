@@ -4,6 +4,8 @@
 
 mod export;
 mod predictions;
+#[cfg(unix)]
+mod service;
 
 use grapevine_tests::fleet::{self, DEVICES, Fleet, IMAGES, ROUNDS};
 use grapevine_tests::mosquitto::Mosquitto;

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use grapevine_aggregator::round::{AcceptedUpdate, Action, Coordinator, Event, RoundConfig};
 use grapevine_aggregator::serve::{RunChoice, ServeOptions, ledger};
 use grapevine_aggregator::store::{Ledger, StoreError};
-use grapevine_host::BrokerAddress;
+use grapevine_host::{BrokerAddress, Service};
 use grapevine_protocol::topics::BlobKind;
 use grapevine_protocol::{BootId, DeviceId, Notice, Receipt, Refusal, RunId, ToDevice, decode_to_aggregator, encode};
 use rand::{Rng, RngExt, SeedableRng};
@@ -71,6 +71,7 @@ impl Aggregator {
             longest_pause: Duration::from_secs(60),
             kept_heads,
             until_finished: false,
+            service: Service::default(),
         };
         let ledger = MemoryLedger::new(Power::new(rng.next_u64()));
         Self { ledger, process: None, extended: 0, options, rng }

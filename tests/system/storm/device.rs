@@ -172,7 +172,7 @@ impl Device {
     }
 
     fn work_and_keep(&mut self, job: &Job) -> Option<FinishedUpdate> {
-        let content = work(job, &self.id, &self.dataset).expect("every plan can be trained");
+        let content = work(job, &self.id, &self.dataset, &mut || true).expect("every plan can be trained");
         let update = FinishedUpdate { run: job.notice.run, round: job.notice.round, content };
         let pending = Pending { digest: Digest::of(&update.content), update: update.clone() };
         self.write(|records| records.outbox = Some(Rc::new(pending))).then_some(update)
@@ -196,6 +196,8 @@ impl Device {
                     process.job = Some(job);
                     wish(Wish::Work);
                 }
+                // The work of a storm always comes to its end, and its network loses messages but no subscriptions.
+                Action::Interrupt | Action::Reconnect => {}
                 Action::SaveHeads { run, round, digest, content } => {
                     meter.of(Owner::Devices, || drop(content));
                     self.write(|records| records.heads = Some(KeptHeads { run, round, digest }));

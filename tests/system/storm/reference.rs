@@ -94,7 +94,7 @@ impl Reference {
         let mut sum = RoundSum::new(shape, step, &self.config.params, &self.model.memory);
         for (name, stored) in round.updates.iter().rev() {
             let (id, dataset) = self.devices.get(name).ok_or("an unknown device is in it")?;
-            let content = work(&job, id, dataset).map_err(|error| error.to_string())?;
+            let content = work(&job, id, dataset, &mut || true).map_err(|error| error.to_string())?;
             if !is_named(stored.digest, &content) {
                 return Err(format!("{name} answered something else than in a quiet run"));
             }

@@ -6,4 +6,6 @@ mod brokers;
 mod links;
 mod loss;
 mod processes;
+#[cfg(unix)]
+mod stopping;
 mod vanishing;

@@ -1,0 +1,84 @@
+//! Hello until there is a welcome, and doubt where nothing is answered.
+
+use core::time::Duration;
+
+use grapevine_protocol::{Hello, Refusal, Refused, ToAggregator, Welcome};
+
+use super::{Action, Event, FIRST_PAUSE, LONGEST_PAUSE, Session};
+
+/// How long the aggregator may leave everything unanswered before the connection is doubted: a broker that lost the
+/// subscriptions of a client still answers its pings. An aggregator that is there says something every few minutes.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
+
+/// Where the talk with the aggregator stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Link {
+    Offline,
+    /// Connected to the broker, hello said.
+    Greeting {
+        again_at: Duration,
+        pause: Duration,
+    },
+    Welcome,
+}
+
+impl Session {
+    pub(super) fn greet(&mut self, now: Duration, pause: Duration) {
+        self.link = Link::Greeting { again_at: now + self.jittered(pause), pause };
+        let identity = &self.identity;
+        let hello = Hello {
+            boot: identity.boot,
+            extractor: identity.extractor,
+            classes: identity.classes,
+            shape: identity.shape,
+            samples: self.samples,
+            labels: identity.labels.clone(),
+        };
+        self.send(ToAggregator::Hello(hello));
+        self.expect_answer(now);
+    }
+
+    pub(super) fn handle_welcome(&mut self, now: Duration, welcome: &Welcome) {
+        if welcome.boot != self.identity.boot || !matches!(self.link, Link::Greeting { .. }) {
+            return;
+        }
+        self.link = Link::Welcome;
+        self.is_eligible = welcome.is_eligible;
+        self.report(Event::Welcome);
+        self.resume_download(now);
+        self.resume_offer(now);
+        self.proceed(now);
+    }
+
+    pub(super) fn handle_refused(&mut self, now: Duration, refused: &Refused) {
+        if refused.boot == Some(self.identity.boot) {
+            self.report(Event::Refused(refused.reason));
+            let again_at = now + self.jittered(LONGEST_PAUSE);
+            self.link = Link::Greeting { again_at, pause: LONGEST_PAUSE };
+        } else if refused.boot.is_none() && refused.reason == Refusal::UnknownDevice && self.link == Link::Welcome {
+            // The aggregator lost its books or never had this device in them.
+            self.report(Event::Refused(refused.reason));
+            self.greet(now, FIRST_PAUSE);
+        } else if refused.boot.is_none() && refused.reason == Refusal::Version {
+            self.report(Event::Refused(refused.reason));
+        }
+    }
+
+    /// Something was said that the aggregator answers.
+    pub(super) fn expect_answer(&mut self, now: Duration) {
+        self.unanswered_since.get_or_insert(now);
+    }
+
+    /// When the connection is doubted.
+    pub(super) fn doubt_at(&self) -> Option<Duration> {
+        self.unanswered_since.map(|since| since + PATIENCE)
+    }
+
+    /// Asks for a new connection where nothing was answered for too long.
+    pub(super) fn doubt(&mut self, now: Duration) {
+        if self.doubt_at().is_some_and(|at| at <= now) {
+            self.unanswered_since = None;
+            self.actions.push_back(Action::Reconnect);
+        }
+    }
+}
