@@ -295,92 +295,39 @@ pub(super) mod tests {
         }
     }
 
+    /// The fields of a report.
+    const REPORT: &str = "\
+        runs devices rounds classes features peak_memory_bytes data imbalance_ratio alpha class_counts \
+        device_class_counts class_names version command arguments data_digests test_class_counts trials \
+        dials notes stopped machine seconds";
+    /// The fields of one of its runs.
+    const RUN: &str = "\
+        method seed partition participation balanced_accuracy head_accuracy mid_accuracy tail_accuracy \
+        accuracy_by_class balanced_accuracy_by_round bytes_up_per_device_round bytes_down_per_device_round \
+        seconds_per_round head_digest device_cpu_seconds_per_round aggregator_cpu_seconds_per_round \
+        head_accuracy_by_round mid_accuracy_by_round tail_accuracy_by_round rounds_to_95_percent \
+        bytes_up_per_device bytes_down_per_device bytes_per_device_by_round hyper_parameters chosen";
+    /// The fields of a dial and of a rival in it.
+    const DIAL: &str = "\
+        method taus balanced_accuracy head_accuracy tail_accuracy validation_balanced_accuracy \
+        validation_head_accuracy against rival tau head_accuracy balanced_accuracy rival_head_accuracy \
+        rival_balanced_accuracy dominates";
+
     #[test]
     fn json_field_names_are_frozen() {
         let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
         let report = serde_json::to_value(example()).unwrap();
-        let mut expected = [
-            "runs",
-            "devices",
-            "rounds",
-            "classes",
-            "features",
-            "peak_memory_bytes",
-            "data",
-            "imbalance_ratio",
-            "alpha",
-            "class_counts",
-            "device_class_counts",
-            "class_names",
-            "version",
-            "command",
-            "arguments",
-            "data_digests",
-            "test_class_counts",
-            "trials",
-            "dials",
-            "notes",
-            "stopped",
-            "machine",
-            "seconds",
-        ];
-        expected.sort_unstable();
-        let mut actual = names(&report);
-        actual.sort_unstable();
-        assert_eq!(actual, expected);
-        let mut expected = [
-            "method",
-            "seed",
-            "partition",
-            "participation",
-            "balanced_accuracy",
-            "head_accuracy",
-            "mid_accuracy",
-            "tail_accuracy",
-            "accuracy_by_class",
-            "balanced_accuracy_by_round",
-            "bytes_up_per_device_round",
-            "bytes_down_per_device_round",
-            "seconds_per_round",
-            "head_digest",
-            "device_cpu_seconds_per_round",
-            "aggregator_cpu_seconds_per_round",
-            "head_accuracy_by_round",
-            "mid_accuracy_by_round",
-            "tail_accuracy_by_round",
-            "rounds_to_95_percent",
-            "bytes_up_per_device",
-            "bytes_down_per_device",
-            "bytes_per_device_by_round",
-            "hyper_parameters",
-            "chosen",
-        ];
-        expected.sort_unstable();
-        let mut actual = names(&report["runs"][0]);
-        actual.sort_unstable();
-        assert_eq!(actual, expected);
         let dial = serde_json::to_value(super::super::dial::tests::example()).unwrap();
-        let mut actual = [names(&dial), names(&dial["against"][0])].concat();
-        actual.sort_unstable();
-        let mut expected = [
-            "method",
-            "taus",
-            "balanced_accuracy",
-            "head_accuracy",
-            "tail_accuracy",
-            "validation_balanced_accuracy",
-            "validation_head_accuracy",
-            "against",
-            "rival",
-            "tau",
-            "head_accuracy",
-            "balanced_accuracy",
-            "rival_head_accuracy",
-            "rival_balanced_accuracy",
-            "dominates",
-        ];
-        expected.sort_unstable();
-        assert_eq!(actual, expected);
+        for (mut actual, expected) in [
+            (names(&report), REPORT),
+            (names(&report["runs"][0]), RUN),
+            ([names(&dial), names(&dial["against"][0])].concat(), DIAL),
+        ] {
+            let mut expected: Vec<&str> = expected.split_whitespace().collect();
+            actual.sort_unstable();
+            expected.sort_unstable();
+            assert_eq!(actual, expected);
+        }
         assert!(report["runs"][2]["aggregator_cpu_seconds_per_round"].is_null());
     }
 
