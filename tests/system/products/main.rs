@@ -93,7 +93,7 @@ fn check_devices(fleet: &Fleet) {
     assert_eq!(devices.len(), DEVICES);
     for (number, device) in devices.iter().enumerate() {
         assert_eq!(device["device"], fleet::name(number));
-        assert_eq!((&device["rounds_done"], &device["present"]), (&ROUNDS.into(), &false.into()), "{device}");
+        assert_eq!((&device["rounds_done"], &device["state"]), (&ROUNDS.into(), &"gone".into()), "{device}");
         assert_eq!(device["samples"], IMAGES, "{device}");
     }
     let table = fleet.aggregator().succeed("aggregator", &["devices"]);

@@ -20,8 +20,8 @@ struct Pair {
 
 impl Pair {
     /// A round of so many passes over the samples, one sample a step.
-    fn start(epochs: u32) -> Self {
-        let aggregator = fleet::aggregator(None, 1, 1, Method::RedGrape);
+    fn start(method: Method, epochs: u32) -> Self {
+        let aggregator = fleet::aggregator(None, 1, 1, method);
         edit(
             &aggregator.path("aggregator.toml"),
             &[("# epochs = 5", &format!("epochs = {epochs}")), ("# batch = 64", "batch = 1")],
@@ -40,8 +40,10 @@ impl Pair {
             assert_eq!(code, Some(0), "{log}");
         }
         let rounds = fleet::rounds(&self.aggregator);
-        assert_eq!(rounds.len(), 1);
-        assert_eq!((&rounds[0]["phase"], &rounds[0]["updates"]), (&"merged".into(), &1.into()), "{rounds:?}");
+        assert!(!rounds.is_empty());
+        for round in &rounds {
+            assert_eq!((&round["phase"], &round["updates"]), (&"merged".into(), &1.into()), "{rounds:?}");
+        }
     }
 }
 
@@ -68,9 +70,10 @@ fn stop(running: Running) -> String {
 
 #[test]
 fn a_long_round_is_left_at_once_and_done_after_the_restart() {
-    let pair = Pair::start(1_000);
+    // Sums first, then steps that each draw a set anew: seconds of work on a quick machine.
+    let pair = Pair::start(Method::RedGrapePlus, 1_000);
     let mut running = pair.device.start("edge-client", &["run"]);
-    running.line("round began");
+    running.line("round began round=1");
     let log = stop(running);
     assert!(log.contains("work ended before its end"), "the round was too short to be left: {log}");
     let status = pair.device.json("edge-client", &["status", "--json"]);
@@ -81,7 +84,7 @@ fn a_long_round_is_left_at_once_and_done_after_the_restart() {
 
 #[test]
 fn a_hot_device_pauses_and_goes_on_when_it_is_cool() {
-    let pair = Pair::start(5);
+    let pair = Pair::start(Method::RedGrape, 5);
     let zone = pair.device.path("sensors/thermal/thermal_zone0");
     fs::create_dir_all(&zone).unwrap();
     fs::write(zone.join("type"), "cpu-thermal\n").unwrap();
