@@ -46,7 +46,7 @@ pub use local::{Local, Loss};
 pub use merge::{DeviceWeight, DeviceWeights, HeadSum, MergeError, PrototypeSum};
 pub use methods::{MAX_SETTINGS, Method, Setting, UnknownMethod};
 pub use params::{Params, ParamsError, Start, Sums, ValidParams};
-pub use prototype::{OwnPrototypes, PrototypeError, PrototypeSource, Prototypes};
+pub use prototype::{OwnPrototypes, PrototypeError, PrototypeSource, Prototypes, SUM_VALUES};
 pub use round::{RoundError, RoundSum, Step, Trained, UpdateContent, train_round, train_while};
 pub use sampling::{Plan, class_counts, stream};
 pub use shape::{Shape, ShapeError};

@@ -19,7 +19,7 @@ use crate::train::Samples;
 const ROWS: usize = 64;
 
 /// Numbers of a sum that stay in the nearest cache while all gradients are added to them: 16 KiB.
-const SUM_VALUES: usize = 4_096;
+pub const SUM_VALUES: usize = 4_096;
 
 /// One gradient of a head per class, for the classes that have one. The gradient of class `c` is
 /// `mean over y_i = c of (softmax(W h_i + b) - e_c) ⊗ [h_i ; 1]` (Yang et al., equation 9).
@@ -52,11 +52,7 @@ impl Prototypes {
     /// The prototypes of a device's own samples at the received main head, for every class of which it holds at
     /// least `min_samples`.
     pub fn of(main: &Head, samples: &Samples<'_>, min_samples: u16) -> Self {
-        let mut by_class = BTreeMap::new();
-        OwnPrototypes::new(Cow::Borrowed(main), *samples, min_samples).for_each(|class, gradient| {
-            by_class.insert(class, gradient.clone());
-        });
-        Self { by_class }
+        OwnPrototypes::new(Cow::Borrowed(main), *samples, min_samples).to_prototypes()
     }
 
     /// Refuses unknown classes, wrong lengths and impossible values.
@@ -148,6 +144,13 @@ impl<'a> OwnPrototypes<'a> {
     /// The classes that have one, ascending.
     pub fn classes(&self) -> impl ExactSizeIterator<Item = u16> {
         self.classes.iter().map(|(class, _)| *class)
+    }
+
+    /// All of them at once.
+    pub fn to_prototypes(&self) -> Prototypes {
+        let mut by_class = BTreeMap::new();
+        self.for_each(|class, gradient| drop(by_class.insert(class, gradient.clone())));
+        Prototypes { by_class }
     }
 
     /// Makes one after the other, classes ascending, all in the same buffer.

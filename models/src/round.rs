@@ -73,11 +73,8 @@ pub struct Trained<'a> {
 
 impl From<Trained<'_>> for UpdateContent {
     fn from(Trained { heads, prototypes, loss }: Trained<'_>) -> Self {
-        let mut by_class = BTreeMap::new();
-        if let Some(own) = prototypes {
-            own.for_each(|class, gradient| drop(by_class.insert(class, gradient.clone())));
-        }
-        Self::Trained { heads, prototypes: Prototypes { by_class }, loss }
+        let prototypes = prototypes.map_or_else(Prototypes::default, |own| own.to_prototypes());
+        Self::Trained { heads, prototypes, loss }
     }
 }
 

@@ -6,13 +6,10 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use grapevine_models::limits::MAX_GRADIENT_VALUE;
-use grapevine_models::{Head, PrototypeError, PrototypeSource, Prototypes, Shape};
+use grapevine_models::{Head, PrototypeError, PrototypeSource, Prototypes, SUM_VALUES, Shape};
 
 use crate::body::BodyError;
 use crate::tensor::{Encoding, TensorError};
-
-/// Numbers of a sum that stay in the nearest cache while all gradients are added to them: 16 KiB.
-const SUM_VALUES: usize = 4_096;
 
 /// Gradient prototypes of a fleet in the bytes of a body, checked.
 #[derive(Clone)]

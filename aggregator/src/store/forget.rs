@@ -32,51 +32,26 @@ impl Store {
     /// Deletes the blobs of a run's updates before `round`, unless something else names them; the rows stay.
     pub fn forget_updates_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError> {
         self.check_writable()?;
-        let forgotten: Vec<Digest> = self.rows(
+        self.let_go(
+            "forget updates in",
             "SELECT DISTINCT digest FROM updates WHERE run = ?1 AND round < ?2 AND blob_kept = 1",
-            params![Bits(run), round],
-            |row| row.get(0),
-        )?;
-        self.write("forget updates in", |transaction| {
-            transaction.execute(
-                "UPDATE updates SET blob_kept = 0 WHERE run = ?1 AND round < ?2 AND blob_kept = 1",
-                params![Bits(run), round],
-            )
-        })?;
-        self.delete_unnamed(&forgotten)
+            "UPDATE updates SET blob_kept = 0 WHERE run = ?1 AND round < ?2 AND blob_kept = 1",
+            (run, round),
+        )
     }
 
     /// Deletes what earlier rounds of a run gave to the devices beside the heads, and what only the aggregator knew, of
     /// which only the newest is ever read again.
     pub fn forget_aids_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError> {
         self.check_writable()?;
-        let forgotten: Vec<Digest> = self.rows(
+        self.let_go(
+            "forget aids in",
             "SELECT aid FROM rounds WHERE run = ?1 AND round < ?2 AND aid IS NOT NULL \
              UNION SELECT memory FROM rounds WHERE run = ?1 AND round < ?2 AND memory IS NOT NULL",
-            params![Bits(run), round],
-            |row| row.get(0),
-        )?;
-        self.write("forget aids in", |transaction| {
-            transaction.execute(
-                "UPDATE rounds SET aid = NULL, memory = NULL \
-                 WHERE run = ?1 AND round < ?2 AND (aid IS NOT NULL OR memory IS NOT NULL)",
-                params![Bits(run), round],
-            )
-        })?;
-        self.delete_unnamed(&forgotten)
-    }
-
-    /// The rows let go first: a crash here leaves files for `collect_garbage`, never rows without their file.
-    fn delete_unnamed(&mut self, forgotten: &[Digest]) -> Result<Collected, StoreError> {
-        let mut collected = Collected::default();
-        for digest in forgotten {
-            if !self.is_named(digest)? {
-                let one = self.blobs.delete(digest)?;
-                collected.files += one.files;
-                collected.bytes += one.bytes;
-            }
-        }
-        Ok(collected)
+            "UPDATE rounds SET aid = NULL, memory = NULL \
+             WHERE run = ?1 AND round < ?2 AND (aid IS NOT NULL OR memory IS NOT NULL)",
+            (run, round),
+        )
     }
 
     /// Deletes the heads of a run's merged rounds but the newest `kept`, unless something else names them; their digests
@@ -89,19 +64,13 @@ impl Store {
             |row| row.get::<_, u32>(0),
         )?;
         let Some(oldest) = oldest else { return Ok(Collected::default()) };
-        let forgotten: Vec<Digest> = self.rows(
+        self.let_go(
+            "forget heads in",
             "SELECT heads FROM rounds WHERE run = ?1 AND round < ?2 AND heads_kept = 1 AND heads IS NOT NULL \
              UNION SELECT in_use FROM rounds WHERE run = ?1 AND round < ?2 AND heads_kept = 1 AND in_use IS NOT NULL",
-            params![Bits(run), oldest],
-            |row| row.get(0),
-        )?;
-        self.write("forget heads in", |transaction| {
-            transaction.execute(
-                "UPDATE rounds SET heads_kept = 0 WHERE run = ?1 AND round < ?2 AND heads_kept = 1",
-                params![Bits(run), oldest],
-            )
-        })?;
-        self.delete_unnamed(&forgotten)
+            "UPDATE rounds SET heads_kept = 0 WHERE run = ?1 AND round < ?2 AND heads_kept = 1",
+            (run, oldest),
+        )
     }
 
     /// Deletes the updates of a round that no run will go on with: those of every run but `run`.
@@ -111,6 +80,28 @@ impl Store {
                 .execute("UPDATE updates SET blob_kept = 0 WHERE run <> ?1 AND blob_kept = 1", params![Bits(run)])
         })?;
         Ok(())
+    }
+
+    /// Lets rows of a run before a round go of what `named` finds in them, by the statement `release`, and deletes what no
+    /// other row names. `what` is for messages.
+    fn let_go(
+        &mut self,
+        what: &'static str,
+        named: &str,
+        release: &str,
+        (run, before): (u64, u32),
+    ) -> Result<Collected, StoreError> {
+        let forgotten: Vec<Digest> = self.rows(named, params![Bits(run), before], |row| row.get(0))?;
+        self.write(what, |transaction| transaction.execute(release, params![Bits(run), before]))?;
+        let mut collected = Collected::default();
+        for digest in &forgotten {
+            if !self.is_named(digest)? {
+                let one = self.blobs.delete(digest)?;
+                collected.files += one.files;
+                collected.bytes += one.bytes;
+            }
+        }
+        Ok(collected)
     }
 
     fn is_named(&self, digest: &Digest) -> Result<bool, StoreError> {
