@@ -1,8 +1,8 @@
 //! An image becomes the tensor the extractor expects: decode, turn upright, resize, normalise.
 //!
 //! PNG and JPEG, and plain pixels. The way of the pixels is that of Pillow's `exif_transpose`, `convert("L" or "RGB")`
-//! and `resize(size, BILINEAR)`, so that features agree with those of the scripts that made the extractor: bit for bit
-//! for PNG, within what two JPEG decoders differ for JPEG. So transparency is dropped, and of 16 bits the upper 8 count.
+//! and `resize(size, BILINEAR)`, bit for bit, so that features agree with those of the scripts that made the extractor.
+//! So transparency is dropped, and of 16 bits the upper 8 count.
 
 mod jpeg;
 mod resample;
@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use grapevine_models::manifest::{Input, Layout};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, guess_format};
+use libjpeg_turbo_rs::JpegError;
 
 use crate::source::{Content, Pixels};
 
@@ -77,6 +78,9 @@ pub enum DecodeError {
     /// Damaged, cut short, or beyond the limits on sides and memory.
     #[error("{0}; save the image again, at most {side} pixels a side", side = MAX_IMAGE_SIDE)]
     Image(#[from] image::ImageError),
+    /// The same of a JPEG image.
+    #[error("{0}; save the image again, at most {side} pixels a side", side = MAX_IMAGE_SIDE)]
+    Jpeg(#[from] JpegError),
     /// Pixels of another size than they should be.
     #[error("{bytes} bytes are no picture of {} x {} pixels", size[0], size[1])]
     Pixels {
@@ -199,18 +203,22 @@ pub(crate) fn read_limited(path: &Path) -> io::Result<Option<Vec<u8>>> {
 }
 
 fn decode_upright(bytes: &[u8]) -> Result<DynamicImage, DecodeError> {
-    let format = match guess_format(bytes).ok() {
-        Some(format @ (ImageFormat::Png | ImageFormat::Jpeg)) => format,
+    let (mut image, orientation) = match guess_format(bytes).ok() {
+        Some(ImageFormat::Png) => png(bytes)?,
+        Some(ImageFormat::Jpeg) => jpeg::decode(bytes)?,
         other => return Err(DecodeError::Format(other)),
     };
-    if format == ImageFormat::Jpeg && !jpeg::is_whole(bytes) {
-        return Err(DecodeError::CutShort);
-    }
+    image.apply_orientation(orientation);
+    Ok(image)
+}
+
+/// The image as it is stored, and how to turn it upright.
+fn png(bytes: &[u8]) -> Result<(DynamicImage, Orientation), DecodeError> {
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_IMAGE_SIDE);
     limits.max_image_height = Some(MAX_IMAGE_SIDE);
     limits.max_alloc = Some(MAX_DECODED_BYTES);
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), ImageFormat::Png);
     reader.limits(limits);
     let mut decoder = reader.into_decoder()?;
     let decoded_bytes = decoder.total_bytes();
@@ -218,9 +226,7 @@ fn decode_upright(bytes: &[u8]) -> Result<DynamicImage, DecodeError> {
         return Err(DecodeError::Memory { bytes: decoded_bytes });
     }
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut image = DynamicImage::from_decoder(decoder)?;
-    image.apply_orientation(orientation);
-    Ok(image)
+    Ok((DynamicImage::from_decoder(decoder)?, orientation))
 }
 
 /// `[row][column][channel]` of an image in colour.

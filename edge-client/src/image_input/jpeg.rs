@@ -1,16 +1,75 @@
-//! Whether a JPEG image is there to its end.
+//! JPEG as libjpeg-turbo has it, bit for bit, because Pillow and so the scripts that make extractors decode with that.
 //!
-//! The decoder makes grey areas of what is missing, which is right for a viewer and wrong for training; and a camera may
-//! be in the middle of writing the file.
+//! An image has to be there to its end: decoders make grey areas of what is missing, which is right for a viewer and
+//! wrong for training; and a camera may be in the middle of writing the file.
+
+use image::metadata::Orientation;
+use image::{DynamicImage, GrayImage, RgbImage};
+use libjpeg_turbo_rs::{ColorSpace, DecodeLimits, Decoder, JpegError, PixelFormat};
+
+use super::{DecodeError, MAX_DECODED_BYTES, MAX_IMAGE_SIDE};
+
+/// Scans of one image. Progressive images have about ten; each costs a pass over all of the image.
+const MAX_SCANS: usize = 100;
+/// Memory of the decoder beside the pixels it gives, in bytes: planes, and in progressive images coefficients.
+const MAX_WORKING_BYTES: u64 = 3 * MAX_DECODED_BYTES;
 
 const MARKER: u8 = 0xff;
 const START_OF_IMAGE: u8 = 0xd8;
 const END_OF_IMAGE: u8 = 0xd9;
 const START_OF_SCAN: u8 = 0xda;
 
+/// The image as it is stored, and how to turn it upright.
+pub(super) fn decode(bytes: &[u8]) -> Result<(DynamicImage, Orientation), DecodeError> {
+    if !is_whole(bytes) {
+        return Err(DecodeError::CutShort);
+    }
+    let limits = DecodeLimits {
+        max_width: MAX_IMAGE_SIDE as usize,
+        max_height: MAX_IMAGE_SIDE as usize,
+        max_pixels: MAX_DECODED_BYTES / 3,
+        max_scans: MAX_SCANS,
+        max_memory: Some(MAX_WORKING_BYTES),
+    };
+    let mut decoder = Decoder::new_with_limits(bytes, limits)?;
+    let colours = decoder.jpeg_color_space();
+    decoder.set_output_format(match colours {
+        ColorSpace::Grayscale => PixelFormat::Grayscale,
+        ColorSpace::Cmyk | ColorSpace::Ycck => PixelFormat::Cmyk,
+        ColorSpace::YCbCr | ColorSpace::Rgb | ColorSpace::Unknown => PixelFormat::Rgb,
+    });
+    let image = decoder.decode_image()?;
+    let orientation = image.exif_data().and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
+    let [width, height] = [image.width as u32, image.height as u32];
+    let pixels = match colours {
+        ColorSpace::Grayscale => GrayImage::from_raw(width, height, image.data).map(DynamicImage::from),
+        ColorSpace::Cmyk | ColorSpace::Ycck => {
+            RgbImage::from_raw(width, height, inks_to_rgb(&image.data)).map(DynamicImage::from)
+        }
+        ColorSpace::YCbCr | ColorSpace::Rgb | ColorSpace::Unknown => {
+            RgbImage::from_raw(width, height, image.data).map(DynamicImage::from)
+        }
+    };
+    let incomplete = || JpegError::CorruptData("its size and its pixels do not fit".into());
+    Ok((pixels.ok_or_else(incomplete)?, orientation))
+}
+
+/// Four inks, stored inverted, as Pillow turns them into colours: `K - (255 - ink) * K / 255`, rounded.
+fn inks_to_rgb(inks: &[u8]) -> Vec<u8> {
+    let (pixels, _) = inks.as_chunks::<4>();
+    let colour = |ink: u8, black: u8| {
+        let product = u32::from(255 - ink) * u32::from(black) + 128;
+        black - ((product + (product >> 8)) >> 8) as u8
+    };
+    pixels
+        .iter()
+        .flat_map(|&[cyan, magenta, yellow, black]| [cyan, magenta, yellow].map(|ink| colour(ink, black)))
+        .collect()
+}
+
 /// Whether the end marker follows the first scan. Before it, segments are stepped over: a thumbnail has an end of its
 /// own. In a scan's data the marker cannot occur.
-pub(super) fn is_whole(bytes: &[u8]) -> bool {
+fn is_whole(bytes: &[u8]) -> bool {
     let Some(mut rest) = bytes.strip_prefix(&[MARKER, START_OF_IMAGE]) else { return false };
     loop {
         let Some(start) = rest.windows(2).position(|pair| pair[0] == MARKER && ![0, MARKER].contains(&pair[1])) else {
@@ -34,15 +93,13 @@ pub(super) fn is_whole(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use image::{DynamicImage, ImageFormat, RgbImage};
+    use libjpeg_turbo_rs::{Subsampling, compress};
 
     use super::*;
 
     fn jpeg() -> Vec<u8> {
         let image = RgbImage::from_fn(40, 30, |x, y| image::Rgb([(x * 6) as u8, (y * 8) as u8, (x * y) as u8]));
-        let mut bytes = std::io::Cursor::new(Vec::new());
-        DynamicImage::from(image).write_to(&mut bytes, ImageFormat::Jpeg).unwrap();
-        bytes.into_inner()
+        compress(image.as_raw(), 40, 30, PixelFormat::Rgb, 90, Subsampling::S420).unwrap()
     }
 
     #[test]
