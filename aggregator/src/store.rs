@@ -141,10 +141,30 @@ impl Store {
         &self,
         query: &str,
         parameters: impl Params,
-        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+        mut read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>, StoreError> {
-        let all = || -> rusqlite::Result<Vec<T>> {
-            self.connection.prepare_cached(query)?.query_map(parameters, read)?.collect()
+        let mut rows = Vec::new();
+        self.each_row(query, parameters, |row| {
+            rows.push(read(row)?);
+            Ok(())
+        })?;
+        Ok(rows)
+    }
+
+    /// Hands row after row to `take`.
+    fn each_row(
+        &self,
+        query: &str,
+        parameters: impl Params,
+        mut take: impl FnMut(&Row<'_>) -> rusqlite::Result<()>,
+    ) -> Result<(), StoreError> {
+        let all = || -> rusqlite::Result<()> {
+            let mut statement = self.connection.prepare_cached(query)?;
+            let mut rows = statement.query(parameters)?;
+            while let Some(row) = rows.next()? {
+                take(row)?;
+            }
+            Ok(())
         };
         all().map_err(|source| StoreError::database("read", &self.path, source))
     }

@@ -3,7 +3,9 @@
 
 use core::time::Duration;
 
-use grapevine_aggregator::round::{Action, Coordinator, Participants, Progress, Quarantine, RoundConfig, Select};
+use grapevine_aggregator::round::{
+    Action, Coordinator, Participants, Progress, Quarantine, Registry, RoundConfig, Select,
+};
 use grapevine_models::{Head, Heads, Method, Params, Shape, UpdateContent};
 use grapevine_protocol::{
     BlobRef, BootId, DeviceId, Digest, Encoding, Hello, Labels, Offer, RoundId, RunId, ToAggregator, Update, block,
@@ -15,8 +17,8 @@ static ALLOCATOR: PeakAlloc = PeakAlloc;
 
 const FEW: u32 = 100;
 const MANY: u32 = 10_000;
-/// What a device may cost by being known: its record, and its name in the round's lists. Its update has 3 KiB.
-const BYTES_PER_DEVICE: usize = 2_048;
+/// What a device may cost by being known: its record, its name, once, and half a digest of its update. That has 3 KiB.
+const BYTES_PER_DEVICE: usize = 150;
 
 fn shape() -> Shape {
     Shape::new(10, 76).unwrap()
@@ -50,7 +52,7 @@ fn peak_of_a_round(devices: u32, noise: usize) -> usize {
     ALLOCATOR.reset_peak_usage();
     let before = ALLOCATOR.current_usage();
     let mut coordinator =
-        Coordinator::new(config, BootId(1), RunId(5), Progress::default(), Vec::new(), None, Duration::ZERO);
+        Coordinator::new(config, BootId(1), RunId(5), Progress::default(), Registry::default(), None, Duration::ZERO);
     for number in 0..devices {
         let hello = Hello {
             boot: BootId(1),
@@ -91,7 +93,6 @@ fn say(coordinator: &mut Coordinator, number: u32, message: ToAggregator, block:
             Action::Send(..)
             | Action::PublishBlock(..)
             | Action::PublishNotice(_)
-            | Action::RememberDevice(_)
             | Action::KeepDevice(_)
             | Action::OpenRound { .. }
             | Action::ExtendRound(..)

@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use grapevine_aggregator::round::{
-    Action, Auxiliary, Coordinator, Model, Participants, Progress, Quarantine, RoundConfig, Select,
+    Action, Auxiliary, Coordinator, Model, Participants, Progress, Quarantine, Registry, RoundConfig, Select,
 };
 use grapevine_models::{Heads, Method, Params, Samples, Shape, Start, Statistics, UpdateContent, stream, train_round};
 use grapevine_protocol::{
@@ -103,7 +103,7 @@ fn offer(coordinator: &mut Coordinator, device: u16, notice: &Notice) {
 fn run(config: &RoundConfig, with_restarts: bool) -> (Vec<Model>, Notice) {
     let mut progress = Progress::default();
     let begin = |progress: &Progress| {
-        Coordinator::new(config.clone(), BootId(1), RUN, progress.clone(), Vec::new(), None, Duration::ZERO)
+        Coordinator::new(config.clone(), BootId(1), RUN, progress.clone(), Registry::default(), None, Duration::ZERO)
     };
     let mut coordinator = begin(&progress);
     greet(&mut coordinator);
@@ -134,7 +134,6 @@ fn run(config: &RoundConfig, with_restarts: bool) -> (Vec<Model>, Notice) {
             Action::Send(..)
             | Action::Report(_)
             | Action::PublishBlock(..)
-            | Action::RememberDevice(_)
             | Action::OpenRound { .. }
             | Action::AbandonRound(..)
             | Action::KeepDevice(_)

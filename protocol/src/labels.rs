@@ -11,7 +11,7 @@ use crate::limits::{MAX_LABEL_NAME, MAX_LABEL_TEXT, MAX_LABELS};
 pub const BUILT_IN: [&str; 4] = ["arch", "os", "cores", "memory_mb"];
 
 /// What a label says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum LabelValue {
     /// Yes or no.
     Flag(bool),
@@ -22,7 +22,7 @@ pub enum LabelValue {
 }
 
 /// One name and what it says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Label {
     name: heapless::String<MAX_LABEL_NAME>,
     value: LabelValue,
@@ -30,7 +30,7 @@ struct Label {
 
 /// A device's labels, at most [`MAX_LABELS`], sorted by name, no name twice. Takes no more memory than they need: an
 /// aggregator keeps those of every device.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "RawLabels", into = "RawLabels")]
 pub struct Labels(Vec<Label>);
 

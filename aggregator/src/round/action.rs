@@ -1,9 +1,7 @@
 //! What goes into the machine at a start, and what comes out of it.
 
-use std::collections::BTreeMap;
-
 use grapevine_protocol::topics::BlobKind;
-use grapevine_protocol::{BlockHeader, DeviceId, Digest, Notice, Refusal, RoundId, RunId, Task, ToDevice};
+use grapevine_protocol::{BlockHeader, DeviceId, Notice, Refusal, RoundId, RunId, Task, ToDevice};
 
 #[cfg(doc)]
 use super::Coordinator;
@@ -20,8 +18,9 @@ pub struct Progress {
     pub trained: u32,
     /// The newest heads and aid.
     pub model: Model,
-    /// The newest merged round, with the updates that are in it.
-    pub closed: Option<(RoundId, BTreeMap<DeviceId, Digest>)>,
+    /// The newest merged round; each update that is in it is given to [`Coordinator::handle_merged_before`] before
+    /// anything else happens.
+    pub closed: Option<RoundId>,
 }
 
 /// A round that was open when the aggregator stopped.
@@ -48,8 +47,6 @@ pub enum Action {
     PublishBlock(BlobKind, BlockHeader, Vec<u8>),
     /// Publish the notice, retained.
     PublishNotice(Notice),
-    /// Keep what is known about a device, some time.
-    RememberDevice(DeviceId),
     /// Make durable what is known about a device before anything else is done.
     KeepDevice(DeviceId),
     /// Write the round into the ledger before its notice goes out.

@@ -2,7 +2,7 @@
 
 use core::cmp::Ordering;
 use core::time::Duration;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use grapevine_models::{RoundError, RoundSum, Step};
 use grapevine_protocol::{
@@ -10,6 +10,7 @@ use grapevine_protocol::{
     largest_update,
 };
 
+use super::places::{Answers, Place, PlaceSet};
 use super::{Action, Coordinator, Event, OpenRound, Phase, RoundStatus};
 
 /// A checked update on its way to the ledger.
@@ -32,10 +33,10 @@ pub struct AcceptedUpdate {
 pub(super) struct Collecting {
     pub(super) notice: Notice,
     /// Who was asked and is known to have been, those who came later and who answered included.
-    asked: BTreeSet<DeviceId>,
-    pub(super) accepted: BTreeMap<DeviceId, Digest>,
+    asked: PlaceSet,
+    pub(super) accepted: Answers,
     /// Updates that are checked and not yet durable.
-    storing: BTreeMap<DeviceId, (Digest, Update)>,
+    storing: BTreeMap<Place, (Digest, Update)>,
     pub(super) sum: RoundSum,
     pub(super) samples: u64,
     /// Updates that the round waited for when it opened; with fewer it waits for its deadline.
@@ -49,17 +50,11 @@ pub(super) struct Collecting {
 }
 
 impl Collecting {
-    pub(super) fn new(
-        notice: Notice,
-        sum: RoundSum,
-        asked: BTreeSet<DeviceId>,
-        wanted: usize,
-        deadline: Duration,
-    ) -> Self {
+    pub(super) fn new(notice: Notice, sum: RoundSum, asked: PlaceSet, wanted: usize, deadline: Duration) -> Self {
         Self {
             sum,
             notice,
-            accepted: BTreeMap::new(),
+            accepted: Answers::default(),
             storing: BTreeMap::new(),
             samples: 0,
             wanted,
@@ -108,17 +103,17 @@ impl Collecting {
     }
 
     /// A device that comes in the middle of a round takes part if it was chosen.
-    pub(super) fn welcome_back(&mut self, device: &DeviceId, samples: u32) {
+    pub(super) fn welcome_back(&mut self, place: Place, device: &DeviceId, samples: u32) {
         if samples > 0 && is_selected(&self.notice, device) {
-            self.asked.insert(device.clone());
+            self.asked.insert(place);
         }
     }
 
     /// Adds a stored update; an update that cannot be added has no effect.
-    fn add(&mut self, device: DeviceId, digest: Digest, update: &Update) -> Result<(), Refusal> {
+    fn add(&mut self, place: Place, device: &DeviceId, digest: Digest, update: &Update) -> Result<(), Refusal> {
         self.sum.add(device.as_str(), &update.content, update.samples).map_err(|error| refusal(&error))?;
         self.samples += u64::from(update.samples);
-        self.accepted.insert(device, digest);
+        self.accepted.insert(place, &digest);
         Ok(())
     }
 }
@@ -149,7 +144,8 @@ impl Coordinator {
     pub(super) fn resume_round(&mut self, open: OpenRound, now: Duration) {
         let notice = Notice { boot: self.boot, ..open.notice };
         let sum = self.empty_sum(notice.task);
-        let mut collecting = Collecting::new(notice, sum, BTreeSet::new(), open.expected, now + self.config.deadline);
+        let mut collecting =
+            Collecting::new(notice, sum, PlaceSet::default(), open.expected, now + self.config.deadline);
         (collecting.chosen, collecting.extensions) = (open.chosen, open.extensions);
         collecting.restoring = open.accepted;
         self.phase = Phase::Collecting(Box::new(collecting));
@@ -158,21 +154,30 @@ impl Coordinator {
     /// An update of the ledger is in the sum of the resumed round again. They come one by one, so that no more than one
     /// of them is in memory.
     pub fn handle_restored(&mut self, device: &DeviceId, content: &[u8]) {
+        let place = self.registry.place(device);
         let Phase::Collecting(collecting) = &mut self.phase else { return };
         collecting.restoring = collecting.restoring.saturating_sub(1);
-        collecting.asked.insert(device.clone());
+        collecting.asked.insert(place);
         let Notice { shape, task, params, .. } = collecting.notice;
         // The ledger holds only updates that passed this check before.
         let update = Update::decode(content, shape, task, params.method).map_err(|error| error.refusal());
-        let added = update.and_then(|update| collecting.add(device.clone(), Digest::of(content), &update));
+        let added = update.and_then(|update| collecting.add(place, device, Digest::of(content), &update));
         if let Err(reason) = added {
             self.count(Some(device), reason);
         }
         self.close_if_complete();
     }
 
+    /// An update that is in the newest merged round, by the ledger: whoever asks for its receipt gets it again.
+    pub fn handle_merged_before(&mut self, device: &DeviceId, digest: &Digest) {
+        let place = self.registry.place(device);
+        if let Some((_, answers)) = &mut self.closed {
+            answers.insert(place, digest);
+        }
+    }
+
     /// Where an offered update belongs: `Ok` if the open round waits for it.
-    pub(super) fn place_offer(&mut self, device: &DeviceId, offer: &Offer) -> Result<(), Refusal> {
+    pub(super) fn place_offer(&self, place: Place, offer: &Offer) -> Result<(), Refusal> {
         if offer.run != self.run {
             return Err(Refusal::WrongRun);
         }
@@ -189,10 +194,10 @@ impl Coordinator {
                 });
             }
         };
-        if !self.registry.is_eligible(device) || !is_selected(&collecting.notice, device) {
+        if !self.registry.is_eligible(place) || !is_selected(&collecting.notice, &self.registry.names().id(place)) {
             return Err(Refusal::NotSelected);
         }
-        if collecting.accepted.contains_key(device) {
+        if collecting.accepted.has(place) {
             return Err(Refusal::Duplicate);
         }
         let limit = largest_update(collecting.notice.shape, collecting.notice.task, collecting.notice.params.method);
@@ -200,9 +205,9 @@ impl Coordinator {
     }
 
     /// Whether this very update is stored already, in this round or the one before.
-    pub(super) fn is_stored(&self, device: &DeviceId, offer: &Offer) -> bool {
-        let stored_in = |round: RoundId, accepted: &BTreeMap<DeviceId, Digest>| {
-            offer.run == self.run && offer.round == round && accepted.get(device) == Some(&offer.blob.digest)
+    pub(super) fn is_stored(&self, place: Place, offer: &Offer) -> bool {
+        let stored_in = |round: RoundId, accepted: &Answers| {
+            offer.run == self.run && offer.round == round && accepted.is(place, &offer.blob.digest)
         };
         let open = match &self.phase {
             Phase::Collecting(collecting) => stored_in(collecting.notice.round, &collecting.accepted),
@@ -212,18 +217,18 @@ impl Coordinator {
     }
 
     /// All blocks of an update are there and have its digest: check it and have it stored.
-    pub(super) fn take_content(&mut self, device: &DeviceId, digest: Digest, content: Vec<u8>) {
+    pub(super) fn take_content(&mut self, place: Place, digest: Digest, content: Vec<u8>) {
         let Phase::Collecting(collecting) = &mut self.phase else { return };
         let notice = &collecting.notice;
         let (run, round) = (notice.run, notice.round);
-        if collecting.storing.contains_key(device) || collecting.accepted.contains_key(device) {
+        if collecting.storing.contains_key(&place) || collecting.accepted.has(place) {
             return;
         }
         match Update::decode(&content, notice.shape, notice.task, notice.params.method) {
             Ok(update) => {
                 let samples = update.samples;
-                collecting.storing.insert(device.clone(), (digest, update));
-                let device = device.clone();
+                collecting.storing.insert(place, (digest, update));
+                let device = self.registry.names().id(place);
                 self.actions.push_back(Action::StoreUpdate(AcceptedUpdate {
                     device,
                     run,
@@ -233,7 +238,7 @@ impl Coordinator {
                     content,
                 }));
             }
-            Err(error) => self.refuse_update(device, run, round, digest, error.refusal()),
+            Err(error) => self.refuse_update(place, run, round, digest, error.refusal()),
         }
     }
 
@@ -244,23 +249,24 @@ impl Coordinator {
         if collecting.notice.round != round {
             return;
         }
-        let Some((digest, update)) = collecting.storing.remove(device) else { return };
-        collecting.asked.insert(device.clone());
-        match collecting.add(device.clone(), digest, &update) {
+        let Some(place) = self.registry.find(device) else { return };
+        let Some((digest, update)) = collecting.storing.remove(&place) else { return };
+        collecting.asked.insert(place);
+        match collecting.add(place, device, digest, &update) {
             Ok(()) => {
-                self.registry.forgive(device);
-                self.send(device, ToDevice::Receipt(Receipt { run, round, digest, refused: None }));
+                self.registry.forgive(place);
+                self.send(place, ToDevice::Receipt(Receipt { run, round, digest, refused: None }));
                 self.report(Event::UpdateAccepted { device: device.clone(), round });
             }
-            Err(reason) => self.refuse_update(device, run, round, digest, reason),
+            Err(reason) => self.refuse_update(place, run, round, digest, reason),
         }
         self.close_if_complete();
     }
 
     /// An update could not be made durable; the device keeps it and offers it again.
     pub fn handle_store_failed(&mut self, device: &DeviceId) {
-        if let Phase::Collecting(collecting) = &mut self.phase {
-            collecting.storing.remove(device);
+        if let (Phase::Collecting(collecting), Some(place)) = (&mut self.phase, self.registry.find(device)) {
+            collecting.storing.remove(&place);
         }
         self.count(Some(device), Refusal::Storage);
     }

@@ -30,7 +30,7 @@ impl Coordinator {
             extensions: status.extensions,
             samples,
         };
-        accepted.keys().for_each(|device| self.registry.count_done(device, notice.round));
+        accepted.from().for_each(|place| self.registry.count_done(place, notice.round));
         self.closed = Some((notice.round, accepted));
         self.actions.push_back(Action::Commit(outcome.clone()));
         self.phase = Phase::Committing(Box::new(Committing { outcome }));

@@ -6,48 +6,58 @@ use grapevine_protocol::{
     BootId, DeviceId, Digest, Hello, Leaving, Receipt, Refusal, Refused, RoundId, RunId, ToDevice, Welcome,
 };
 
+use super::places::Place;
 use super::{Action, Coordinator, Event, Phase};
 
 impl Coordinator {
     pub(super) fn handle_hello(&mut self, now: Duration, device: &DeviceId, hello: &Hello) {
-        let reason = if hello.extractor != self.config.extractor {
-            Some(Refusal::Extractor)
-        } else if hello.classes != self.config.classes {
-            Some(Refusal::Classes)
-        } else if hello.shape != self.config.shape {
-            Some(Refusal::Shape)
-        } else if self.registry.is_quarantined(device) {
-            Some(Refusal::Quarantined)
-        } else if !self.registry.greet(device, hello, self.config.select.matches(&hello.labels), now) {
-            Some(Refusal::TooManyDevices)
-        } else {
-            None
+        let is_eligible = self.config.select.matches(&hello.labels);
+        let place = match self.take_in(now, device, hello, is_eligible) {
+            Ok(place) => place,
+            Err(reason) => return self.refuse_device(device, Some(hello.boot), reason),
         };
-        if let Some(reason) = reason {
-            return self.refuse_device(device, Some(hello.boot), reason);
-        }
-        self.serving.forget(device);
-        let is_eligible = self.registry.is_eligible(device);
-        self.send(device, ToDevice::Welcome(Welcome { boot: hello.boot, run: self.run, is_eligible }));
-        self.actions.push_back(Action::RememberDevice(device.clone()));
+        self.serving.forget(place);
+        self.send(place, ToDevice::Welcome(Welcome { boot: hello.boot, run: self.run, is_eligible }));
         self.report(Event::DeviceCame(device.clone()));
         match &mut self.phase {
             Phase::Gathering => self.gather(now),
-            Phase::Collecting(collecting) if is_eligible => collecting.welcome_back(device, hello.samples),
+            Phase::Collecting(collecting) if is_eligible => collecting.welcome_back(place, device, hello.samples),
             Phase::Collecting(_) | Phase::Committing(_) | Phase::Finished => {}
         }
     }
 
-    pub(super) fn handle_leaving(&mut self, device: &DeviceId, leaving: &Leaving) {
-        if self.registry.leave(device, leaving.boot) {
-            self.actions.push_back(Action::RememberDevice(device.clone()));
-            self.report(Event::DeviceLeft(device.clone()));
+    fn take_in(
+        &mut self,
+        now: Duration,
+        device: &DeviceId,
+        hello: &Hello,
+        is_eligible: bool,
+    ) -> Result<Place, Refusal> {
+        if hello.extractor != self.config.extractor {
+            return Err(Refusal::Extractor);
+        }
+        if hello.classes != self.config.classes {
+            return Err(Refusal::Classes);
+        }
+        if hello.shape != self.config.shape {
+            return Err(Refusal::Shape);
+        }
+        if self.registry.find(device).is_some_and(|place| self.registry.is_quarantined(place)) {
+            return Err(Refusal::Quarantined);
+        }
+        self.registry.greet(device, hello, is_eligible, now).ok_or(Refusal::TooManyDevices)
+    }
+
+    pub(super) fn handle_leaving(&mut self, place: Place, leaving: &Leaving) {
+        if self.registry.leave(place, leaving.boot) {
+            let device = self.registry.names().id(place);
+            self.report(Event::DeviceLeft(device));
         }
     }
 
     /// Somebody looked after a quarantined device: its next hello is welcome. `false` if it is not quarantined.
     pub fn handle_release(&mut self, device: &DeviceId) -> bool {
-        let was_quarantined = self.registry.release(device);
+        let was_quarantined = self.registry.find(device).is_some_and(|place| self.registry.release(place));
         if was_quarantined {
             self.actions.push_back(Action::KeepDevice(device.clone()));
             self.report(Event::Released(device.clone()));
@@ -57,37 +67,37 @@ impl Coordinator {
 
     pub(super) fn refuse_device(&mut self, device: &DeviceId, boot: Option<BootId>, reason: Refusal) {
         self.count(Some(device), reason);
-        self.send(device, ToDevice::Refused(Refused { boot, reason }));
+        self.actions.push_back(Action::Send(device.clone(), ToDevice::Refused(Refused { boot, reason })));
     }
 
     /// Refuses an update for good, so that the device does not send it again.
-    pub(super) fn refuse_update(
-        &mut self,
-        device: &DeviceId,
-        run: RunId,
-        round: RoundId,
-        digest: Digest,
-        reason: Refusal,
-    ) {
-        self.count(Some(device), reason);
-        self.send(device, ToDevice::Receipt(Receipt { run, round, digest, refused: Some(reason) }));
+    pub(super) fn refuse_update(&mut self, place: Place, run: RunId, round: RoundId, digest: Digest, reason: Refusal) {
+        self.count_of(place, reason);
+        self.send(place, ToDevice::Receipt(Receipt { run, round, digest, refused: Some(reason) }));
         let rule = &self.config.quarantine;
-        if rule.after == 0 || !rule.reasons.contains(&reason) || !self.registry.strike(device, rule.after, reason) {
+        if rule.after == 0 || !rule.reasons.contains(&reason) || !self.registry.strike(place, rule.after, reason) {
             return;
         }
-        self.serving.forget(device);
-        self.uploads.forget(device);
+        self.serving.forget(place);
+        self.uploads.forget(place);
         // Durable before told: after a restart the device is not welcome either.
+        let device = self.registry.names().id(place);
         self.actions.push_back(Action::KeepDevice(device.clone()));
-        let boot = self.registry.record(device).map(|record| record.boot);
-        self.send(device, ToDevice::Refused(Refused { boot, reason: Refusal::Quarantined }));
-        self.report(Event::Quarantined { device: device.clone(), reason });
+        let boot = self.registry.boot(place);
+        self.send(place, ToDevice::Refused(Refused { boot, reason: Refusal::Quarantined }));
+        self.report(Event::Quarantined { device, reason });
+    }
+
+    /// Counts a refusal of a known device.
+    pub(super) fn count_of(&mut self, place: Place, reason: Refusal) {
+        let device = self.registry.names().id(place);
+        self.count(Some(&device), reason);
     }
 
     pub(super) fn count(&mut self, device: Option<&DeviceId>, reason: Refusal) {
         *self.refusals.entry(reason).or_default() += 1;
-        if let Some(device) = device {
-            self.registry.count_failure(device, reason);
+        if let Some(place) = device.and_then(|device| self.registry.find(device)) {
+            self.registry.count_failure(place, reason);
         }
         self.report(Event::Refused { device: device.cloned(), reason });
     }

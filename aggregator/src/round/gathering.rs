@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use grapevine_protocol::{DeviceId, RoundId, Task, selection_ticket};
 
-use super::{Action, Collecting, Coordinator, DeviceRecord, Event, Participants, Phase};
+use super::places::{Place, PlaceSet};
+use super::{Action, Collecting, Coordinator, Event, Participants, Phase};
 
 impl Coordinator {
     /// Opens the next round if there is one and enough devices are there; else waits, or ends the run.
@@ -15,10 +16,11 @@ impl Coordinator {
             return self.finish(now);
         }
         self.phase = Phase::Gathering;
-        let is_able = |record: &DeviceRecord| record.samples > 0 && record.is_eligible;
-        let able: Vec<&DeviceId> =
-            self.registry.present().filter(|(_, record)| is_able(record)).map(|(device, _)| device).collect();
-        if able.len() < self.config.min_devices.max(1) {
+        if self.registry.present() < self.config.min_devices.max(1) {
+            return;
+        }
+        let able = self.registry.able().count();
+        if able < self.config.min_devices.max(1) {
             return;
         }
         let round = RoundId(self.progress.next_round);
@@ -27,10 +29,10 @@ impl Coordinator {
             // Sums are of everybody.
             Task::Statistics { .. } | Task::Wait | Task::Finished => Participants::All,
         };
-        let (wanted, chosen) = participants.of(able.len(), self.config.over_select);
+        let (wanted, chosen) = participants.of(able, self.config.over_select);
         let (asked, highest_ticket) = match participants {
-            Participants::All => (able.into_iter().cloned().collect(), u64::MAX),
-            Participants::Count(_) | Participants::Share(_) => choose(&able, chosen, self.config.seed, round),
+            Participants::All => (self.registry.able().collect(), u64::MAX),
+            Participants::Count(_) | Participants::Share(_) => self.choose_among(able, chosen, round),
         };
         let notice = self.notice_of(task, highest_ticket);
         self.actions.push_back(Action::OpenRound { notice: notice.clone(), expected: wanted, chosen });
@@ -40,6 +42,20 @@ impl Coordinator {
         self.phase = Phase::Collecting(Box::new(collecting));
         self.tell(now);
         self.report(opened);
+    }
+
+    /// As [`choose`], among the `able` devices that can take part.
+    fn choose_among(&self, able: usize, wanted: usize, round: RoundId) -> (PlaceSet, u64) {
+        let names = self.registry.names();
+        let mut tickets: Vec<(u64, Place)> = Vec::with_capacity(able);
+        let ticket = |place| (selection_ticket(self.config.seed, round, &names.id(place)), place);
+        tickets.extend(self.registry.able().map(ticket));
+        tickets.sort_unstable_by(|(ticket, one), (other_ticket, other)| {
+            ticket.cmp(other_ticket).then_with(|| names.order(*one, *other))
+        });
+        tickets.truncate(wanted);
+        let highest = tickets.last().map_or(0, |(ticket, _)| *ticket);
+        (tickets.into_iter().map(|(_, place)| place).collect(), highest)
     }
 
     /// After a round: opens the next one, or tells that there is none for now, so that nobody works on the last one.

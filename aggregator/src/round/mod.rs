@@ -15,6 +15,7 @@ mod config;
 mod devices;
 mod gathering;
 mod model;
+mod places;
 mod registry;
 pub mod select;
 mod serving;
@@ -27,7 +28,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 
 use grapevine_models::Step;
-use grapevine_protocol::{BootId, DeviceId, Digest, Refusal, Refused, RoundId, RunId, Task, ToAggregator, ToDevice};
+use grapevine_protocol::{BootId, DeviceId, Refusal, Refused, RoundId, RunId, Task, ToAggregator, ToDevice};
 
 pub use action::{Action, Event, OpenRound, Progress, RoundOutcome};
 pub use collecting::AcceptedUpdate;
@@ -36,8 +37,8 @@ use committing::Committing;
 pub use config::{Auxiliary, Participants, Quarantine, RoundConfig};
 pub use gathering::choose;
 pub use model::{Content, Model};
-pub use registry::DeviceRecord;
-use registry::Registry;
+use places::{Answers, Place};
+pub use registry::{DeviceRecord, Registry};
 pub use select::Select;
 use serving::Serving;
 use uploads::Uploads;
@@ -59,7 +60,7 @@ pub struct Coordinator {
     /// When the newest notice went out.
     told_at: Option<Duration>,
     /// The round before this one: a device whose receipt was lost asks again after its round closed.
-    closed: Option<(RoundId, BTreeMap<DeviceId, Digest>)>,
+    closed: Option<(RoundId, Answers)>,
     refusals: BTreeMap<Refusal, u64>,
     actions: VecDeque<Action>,
 }
@@ -100,20 +101,20 @@ impl Coordinator {
         config: RoundConfig,
         boot: BootId,
         run: RunId,
-        mut progress: Progress,
-        books: Vec<(DeviceId, DeviceRecord)>,
+        progress: Progress,
+        books: Registry,
         open: Option<OpenRound>,
         now: Duration,
     ) -> Self {
         let mut coordinator = Self {
-            closed: progress.closed.take(),
+            closed: progress.closed.map(|round| (round, Answers::default())),
             uploads: Uploads::new(config.upload_bytes),
             config,
             boot,
             was_connected: false,
             is_connected: true,
             run,
-            registry: Registry::new(books),
+            registry: books,
             progress,
             phase: Phase::Gathering,
             serving: Serving::default(),
@@ -157,8 +158,7 @@ impl Coordinator {
         self.is_connected = true;
         if core::mem::replace(&mut self.was_connected, true) {
             self.call_roll();
-            let left = self.registry.all_away();
-            self.actions.extend(left.into_iter().map(Action::RememberDevice));
+            self.registry.all_away();
         }
         if let Phase::Collecting(collecting) = &mut self.phase {
             collecting.notice.boot = self.boot;
@@ -177,19 +177,19 @@ impl Coordinator {
         if let ToAggregator::Hello(hello) = &message {
             return self.handle_hello(now, device, hello);
         }
-        if !self.registry.heard(device, now, block.len()) {
+        let Some(place) = self.registry.heard(device, now, block.len()) else {
             return self.refuse_device(device, None, Refusal::UnknownDevice);
-        }
-        if self.registry.is_quarantined(device) {
+        };
+        if self.registry.is_quarantined(place) {
             // It was told when that began, and is told again with its next hello.
             return self.count(Some(device), Refusal::Quarantined);
         }
         match message {
             ToAggregator::Hello(_) => {}
-            ToAggregator::Want(want) => self.handle_want(now, device, &want),
-            ToAggregator::Offer(offer) => self.handle_offer(now, device, &offer, block),
-            ToAggregator::Block(header) => self.handle_block(now, device, &header, block),
-            ToAggregator::Leaving(leaving) => self.handle_leaving(device, &leaving),
+            ToAggregator::Want(want) => self.handle_want(now, place, &want),
+            ToAggregator::Offer(offer) => self.handle_offer(now, place, &offer, block),
+            ToAggregator::Block(header) => self.handle_block(now, place, &header, block),
+            ToAggregator::Leaving(leaving) => self.handle_leaving(place, &leaving),
         }
     }
 
@@ -197,7 +197,7 @@ impl Coordinator {
     pub fn handle_garbage(&mut self, device: Option<&DeviceId>, reason: Refusal) {
         self.count(device, reason);
         if let (Some(device), Refusal::Version) = (device, reason) {
-            self.send(device, ToDevice::Refused(Refused { boot: None, reason }));
+            self.actions.push_back(Action::Send(device.clone(), ToDevice::Refused(Refused { boot: None, reason })));
         }
     }
 
@@ -207,13 +207,24 @@ impl Coordinator {
     }
 
     /// What is known about a device.
-    pub fn device(&self, device: &DeviceId) -> Option<&DeviceRecord> {
-        self.registry.record(device)
+    pub fn device(&self, device: &DeviceId) -> Option<DeviceRecord> {
+        self.registry.find(device).and_then(|place| self.registry.record(place))
+    }
+
+    /// The devices of which more is known than when [`Coordinator::handle_remembered`] was called last.
+    pub fn news_of_devices(&self) -> impl Iterator<Item = (DeviceId, DeviceRecord)> {
+        let known = |place| Some((self.registry.names().id(place), self.registry.record(place)?));
+        self.registry.changed().filter_map(known)
+    }
+
+    /// The ledger has all of [`Coordinator::news_of_devices`].
+    pub fn handle_remembered(&mut self) {
+        self.registry.are_written();
     }
 
     /// Devices that are there.
     pub fn present(&self) -> usize {
-        self.registry.present().count()
+        self.registry.present()
     }
 
     /// The run.
@@ -249,8 +260,8 @@ impl Coordinator {
         }
     }
 
-    fn send(&mut self, device: &DeviceId, message: ToDevice) {
-        self.actions.push_back(Action::Send(device.clone(), message));
+    fn send(&mut self, place: Place, message: ToDevice) {
+        self.actions.push_back(Action::Send(self.registry.names().id(place), message));
     }
 
     fn report(&mut self, event: Event) {

@@ -1,10 +1,13 @@
 //! The books: every device that ever said a fitting hello, and whether it is there.
 
 use core::time::Duration;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use grapevine_protocol::limits::MAX_DEVICES;
 use grapevine_protocol::{BootId, DeviceId, Hello, Labels, Refusal, RoundId};
+
+use super::places::{Column, Names, Place, PlaceSet};
 
 /// What is known about one device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,118 +40,279 @@ pub struct DeviceRecord {
     pub bytes_down: u64,
 }
 
-pub(super) struct Registry {
-    devices: BTreeMap<DeviceId, DeviceRecord>,
+/// The books. A device costs them its name and a hundred bytes or so, whatever it does; labels are kept once for all who
+/// say the same.
+#[derive(Default)]
+pub struct Registry {
+    /// Also of devices that the ledger names and that never said hello since.
+    names: Names,
+    records: Column<Record>,
+    labels: BTreeSet<Arc<Labels>>,
+    known: PlaceSet,
+    present: PlaceSet,
+    eligible: PlaceSet,
+    /// Whose record is newer than its row in the ledger.
+    changed: PlaceSet,
 }
 
+/// As [`DeviceRecord`], in as few bytes as it takes: there is one for each device of a large fleet.
+#[derive(Default)]
+struct Record {
+    boot: BootId,
+    bytes_up: u64,
+    bytes_down: u64,
+    last_seen_ms: u64,
+    /// None only before its first hello.
+    labels: Option<Arc<Labels>>,
+    /// Most devices never do anything wrong.
+    wrongs: Option<Box<Wrongs>>,
+    last_round: Option<RoundId>,
+    samples: u32,
+    rounds_done: u32,
+}
+
+/// What a device did wrong.
+#[derive(Clone, Default)]
+struct Wrongs {
+    failures: Vec<(Refusal, u32)>,
+    strikes: u32,
+    quarantined: Option<Refusal>,
+}
+
+const _: () = assert!(size_of::<Record>() <= 64);
+
 impl Registry {
-    pub(super) fn new(books: Vec<(DeviceId, DeviceRecord)>) -> Self {
-        Self { devices: books.into_iter().take(MAX_DEVICES).collect() }
+    /// Takes a device over from the ledger; one beyond the most that there may be is left out.
+    pub fn remember(&mut self, device: &DeviceId, record: DeviceRecord) {
+        if self.known.len() >= MAX_DEVICES {
+            return;
+        }
+        let place = self.names.place(device);
+        self.known.insert(place);
+        let labels = self.shared(record.labels);
+        let wrongs = Wrongs {
+            failures: record.failures.into_iter().collect(),
+            strikes: record.strikes,
+            quarantined: record.quarantined,
+        };
+        let is_clean = wrongs.failures.is_empty() && wrongs.strikes == 0 && wrongs.quarantined.is_none();
+        *self.records.slot(place) = Record {
+            boot: record.boot,
+            bytes_up: record.bytes_up,
+            bytes_down: record.bytes_down,
+            last_seen_ms: milliseconds(record.last_seen),
+            labels: Some(labels),
+            wrongs: (!is_clean).then(|| Box::new(wrongs)),
+            last_round: record.last_round,
+            samples: record.samples,
+            rounds_done: record.rounds_done,
+        };
     }
 
-    /// Takes a device in, or takes note of its return; `false` if the books are full.
-    pub(super) fn greet(&mut self, device: &DeviceId, hello: &Hello, is_eligible: bool, now: Duration) -> bool {
-        if !self.devices.contains_key(device) && self.devices.len() >= MAX_DEVICES {
-            return false;
+    /// The place of a name that is in the ledger, whoever it is.
+    pub(super) fn place(&mut self, device: &DeviceId) -> Place {
+        self.names.place(device)
+    }
+
+    /// The place of a device that once said a fitting hello.
+    pub(super) fn find(&self, device: &DeviceId) -> Option<Place> {
+        self.names.find(device).filter(|place| self.known.contains(*place))
+    }
+
+    pub(super) fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// Takes a device in, or takes note of its return; `None` if the books are full.
+    pub(super) fn greet(
+        &mut self,
+        device: &DeviceId,
+        hello: &Hello,
+        is_eligible: bool,
+        now: Duration,
+    ) -> Option<Place> {
+        if self.find(device).is_none() && self.known.len() >= MAX_DEVICES {
+            return None;
         }
-        let record = self.devices.entry(device.clone()).or_default();
+        let place = self.names.place(device);
+        self.known.insert(place);
+        self.present.insert(place);
+        self.changed.insert(place);
+        if is_eligible {
+            self.eligible.insert(place);
+        } else {
+            self.eligible.remove(place);
+        }
+        let record = self.records.slot(place);
         record.boot = hello.boot;
         record.samples = hello.samples;
-        record.labels = hello.labels.clone();
-        record.is_eligible = is_eligible;
-        record.present = true;
-        record.last_seen = now;
-        true
+        record.last_seen_ms = milliseconds(now);
+        if record.labels.as_deref() != Some(&hello.labels) {
+            let former = record.labels.take();
+            former.into_iter().for_each(|former| self.let_go(former));
+            let labels = self.shared(hello.labels.clone());
+            self.records.slot(place).labels = Some(labels);
+        }
+        Some(place)
     }
 
-    /// A known device spoke, with so many bytes of a block; `false` if it never said hello.
-    pub(super) fn heard(&mut self, device: &DeviceId, now: Duration, bytes: usize) -> bool {
-        let Some(record) = self.devices.get_mut(device) else { return false };
-        record.last_seen = now;
+    /// A known device spoke, with so many bytes of a block; `None` if it never said hello.
+    pub(super) fn heard(&mut self, device: &DeviceId, now: Duration, bytes: usize) -> Option<Place> {
+        let place = self.find(device)?;
+        let record = self.records.get_mut(place)?;
+        record.last_seen_ms = milliseconds(now);
         record.bytes_up += bytes as u64;
-        true
+        Some(place)
     }
 
     /// A device went; `false` if that was an earlier start of it.
-    pub(super) fn leave(&mut self, device: &DeviceId, boot: BootId) -> bool {
-        match self.devices.get_mut(device) {
-            Some(record) if record.boot == boot && record.present => {
-                record.present = false;
-                true
-            }
-            Some(_) | None => false,
+    pub(super) fn leave(&mut self, place: Place, boot: BootId) -> bool {
+        let is_it = self.records.get(place).is_some_and(|record| record.boot == boot);
+        let has_left = is_it && self.present.remove(place);
+        if has_left {
+            self.changed.insert(place);
         }
+        has_left
     }
 
-    /// Nobody is known to be there any more; gives those who were.
-    pub(super) fn all_away(&mut self) -> Vec<DeviceId> {
-        let present = self.devices.iter_mut().filter(|(_, record)| record.present);
-        let left = present.map(|(device, record)| {
-            record.present = false;
-            device.clone()
-        });
-        left.collect()
+    /// Nobody is known to be there any more.
+    pub(super) fn all_away(&mut self) {
+        self.changed.extend(core::mem::take(&mut self.present).iter());
     }
 
-    pub(super) fn record(&self, device: &DeviceId) -> Option<&DeviceRecord> {
-        self.devices.get(device)
+    pub(super) fn record(&self, place: Place) -> Option<DeviceRecord> {
+        let record = self.records.get(place).filter(|_| self.known.contains(place))?;
+        let wrongs = record.wrongs.as_deref().cloned().unwrap_or_default();
+        Some(DeviceRecord {
+            boot: record.boot,
+            samples: record.samples,
+            labels: record.labels.as_deref().cloned().unwrap_or_default(),
+            is_eligible: self.eligible.contains(place),
+            present: self.present.contains(place),
+            last_seen: Duration::from_millis(record.last_seen_ms),
+            rounds_done: record.rounds_done,
+            last_round: record.last_round,
+            failures: wrongs.failures.into_iter().collect(),
+            strikes: wrongs.strikes,
+            quarantined: wrongs.quarantined,
+            bytes_up: record.bytes_up,
+            bytes_down: record.bytes_down,
+        })
     }
 
-    /// The devices that are there, with their records.
-    pub(super) fn present(&self) -> impl Iterator<Item = (&DeviceId, &DeviceRecord)> {
-        self.devices.iter().filter(|(_, record)| record.present)
+    pub(super) fn boot(&self, place: Place) -> Option<BootId> {
+        self.records.get(place).map(|record| record.boot)
     }
 
-    pub(super) fn is_eligible(&self, device: &DeviceId) -> bool {
-        self.devices.get(device).is_some_and(|record| record.is_eligible)
+    /// Devices that are there.
+    pub(super) fn present(&self) -> usize {
+        self.present.len()
     }
 
-    pub(super) fn is_quarantined(&self, device: &DeviceId) -> bool {
-        self.devices.get(device).is_some_and(|record| record.quarantined.is_some())
+    /// The devices that can take part in a round: they are there, fit, and hold samples.
+    pub(super) fn able(&self) -> impl Iterator<Item = Place> {
+        let has_samples = |place: &Place| self.records.get(*place).is_some_and(|record| record.samples > 0);
+        self.present.iter().filter(|place| self.eligible.contains(*place)).filter(has_samples)
     }
 
-    pub(super) fn count_failure(&mut self, device: &DeviceId, reason: Refusal) {
-        if let Some(record) = self.devices.get_mut(device) {
-            let count = record.failures.entry(reason).or_default();
-            *count = count.saturating_add(1);
+    /// Those whose record is newer than the ledger's.
+    pub(super) fn changed(&self) -> impl Iterator<Item = Place> {
+        self.changed.iter()
+    }
+
+    /// The ledger has all of them.
+    pub(super) fn are_written(&mut self) {
+        self.changed.clear();
+    }
+
+    pub(super) fn is_eligible(&self, place: Place) -> bool {
+        self.eligible.contains(place)
+    }
+
+    pub(super) fn is_quarantined(&self, place: Place) -> bool {
+        let wrongs = self.records.get(place).and_then(|record| record.wrongs.as_ref());
+        wrongs.is_some_and(|wrongs| wrongs.quarantined.is_some())
+    }
+
+    pub(super) fn count_failure(&mut self, place: Place, reason: Refusal) {
+        self.changed.insert(place);
+        let failures = &mut self.wrongs(place).failures;
+        match failures.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, count)) => *count = count.saturating_add(1),
+            None => {
+                failures.reserve_exact(1);
+                failures.push((reason, 1));
+            }
         }
     }
 
     /// A bad update of a device; `true` if it was one too many, and the device is away now.
-    pub(super) fn strike(&mut self, device: &DeviceId, most: u32, reason: Refusal) -> bool {
-        let Some(record) = self.devices.get_mut(device) else { return false };
-        record.strikes += 1;
-        if record.strikes < most {
+    pub(super) fn strike(&mut self, place: Place, most: u32, reason: Refusal) -> bool {
+        let wrongs = self.wrongs(place);
+        wrongs.strikes += 1;
+        if wrongs.strikes < most {
             return false;
         }
-        record.quarantined = Some(reason);
-        record.present = false;
+        wrongs.quarantined = Some(reason);
+        self.present.remove(place);
         true
     }
 
     /// A good update: what was bad before it is forgiven.
-    pub(super) fn forgive(&mut self, device: &DeviceId) {
-        if let Some(record) = self.devices.get_mut(device) {
-            record.strikes = 0;
+    pub(super) fn forgive(&mut self, place: Place) {
+        self.changed.insert(place);
+        if let Some(wrongs) = self.records.get_mut(place).and_then(|record| record.wrongs.as_mut()) {
+            wrongs.strikes = 0;
         }
     }
 
     /// `false` if the device is not quarantined.
-    pub(super) fn release(&mut self, device: &DeviceId) -> bool {
-        self.forgive(device);
-        self.devices.get_mut(device).is_some_and(|record| record.quarantined.take().is_some())
+    pub(super) fn release(&mut self, place: Place) -> bool {
+        self.forgive(place);
+        let wrongs = self.records.get_mut(place).and_then(|record| record.wrongs.as_mut());
+        wrongs.is_some_and(|wrongs| wrongs.quarantined.take().is_some())
     }
 
-    pub(super) fn count_down(&mut self, device: &DeviceId, bytes: usize) {
-        if let Some(record) = self.devices.get_mut(device) {
+    pub(super) fn count_down(&mut self, place: Place, bytes: usize) {
+        if let Some(record) = self.records.get_mut(place) {
             record.bytes_down += bytes as u64;
         }
     }
 
-    pub(super) fn count_done(&mut self, device: &DeviceId, round: RoundId) {
-        if let Some(record) = self.devices.get_mut(device) {
+    pub(super) fn count_done(&mut self, place: Place, round: RoundId) {
+        self.changed.insert(place);
+        if let Some(record) = self.records.get_mut(place) {
             record.rounds_done += 1;
             record.last_round = Some(round);
         }
     }
+
+    fn wrongs(&mut self, place: Place) -> &mut Wrongs {
+        self.records.slot(place).wrongs.get_or_insert_default()
+    }
+
+    /// These labels, once for all who say the same.
+    fn shared(&mut self, labels: Labels) -> Arc<Labels> {
+        match self.labels.get(&labels) {
+            Some(shared) => shared.clone(),
+            None => {
+                let labels = Arc::new(labels);
+                self.labels.insert(labels.clone());
+                labels
+            }
+        }
+    }
+
+    /// Forgets labels that nobody says any more.
+    fn let_go(&mut self, labels: Arc<Labels>) {
+        /// The caller's, and that of the set.
+        const NOBODYS: usize = 2;
+        if Arc::strong_count(&labels) == NOBODYS {
+            self.labels.remove(&labels);
+        }
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

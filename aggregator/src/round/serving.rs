@@ -5,11 +5,12 @@
 //! for long and no block goes out once per device.
 
 use core::time::Duration;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use grapevine_protocol::topics::BlobKind;
-use grapevine_protocol::{Bitmap, DeviceId, Want, block};
+use grapevine_protocol::{Bitmap, Want, block};
 
+use super::places::{Column, Place, PlaceSet};
 use super::{Action, Content, Coordinator, Model};
 
 /// How long the first requests for a blob are gathered before it is known who fetches it.
@@ -34,22 +35,30 @@ pub(super) struct Serving {
 struct Served {
     content: Content,
     wanted: Bitmap,
-    /// When each block last went out.
-    published_at: Vec<Option<Duration>>,
+    /// When each block last went out, and the how manieth flush that was.
+    published_at: Vec<Option<(Duration, u32)>>,
+    /// How often blocks went out.
+    flushes: u32,
     /// Who of the fetchers asked since the last blocks went out.
-    askers: BTreeSet<DeviceId>,
+    askers: PlaceSet,
     /// Who fetches this blob.
-    fetchers: BTreeMap<DeviceId, Fetcher>,
+    fetchers: PlaceSet,
+    /// What they do; of a device that is no fetcher it means nothing.
+    fetching: Column<Fetcher>,
     /// When it was last looked for fetchers to forget.
     looked_at: Duration,
     flush_at: Option<Duration>,
 }
 
+/// A fleet fetches its heads all at once, so this is small.
+#[derive(Clone, Copy, Default)]
 struct Fetcher {
-    /// It receives everything that went out after this.
-    since: Duration,
-    asked_at: Duration,
-    asked_for: Bitmap,
+    /// It receives everything that went out after this flush.
+    since: u32,
+    /// When it asked last, in whole seconds.
+    asked_s: u32,
+    /// The last block that it asked for.
+    asked_to: u16,
 }
 
 impl Served {
@@ -59,31 +68,33 @@ impl Served {
             content,
             wanted: Bitmap::none(blocks),
             published_at: vec![None; blocks],
-            askers: BTreeSet::new(),
-            fetchers: BTreeMap::new(),
+            flushes: 0,
+            askers: PlaceSet::default(),
+            fetchers: PlaceSet::default(),
+            fetching: Column::default(),
             looked_at: Duration::ZERO,
             flush_at: None,
         }
     }
 
-    fn take(&mut self, now: Duration, device: &DeviceId, missing: &Bitmap) {
+    fn take(&mut self, now: Duration, place: Place, missing: &Bitmap) {
         self.forget_silent(now);
-        let is_new = !self.fetchers.contains_key(device);
-        let fetcher = self.fetchers.entry(device.clone()).or_insert_with(|| Fetcher {
-            since: now,
-            asked_at: now,
-            asked_for: Bitmap::none(missing.blocks()),
-        });
-        // Who asks for the same blocks again lost them. Else a block that went out meanwhile is still on its way.
-        let is_again = fetcher.asked_for.intersects(missing);
-        let on_its_way =
-            |at: Option<Duration>| at.is_some_and(|at| if is_again { at + REPEAT > now } else { at > fetcher.since });
+        let is_new = self.fetchers.insert(place);
+        let fetcher = self.fetching.slot(place);
+        let since = if is_new { self.flushes } else { fetcher.since };
+        let (first, last) = (missing.iter().next(), missing.iter().last());
+        // Who asks for the same blocks again lost them: it asks for the first that it misses, and once they have come it
+        // asks for later ones. Else a block that went out meanwhile is still on its way.
+        let is_again = !is_new && first.is_some_and(|first| first <= usize::from(fetcher.asked_to));
+        let asked_to = last.map_or(0, |last| last as u16);
+        *fetcher = Fetcher { since, asked_s: seconds(now), asked_to };
+        let on_its_way = |published: Option<(Duration, u32)>| {
+            published.is_some_and(|(at, flush)| if is_again { at + REPEAT > now } else { flush > since })
+        };
         for index in missing.iter().filter(|&index| !on_its_way(self.published_at[index])) {
             self.wanted.insert(index);
         }
-        fetcher.asked_at = now;
-        fetcher.asked_for = missing.clone();
-        self.askers.insert(device.clone());
+        self.askers.insert(place);
         if self.wanted.is_empty() {
             return;
         }
@@ -100,8 +111,9 @@ impl Served {
     fn forget_silent(&mut self, now: Duration) {
         if self.looked_at + LOOK <= now {
             self.looked_at = now;
-            self.fetchers.retain(|_, fetcher| fetcher.asked_at + FORGET > now);
-            self.askers.retain(|asker| self.fetchers.contains_key(asker));
+            let asks = |asked_s: u32| u64::from(asked_s) + FORGET.as_secs() >= now.as_secs();
+            self.fetchers.retain(|place| self.fetching.get(place).is_some_and(|fetcher| asks(fetcher.asked_s)));
+            self.askers.retain(|asker| self.fetchers.contains(asker));
         }
     }
 
@@ -111,9 +123,10 @@ impl Served {
             return Bitmap::none(self.wanted.blocks());
         }
         let due = self.wanted.first(room);
+        self.flushes = self.flushes.saturating_add(1);
         for index in due.iter() {
             self.wanted.remove(index);
-            self.published_at[index] = Some(now);
+            self.published_at[index] = Some((now, self.flushes));
         }
         if self.wanted.is_empty() {
             self.flush_at = None;
@@ -123,6 +136,10 @@ impl Served {
         }
         due
     }
+}
+
+fn seconds(time: Duration) -> u32 {
+    u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
 }
 
 impl Serving {
@@ -150,10 +167,10 @@ impl Serving {
     }
 
     /// A device begins anew: nothing that went out before is on its way to it.
-    pub(super) fn forget(&mut self, device: &DeviceId) {
+    pub(super) fn forget(&mut self, place: Place) {
         for served in self.blobs.values_mut() {
-            served.fetchers.remove(device);
-            served.askers.remove(device);
+            served.fetchers.remove(place);
+            served.askers.remove(place);
         }
     }
 
@@ -164,11 +181,11 @@ impl Serving {
 
 impl Coordinator {
     /// A device needs blocks. A blob that is no longer the fleet's is not served: the device missed a notice.
-    pub(super) fn handle_want(&mut self, now: Duration, device: &DeviceId, want: &Want) {
+    pub(super) fn handle_want(&mut self, now: Duration, place: Place, want: &Want) {
         let served = self.serving.blobs.values_mut().find(|served| served.content.blob == want.blob);
-        let Some(served) = served else { return self.tell_one(device) };
+        let Some(served) = served else { return self.tell_one(place) };
         if served.wanted.blocks() == want.missing.blocks() {
-            served.take(now, device, &want.missing);
+            served.take(now, place, &want.missing);
         }
     }
 
@@ -179,7 +196,7 @@ impl Coordinator {
             room -= due.count();
             for index in due.iter() {
                 if let Some((header, bytes)) = block(&served.content.blob, &served.content.bytes, index) {
-                    served.fetchers.keys().for_each(|device| self.registry.count_down(device, bytes.len()));
+                    served.fetchers.iter().for_each(|place| self.registry.count_down(place, bytes.len()));
                     self.actions.push_back(Action::PublishBlock(*kind, header, bytes.to_vec()));
                 }
             }

@@ -5,8 +5,9 @@
 
 use core::time::Duration;
 
-use grapevine_protocol::{BootId, DeviceId, Notice, RoundId, Task, ToDevice};
+use grapevine_protocol::{BootId, Notice, RoundId, Task, ToDevice};
 
+use super::places::Place;
 use super::{Action, Content, Coordinator, Phase};
 
 /// Between two notices that say the same: 50 bytes a minute for an idle device.
@@ -24,10 +25,10 @@ impl Coordinator {
     }
 
     /// Tells one device, which asks for what is over.
-    pub(super) fn tell_one(&mut self, device: &DeviceId) {
+    pub(super) fn tell_one(&mut self, place: Place) {
         if !matches!(self.phase, Phase::Committing(_)) {
             let notice = self.notice();
-            self.send(device, ToDevice::Notice(notice));
+            self.send(place, ToDevice::Notice(notice));
         }
     }
 

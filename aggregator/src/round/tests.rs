@@ -4,7 +4,7 @@ mod uploads;
 
 use grapevine_models::{Head, Heads, Method, Params, Shape};
 use grapevine_protocol::{
-    BlobRef, Encoding, Hello, Labels, Leaving, Notice, Offer, Receipt, Update, UpdateContent, Want, block,
+    BlobRef, Digest, Encoding, Hello, Labels, Leaving, Notice, Offer, Receipt, Update, UpdateContent, Want, block,
 };
 
 use super::telling::TELL_AGAIN;
@@ -76,7 +76,7 @@ struct Harness {
 
 impl Harness {
     fn new(config: RoundConfig) -> Self {
-        Self::with(Coordinator::new(config, BootId(1), RunId(5), Progress::default(), Vec::new(), None, START))
+        Self::with(Coordinator::new(config, BootId(1), RunId(5), Progress::default(), Registry::default(), None, START))
     }
 
     fn with(coordinator: Coordinator) -> Self {
@@ -112,7 +112,6 @@ impl Harness {
                 Action::KeepDevice(device) => self.kept.push(device),
                 Action::ExtendRound(..) => self.extended += 1,
                 Action::PublishBlock(..)
-                | Action::RememberDevice(_)
                 | Action::OpenRound { .. }
                 | Action::AbandonRound(..)
                 | Action::FinishRun(_) => {}
@@ -281,11 +280,11 @@ fn a_stop_in_the_middle_of_a_round_goes_on_to_the_same_bytes() {
         extensions: 0,
         accepted: first.stored.len(),
     };
-    let books = (0..3).map(|number| (device(number), first.coordinator.device(&device(number)).unwrap().clone()));
-    let books: Vec<_> = books.collect();
     let config = config(Method::FedAvg);
     let resume = |open| {
-        let (books, progress) = (Vec::clone(&books), Progress::default());
+        let progress = Progress::default();
+        let mut books = Registry::default();
+        (0..3).map(device).for_each(|id| books.remember(&id, first.coordinator.device(&id).unwrap()));
         let mut coordinator = Coordinator::new(config.clone(), BootId(2), RunId(5), progress, books, Some(open), START);
         first.stored.iter().for_each(|(device, content)| coordinator.handle_restored(device, content));
         coordinator
@@ -436,10 +435,11 @@ fn a_notice_is_repeated_to_those_who_are_missing_and_calls_the_roll_while_nobody
 
 #[test]
 fn a_receipt_that_was_lost_with_the_aggregator_is_given_again_after_a_restart() {
-    let merged = [(device(1), Digest::of(&update(1)))].into();
-    let progress = Progress { next_round: 1, trained: 1, closed: Some((RoundId(0), merged)), ..Progress::default() };
-    let config = config(Method::FedAvg);
-    let mut harness = Harness::with(Coordinator::new(config, BootId(2), RunId(5), progress, Vec::new(), None, START));
+    let progress = Progress { next_round: 1, trained: 1, closed: Some(RoundId(0)), ..Progress::default() };
+    let (config, books) = (config(Method::FedAvg), Registry::default());
+    let mut coordinator = Coordinator::new(config, BootId(2), RunId(5), progress, books, None, START);
+    coordinator.handle_merged_before(&device(1), &Digest::of(&update(1)));
+    let mut harness = Harness::with(coordinator);
     harness.greet(0..3);
     harness.offer(1, 0, &update(1));
     assert_eq!(harness.last_receipt().refused, None, "it is in the heads");

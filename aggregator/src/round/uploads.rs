@@ -3,8 +3,9 @@
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 
-use grapevine_protocol::{Assembler, BlobRef, BlockHeader, DeviceId, Offer, Receipt, Refusal, ToDevice, Want};
+use grapevine_protocol::{Assembler, BlobRef, BlockHeader, Offer, Receipt, Refusal, ToDevice, Want};
 
+use super::places::Place;
 use super::{Coordinator, Phase};
 
 /// Blocks asked of one device at a time.
@@ -19,8 +20,8 @@ const PARK: Duration = Duration::from_secs(30);
 pub(super) struct Uploads {
     limit_bytes: usize,
     bytes: usize,
-    active: BTreeMap<DeviceId, Upload>,
-    waiting: VecDeque<(DeviceId, BlobRef)>,
+    active: BTreeMap<Place, Upload>,
+    waiting: VecDeque<(Place, BlobRef)>,
 }
 
 struct Upload {
@@ -46,9 +47,9 @@ impl Uploads {
     }
 
     /// A device is not heard any more.
-    pub(super) fn forget(&mut self, device: &DeviceId) {
-        self.remove(device);
-        self.waiting.retain(|(waiting, _)| waiting != device);
+    pub(super) fn forget(&mut self, place: Place) {
+        self.remove(place);
+        self.waiting.retain(|(waiting, _)| *waiting != place);
     }
 
     pub(super) fn again_at(&self) -> Option<Duration> {
@@ -66,30 +67,29 @@ impl Uploads {
     fn make_room(&mut self, blob: &BlobRef) -> bool {
         while !self.has_room(blob) {
             let parked = self.active.iter().filter(|(_, upload)| upload.is_parked);
-            let Some(device) = parked.min_by_key(|(_, upload)| upload.progress_at).map(|(device, _)| device.clone())
-            else {
+            let Some(place) = parked.min_by_key(|(_, upload)| upload.progress_at).map(|(place, _)| *place) else {
                 return false;
             };
-            self.remove(&device);
+            self.remove(place);
         }
         true
     }
 
-    fn insert(&mut self, device: DeviceId, assembler: Assembler, now: Duration) {
-        self.remove(&device);
+    fn insert(&mut self, place: Place, assembler: Assembler, now: Duration) {
+        self.remove(place);
         self.bytes += assembler.blob().bytes as usize;
         let upload = Upload { assembler, outstanding: 0, asked_at: now, progress_at: now, is_parked: false };
-        self.active.insert(device, upload);
+        self.active.insert(place, upload);
     }
 
-    fn unpark(&mut self, device: &DeviceId, now: Duration) {
-        if let Some(upload) = self.active.get_mut(device).filter(|upload| upload.is_parked) {
+    fn unpark(&mut self, place: Place, now: Duration) {
+        if let Some(upload) = self.active.get_mut(&place).filter(|upload| upload.is_parked) {
             (upload.is_parked, upload.outstanding, upload.progress_at) = (false, 0, now);
         }
     }
 
-    fn remove(&mut self, device: &DeviceId) -> Option<Assembler> {
-        let upload = self.active.remove(device)?;
+    fn remove(&mut self, place: Place) -> Option<Assembler> {
+        let upload = self.active.remove(&place)?;
         self.bytes -= upload.assembler.blob().bytes as usize;
         Some(upload.assembler)
     }
@@ -107,44 +107,44 @@ impl Coordinator {
     }
 
     /// An update is ready at a device; its first block came along.
-    pub(super) fn handle_offer(&mut self, now: Duration, device: &DeviceId, offer: &Offer, first: &[u8]) {
+    pub(super) fn handle_offer(&mut self, now: Duration, place: Place, offer: &Offer, first: &[u8]) {
         let digest = offer.blob.digest;
-        if self.is_stored(device, offer) {
+        if self.is_stored(place, offer) {
             // Perhaps its receipt was lost, perhaps somebody else says it again: the sum has it once.
-            self.count(Some(device), Refusal::Replayed);
+            self.count_of(place, Refusal::Replayed);
             let receipt = Receipt { run: offer.run, round: offer.round, digest, refused: None };
-            return self.send(device, ToDevice::Receipt(receipt));
+            return self.send(place, ToDevice::Receipt(receipt));
         }
-        if let Err(reason) = self.place_offer(device, offer) {
-            self.refuse_update(device, offer.run, offer.round, digest, reason);
+        if let Err(reason) = self.place_offer(place, offer) {
+            self.refuse_update(place, offer.run, offer.round, digest, reason);
             if matches!(reason, Refusal::WrongRun | Refusal::WrongRound | Refusal::Late | Refusal::Stale) {
-                self.tell_one(device);
+                self.tell_one(place);
             }
             return;
         }
-        let is_active = self.uploads.active.get(device).is_some_and(|upload| upload.assembler.blob() == offer.blob);
+        let is_active = self.uploads.active.get(&place).is_some_and(|upload| upload.assembler.blob() == offer.blob);
         if !is_active {
             // An update of one block needs no room: it is here.
             if offer.blob.blocks() > 1 && !self.uploads.make_room(&offer.blob) {
-                self.uploads.waiting.retain(|(waiting, _)| waiting != device);
-                return self.uploads.waiting.push_back((device.clone(), offer.blob));
+                self.uploads.waiting.retain(|(waiting, _)| *waiting != place);
+                return self.uploads.waiting.push_back((place, offer.blob));
             }
-            self.uploads.waiting.retain(|(waiting, _)| waiting != device);
+            self.uploads.waiting.retain(|(waiting, _)| *waiting != place);
             // The length was checked with the offer's place.
             let Ok(assembler) = Assembler::new(offer.blob, offer.blob.bytes as usize) else { return };
-            self.uploads.insert(device.clone(), assembler, now);
+            self.uploads.insert(place, assembler, now);
         }
-        self.uploads.unpark(device, now);
-        self.handle_block(now, device, &BlockHeader { digest, index: 0, crc: offer.crc }, first);
-        if self.uploads.active.get(device).is_some_and(|upload| upload.outstanding == 0) {
-            self.ask_blocks(now, device);
+        self.uploads.unpark(place, now);
+        self.handle_block(now, place, &BlockHeader { digest, index: 0, crc: offer.crc }, first);
+        if self.uploads.active.get(&place).is_some_and(|upload| upload.outstanding == 0) {
+            self.ask_blocks(now, place);
         }
     }
 
     /// A block of an update. One that nobody asked for, or asked for too long ago, is counted and dropped.
-    pub(super) fn handle_block(&mut self, now: Duration, device: &DeviceId, header: &BlockHeader, bytes: &[u8]) {
-        let Some(upload) = self.uploads.active.get_mut(device) else {
-            return self.count(Some(device), Refusal::Block);
+    pub(super) fn handle_block(&mut self, now: Duration, place: Place, header: &BlockHeader, bytes: &[u8]) {
+        let Some(upload) = self.uploads.active.get_mut(&place) else {
+            return self.count_of(place, Refusal::Block);
         };
         match upload.assembler.accept(header, bytes) {
             Ok(true) => {
@@ -152,65 +152,65 @@ impl Coordinator {
                 (upload.asked_at, upload.progress_at, upload.is_parked) = (now, now, false);
             }
             Ok(false) => return,
-            Err(error) => return self.count(Some(device), error.refusal()),
+            Err(error) => return self.count_of(place, error.refusal()),
         }
         if upload.assembler.is_complete() {
-            self.end_upload(now, device);
+            self.end_upload(now, place);
         } else if upload.outstanding == 0 && header.index > 0 {
-            self.ask_blocks(now, device);
+            self.ask_blocks(now, place);
         }
     }
 
     pub(super) fn revive_uploads(&mut self, now: Duration) {
-        let stalled: Vec<(DeviceId, bool)> = self
+        let stalled: Vec<(Place, bool)> = self
             .uploads
             .active
             .iter()
             .filter(|(_, upload)| !upload.is_parked && upload.asked_at + STALL <= now)
-            .map(|(device, upload)| (device.clone(), upload.progress_at + PARK <= now))
+            .map(|(place, upload)| (*place, upload.progress_at + PARK <= now))
             .collect();
-        for (device, is_hopeless) in stalled {
-            if is_hopeless && let Some(upload) = self.uploads.active.get_mut(&device) {
+        for (place, is_hopeless) in stalled {
+            if is_hopeless && let Some(upload) = self.uploads.active.get_mut(&place) {
                 (upload.is_parked, upload.outstanding) = (true, 0);
             } else {
-                self.ask_blocks(now, &device);
+                self.ask_blocks(now, place);
             }
         }
         self.admit_waiting(now);
     }
 
-    fn end_upload(&mut self, now: Duration, device: &DeviceId) {
-        let Some(assembler) = self.uploads.remove(device) else { return };
+    fn end_upload(&mut self, now: Duration, place: Place) {
+        let Some(assembler) = self.uploads.remove(place) else { return };
         let digest = assembler.blob().digest;
         match assembler.into_content() {
-            Ok(content) => self.take_content(device, digest, content),
+            Ok(content) => self.take_content(place, digest, content),
             Err(_) => {
                 let Phase::Collecting(collecting) = &self.phase else { return };
                 let (run, round) = (collecting.notice.run, collecting.notice.round);
-                self.refuse_update(device, run, round, digest, Refusal::Digest);
+                self.refuse_update(place, run, round, digest, Refusal::Digest);
             }
         }
         self.admit_waiting(now);
     }
 
     fn admit_waiting(&mut self, now: Duration) {
-        while let Some((device, blob)) = self.uploads.waiting.pop_front() {
+        while let Some((place, blob)) = self.uploads.waiting.pop_front() {
             if !self.uploads.make_room(&blob) {
-                return self.uploads.waiting.push_front((device, blob));
+                return self.uploads.waiting.push_front((place, blob));
             }
             if let Ok(assembler) = Assembler::new(blob, blob.bytes as usize) {
-                self.uploads.insert(device.clone(), assembler, now);
-                self.ask_blocks(now, &device);
+                self.uploads.insert(place, assembler, now);
+                self.ask_blocks(now, place);
             }
         }
     }
 
-    fn ask_blocks(&mut self, now: Duration, device: &DeviceId) {
-        let Some(upload) = self.uploads.active.get_mut(device) else { return };
+    fn ask_blocks(&mut self, now: Duration, place: Place) {
+        let Some(upload) = self.uploads.active.get_mut(&place) else { return };
         let missing = upload.assembler.missing().first(WINDOW);
         upload.outstanding = missing.count();
         upload.asked_at = now;
         let want = Want { blob: upload.assembler.blob(), missing };
-        self.send(device, ToDevice::Want(want));
+        self.send(place, ToDevice::Want(want));
     }
 }

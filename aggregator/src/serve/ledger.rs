@@ -10,10 +10,11 @@ use grapevine_protocol::{
 use serde::{Deserialize, Serialize};
 
 use super::ServeOptions;
-use crate::round::{AcceptedUpdate, Content, Coordinator, DeviceRecord, Model, OpenRound, Progress, RoundOutcome};
+use crate::round::{
+    AcceptedUpdate, Content, Coordinator, DeviceRecord, Model, OpenRound, Progress, Registry, RoundOutcome,
+};
 use crate::store::{
     DeviceRow, GONE, Ledger, MergedRound, NewRound, NewUpdate, PRESENT, RoundPhase, RoundRow, RunRow, StoreError,
-    UpdateRow,
 };
 
 /// Whether to go on with the ledger's run.
@@ -61,21 +62,50 @@ pub fn restore(store: &mut impl Ledger, options: &ServeOptions) -> Result<Coordi
         RunChoice::Continue(_) => store.current_run()?,
         RunChoice::New(_) => None,
     };
-    let books = store.devices()?.into_iter().filter_map(record).collect();
+    // One by one: a large fleet must not be in memory a second time, not even for a moment.
+    let mut books = Registry::default();
+    store.each_device(&mut |row| {
+        if let Some((device, record)) = record(row) {
+            books.remember(&device, record);
+        }
+    })?;
     let (run, progress, open) = match newest {
         Some(row) => resume(store, &row, options)?,
         None => (begin(store, options)?, Progress::default(), None),
     };
-    let round = open.as_ref().map(|open| open.notice.round.0);
+    let (round, closed) = (open.as_ref().map(|open| open.notice.round), progress.closed);
     let mut coordinator =
         Coordinator::new(options.round.clone(), options.boot, run, progress, books, open, Duration::ZERO);
-    if let Some(round) = round {
-        for update in store.updates(run.0, round)? {
-            let device = update.device.parse().map_err(|_| LedgerError::Unreadable("open round"))?;
-            coordinator.handle_restored(&device, &store.blob(&update.digest)?);
-        }
-    }
+    each_update(store, run, closed, "newest round", |device, digest| {
+        coordinator.handle_merged_before(&device, &Digest(digest));
+        Ok(())
+    })?;
+    each_update(store, run, round, "open round", |device, digest| {
+        coordinator.handle_restored(&device, &store.blob(&digest)?);
+        Ok(())
+    })?;
     Ok(coordinator)
+}
+
+/// Hands over the updates of a round, if there is one, until something goes wrong. `what` is for messages.
+fn each_update(
+    store: &impl Ledger,
+    run: RunId,
+    round: Option<RoundId>,
+    what: &'static str,
+    mut take: impl FnMut(DeviceId, crate::store::Digest) -> Result<(), StoreError>,
+) -> Result<(), LedgerError> {
+    let Some(round) = round else { return Ok(()) };
+    let mut outcome = Ok(());
+    store.each_update(run.0, round.0, &mut |row| {
+        if outcome.is_ok() {
+            outcome = match row.device.parse() {
+                Ok(device) => take(device, row.digest).map_err(LedgerError::from),
+                Err(_) => Err(LedgerError::Unreadable(what)),
+            };
+        }
+    })?;
+    outcome
 }
 
 fn begin(store: &mut impl Ledger, options: &ServeOptions) -> Result<RunId, LedgerError> {
@@ -143,7 +173,7 @@ fn resume(store: &impl Ledger, row: &RunRow, options: &ServeOptions) -> Result<R
         has_sums: store.count_merged(row.run, "statistics")? > 0,
         trained: store.count_merged(row.run, "train")?,
         model,
-        closed: newest.map(|round| closed_round_of(store, row.run, round)).transpose()?,
+        closed: newest.map(|round| RoundId(round.round)),
     };
     Ok((RunId(row.run), progress, open))
 }
@@ -159,19 +189,6 @@ fn open_round_of(round: &RoundRow) -> Result<OpenRound, LedgerError> {
         extensions: round.extensions,
         accepted: round.accepted as usize,
     })
-}
-
-fn closed_round_of(
-    store: &impl Ledger,
-    run: u64,
-    round: &RoundRow,
-) -> Result<(RoundId, BTreeMap<DeviceId, Digest>), LedgerError> {
-    let of_row = |update: UpdateRow| match update.device.parse() {
-        Ok(device) => Ok((device, Digest(update.digest))),
-        Err(_) => Err(LedgerError::Unreadable("newest round")),
-    };
-    let updates = store.updates(run, round.round)?.into_iter().map(of_row);
-    Ok((RoundId(round.round), updates.collect::<Result<_, _>>()?))
 }
 
 /// Writes a round down before its notice goes out: it waits for `expected` updates of `chosen` devices.
@@ -238,20 +255,33 @@ pub fn forget(store: &mut impl Ledger, outcome: &RoundOutcome, kept_heads: u32) 
     store.forget_old_heads(run, kept_heads).map(drop)
 }
 
-/// Writes down what is known about some devices. A stop loses what was not written yet: figures for people, and the
-/// names of devices, which say hello again.
+/// Writes down what is new about devices. A stop loses what was not written yet: figures for people, and the names of
+/// devices, which say hello again.
 pub fn remember_devices(
     store: &mut impl Ledger,
-    coordinator: &Coordinator,
-    touched: &BTreeSet<DeviceId>,
+    coordinator: &mut Coordinator,
     now: Duration,
 ) -> Result<(), StoreError> {
     let wall_clock = unix_ms();
-    let rows: Vec<DeviceRow> = touched
-        .iter()
-        .filter_map(|device| coordinator.device(device).map(|record| row(device, record, wall_clock, now)))
-        .collect();
-    if rows.is_empty() { Ok(()) } else { store.upsert_devices(&rows) }
+    let mut rows =
+        coordinator.news_of_devices().map(|(device, record)| row(&device, &record, wall_clock, now)).peekable();
+    if rows.peek().is_some() {
+        store.upsert_devices(&mut rows)?;
+    }
+    drop(rows);
+    coordinator.handle_remembered();
+    Ok(())
+}
+
+/// Writes down what is known about one device.
+pub fn keep_device(
+    store: &mut impl Ledger,
+    coordinator: &Coordinator,
+    device: &DeviceId,
+    now: Duration,
+) -> Result<(), StoreError> {
+    let Some(record) = coordinator.device(device) else { return Ok(()) };
+    store.upsert_devices(&mut core::iter::once(row(device, &record, unix_ms(), now)))
 }
 
 /// Adds refusals to the counts by reason.

@@ -1,7 +1,7 @@
 //! The loop: what comes is handed to the machine, what the machine wants is done, what must be durable is so first.
 
 use core::time::Duration;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crossbeam_channel::Receiver;
@@ -11,7 +11,7 @@ use grapevine_host::service::Heartbeat;
 use grapevine_host::transport::{Event as Link, PublishError, Transport};
 use grapevine_host::{Shutdown, cpu};
 use grapevine_protocol::topics::BlobKind;
-use grapevine_protocol::{BlockHeader, DeviceId, Notice, Refusal, ToDevice, decode_to_aggregator, encode, topics};
+use grapevine_protocol::{BlockHeader, Notice, Refusal, ToDevice, decode_to_aggregator, encode, topics};
 
 use super::pace::Pace;
 use super::{Observer, ServeError, ServeOptions, ServePhase, ServeReport, ServeStatus, ledger, requests};
@@ -41,8 +41,6 @@ pub(super) struct Shell<'a> {
     stalled: Option<(Work, Duration)>,
     /// From a full disk on until there is room: nothing is heard.
     is_deaf: bool,
-    /// Devices whose rows are to be written.
-    touched: BTreeSet<DeviceId>,
     /// A notice for which the transport had no room.
     unsent: Option<Notice>,
     /// Refusals not yet in the ledger.
@@ -87,7 +85,6 @@ impl<'a> Shell<'a> {
             updates: Vec::new(),
             stalled: None,
             is_deaf: false,
-            touched: BTreeSet::new(),
             unsent: None,
             counted: BTreeMap::new(),
             refused: 0,
@@ -295,8 +292,10 @@ impl<'a> Shell<'a> {
             }
             Action::PublishBlock(kind, header, block) => self.publish_block(*kind, *header, block),
             Action::PublishNotice(notice) => self.publish_notice(notice.clone()),
-            Action::RememberDevice(device) => drop(self.touched.insert(device.clone())),
-            Action::KeepDevice(device) => self.write_devices(&BTreeSet::from([device.clone()]))?,
+            Action::KeepDevice(device) => {
+                let now = self.now();
+                ledger::keep_device(&mut self.store, &self.coordinator, device, now)?;
+            }
             Action::OpenRound { notice, expected, chosen } => {
                 ledger::open_round(&mut self.store, notice, *expected, *chosen)?;
                 self.opened_at = self.now();
@@ -312,11 +311,9 @@ impl<'a> Shell<'a> {
     }
 
     fn hear(&mut self, event: &Event) {
-        if let Event::Refused { device, reason } = event {
+        if let Event::Refused { reason, .. } = event {
             *self.counted.entry(*reason).or_default() += 1;
             self.refused += 1;
-            let known = device.iter().filter(|device| self.coordinator.device(device).is_some());
-            self.touched.extend(known.cloned());
         }
         log(event, self.before);
         self.pace.changed();
@@ -330,10 +327,7 @@ impl<'a> Shell<'a> {
         let stored = ledger::store_updates(&mut self.store, updates);
         for update in updates {
             match &stored {
-                Ok(()) => {
-                    self.coordinator.handle_stored(&update.device, update.round);
-                    self.touched.insert(update.device.clone());
-                }
+                Ok(()) => self.coordinator.handle_stored(&update.device, update.round),
                 // It is tried again as it is.
                 Err(error) if error.is_full() => {}
                 Err(_) => self.coordinator.handle_store_failed(&update.device),
@@ -367,19 +361,11 @@ impl<'a> Shell<'a> {
 
     /// Writes devices and refusals; done once per round, with every status and at the end, not per message.
     fn write_books(&mut self) -> Result<(), StoreError> {
-        let touched = core::mem::take(&mut self.touched);
-        if let Err(error) = self.write_devices(&touched) {
-            self.touched = touched;
-            return Err(error);
-        }
+        let now = self.now();
+        ledger::remember_devices(&mut self.store, &mut self.coordinator, now)?;
         ledger::remember_refusals(&mut self.store, &self.counted)?;
         self.counted.clear();
         Ok(())
-    }
-
-    fn write_devices(&mut self, devices: &BTreeSet<DeviceId>) -> Result<(), StoreError> {
-        let now = self.now();
-        ledger::remember_devices(&mut self.store, &self.coordinator, devices, now)
     }
 
     fn publish_block(&self, kind: BlobKind, header: BlockHeader, block: &[u8]) {

@@ -35,11 +35,11 @@ impl Store {
 
     /// Adds a device or replaces what is known about it.
     pub fn upsert_device(&mut self, device: &DeviceRow) -> Result<(), StoreError> {
-        self.upsert_devices(core::slice::from_ref(device))
+        self.upsert_devices([device.clone()])
     }
 
     /// Like [`Store::upsert_device`], for several devices in one transaction.
-    pub fn upsert_devices(&mut self, devices: &[DeviceRow]) -> Result<(), StoreError> {
+    pub fn upsert_devices(&mut self, devices: impl IntoIterator<Item = DeviceRow>) -> Result<(), StoreError> {
         self.write("write devices to", |transaction| {
             let mut statement = transaction.prepare_cached(&format!(
                 "INSERT OR REPLACE INTO devices ({DEVICE_COLUMNS}) \
@@ -80,17 +80,30 @@ impl Store {
 
     /// Every device ever heard, sorted by id.
     pub fn devices(&self) -> Result<Vec<DeviceRow>, StoreError> {
-        let mut devices =
-            self.rows(&format!("SELECT {DEVICE_COLUMNS} FROM devices ORDER BY device"), [], DeviceRow::read)?;
-        let failures = self.rows("SELECT device, reason, count FROM failures", [], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, u32>(2)?))
-        })?;
-        for (device, reason, count) in failures {
-            if let Ok(at) = devices.binary_search_by(|row| row.device.cmp(&device)) {
-                devices[at].failures.insert(reason, count);
-            }
-        }
+        let mut devices = Vec::new();
+        self.each_device(&mut |device| devices.push(device))?;
         Ok(devices)
+    }
+
+    /// Like [`Store::devices`], one after the other.
+    pub fn each_device(&self, take: &mut dyn FnMut(DeviceRow)) -> Result<(), StoreError> {
+        let query = format!(
+            "SELECT {DEVICE_COLUMNS}, reason, count FROM devices LEFT JOIN failures USING (device) ORDER BY device"
+        );
+        let mut device: Option<DeviceRow> = None;
+        self.each_row(&query, [], |row| {
+            let next = DeviceRow::read(row)?;
+            // A device comes once for each reason.
+            if device.as_ref().is_none_or(|device| device.device != next.device) {
+                device.replace(next).into_iter().for_each(&mut *take);
+            }
+            if let (Some(device), Some(reason)) = (&mut device, row.get::<_, Option<String>>("reason")?) {
+                device.failures.insert(reason, row.get("count")?);
+            }
+            Ok(())
+        })?;
+        device.into_iter().for_each(take);
+        Ok(())
     }
 
     /// Adds to the count of each refusal reason.

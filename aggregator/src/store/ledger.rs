@@ -28,7 +28,7 @@ pub trait Ledger {
     fn extend_round(&mut self, run: u64, round: u32) -> Result<(), StoreError>;
     fn abandon_round(&mut self, run: u64, round: u32, closed_ms: u64) -> Result<(), StoreError>;
 
-    fn updates(&self, run: u64, round: u32) -> Result<Vec<UpdateRow>, StoreError>;
+    fn each_update(&self, run: u64, round: u32, take: &mut dyn FnMut(UpdateRow)) -> Result<(), StoreError>;
     fn accept_updates(&mut self, updates: &[(NewUpdate, &[u8])]) -> Result<Vec<Accepted>, StoreError>;
     fn forget_updates_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError>;
     fn forget_aids_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError>;
@@ -38,8 +38,8 @@ pub trait Ledger {
     fn blob(&self, digest: &Digest) -> Result<Vec<u8>, StoreError>;
     fn put_blob(&mut self, bytes: &[u8]) -> Result<Digest, StoreError>;
 
-    fn devices(&self) -> Result<Vec<DeviceRow>, StoreError>;
-    fn upsert_devices(&mut self, devices: &[DeviceRow]) -> Result<(), StoreError>;
+    fn each_device(&self, take: &mut dyn FnMut(DeviceRow)) -> Result<(), StoreError>;
+    fn upsert_devices(&mut self, devices: &mut dyn Iterator<Item = DeviceRow>) -> Result<(), StoreError>;
     fn add_refusals(&mut self, counts: &BTreeMap<String, u64>) -> Result<(), StoreError>;
 }
 
@@ -88,8 +88,8 @@ impl Ledger for Store {
         Self::abandon_round(self, run, round, closed_ms)
     }
 
-    fn updates(&self, run: u64, round: u32) -> Result<Vec<UpdateRow>, StoreError> {
-        Self::updates(self, run, round)
+    fn each_update(&self, run: u64, round: u32, take: &mut dyn FnMut(UpdateRow)) -> Result<(), StoreError> {
+        Self::each_update(self, run, round, take)
     }
 
     fn accept_updates(&mut self, updates: &[(NewUpdate, &[u8])]) -> Result<Vec<Accepted>, StoreError> {
@@ -120,11 +120,11 @@ impl Ledger for Store {
         Self::put_blob(self, bytes)
     }
 
-    fn devices(&self) -> Result<Vec<DeviceRow>, StoreError> {
-        Self::devices(self)
+    fn each_device(&self, take: &mut dyn FnMut(DeviceRow)) -> Result<(), StoreError> {
+        Self::each_device(self, take)
     }
 
-    fn upsert_devices(&mut self, devices: &[DeviceRow]) -> Result<(), StoreError> {
+    fn upsert_devices(&mut self, devices: &mut dyn Iterator<Item = DeviceRow>) -> Result<(), StoreError> {
         Self::upsert_devices(self, devices)
     }
 

@@ -128,8 +128,18 @@ impl Store {
 
     /// The accepted updates of one round, sorted by device.
     pub fn updates(&self, run: u64, round: u32) -> Result<Vec<UpdateRow>, StoreError> {
+        let mut updates = Vec::new();
+        self.each_update(run, round, &mut |update| updates.push(update))?;
+        Ok(updates)
+    }
+
+    /// Like [`Store::updates`], one after the other.
+    pub fn each_update(&self, run: u64, round: u32, take: &mut dyn FnMut(UpdateRow)) -> Result<(), StoreError> {
         let query = format!("SELECT {UPDATE_COLUMNS} FROM updates WHERE run = ?1 AND round = ?2 ORDER BY device");
-        self.rows(&query, params![Bits(run), round], UpdateRow::read)
+        self.each_row(&query, params![Bits(run), round], |row| {
+            take(UpdateRow::read(row)?);
+            Ok(())
+        })
     }
 
     fn is_known(&self, update: &NewUpdate) -> Result<bool, StoreError> {

@@ -232,7 +232,7 @@ fn devices_and_refusals_are_kept() {
         bytes_up: 1 << 40,
         bytes_down: 2,
     };
-    store.upsert_devices(&[device("b", 1), device("a", u64::MAX)]).unwrap();
+    store.upsert_devices([device("b", 1), device("a", u64::MAX)]).unwrap();
     store.upsert_device(&device("b", 2)).unwrap();
     assert_eq!(store.devices().unwrap(), [device("a", u64::MAX), device("b", 2)]);
     store.release_device("b").unwrap();

@@ -1,7 +1,7 @@
 //! The aggregator: the real machine and the real ledger code, on a disk in memory.
 
 use core::time::Duration;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use grapevine_aggregator::round::{AcceptedUpdate, Action, Coordinator, Event, RoundConfig};
@@ -54,7 +54,6 @@ pub(super) struct Process {
     pub(super) coordinator: Coordinator,
     /// The machine's time begins here.
     pub(super) started: Duration,
-    touched: BTreeSet<DeviceId>,
     counted: BTreeMap<Refusal, u64>,
 }
 
@@ -83,8 +82,7 @@ impl Aggregator {
         let options = ServeOptions { boot: BootId(self.rng.next_u64()), ..self.options.clone() };
         let restored = meter.of(Owner::Aggregator, || ledger::restore(&mut self.ledger, &options));
         let coordinator = restored.expect("what a ledger wrote it can read");
-        let (touched, counted) = (BTreeSet::new(), BTreeMap::new());
-        self.process = Some(Process { coordinator, started: now, touched, counted });
+        self.process = Some(Process { coordinator, started: now, counted: BTreeMap::new() });
     }
 
     pub(super) fn die(&mut self, meter: &mut Meter) {
@@ -148,10 +146,8 @@ impl Aggregator {
                 said(&self.ledger, Said::Notice(Box::new(notice.clone())));
                 out(Outgoing::Notice(encode(&ToDevice::Notice(notice.clone()), &[]).into()));
             }
-            Action::RememberDevice(device) => drop(process.touched.insert(device.clone())),
             Action::KeepDevice(device) => {
-                let kept = BTreeSet::from([device.clone()]);
-                ledger::remember_devices(&mut self.ledger, &process.coordinator, &kept, now - process.started)?;
+                ledger::keep_device(&mut self.ledger, &process.coordinator, device, now - process.started)?;
             }
             Action::OpenRound { notice, expected, chosen } => {
                 ledger::open_round(&mut self.ledger, notice, *expected, *chosen)?;
@@ -167,11 +163,7 @@ impl Aggregator {
             Action::ExtendRound(run, round) => self.ledger.extend_round(run.0, round.0)?,
             Action::AbandonRound(run, round) => self.ledger.abandon_round(run.0, round.0, 0)?,
             Action::FinishRun(run) => self.ledger.finish_run(run.0)?,
-            Action::Report(Event::Refused { device, reason }) => {
-                *process.counted.entry(*reason).or_default() += 1;
-                let known = device.iter().filter(|device| process.coordinator.device(device).is_some());
-                process.touched.extend(known.cloned());
-            }
+            Action::Report(Event::Refused { reason, .. }) => *process.counted.entry(*reason).or_default() += 1,
             Action::Report(Event::RoundExtended(_)) => self.extended += 1,
             Action::Report(_) => {}
         }
@@ -182,7 +174,6 @@ impl Aggregator {
     fn store_updates(&mut self, mut updates: Vec<AcceptedUpdate>, meter: &mut Meter) -> Result<(), StoreError> {
         ledger::store_updates(&mut self.ledger, &updates)?;
         let Some(process) = &mut self.process else { return Ok(()) };
-        process.touched.extend(updates.iter().map(|update| update.device.clone()));
         meter.of(Owner::Aggregator, || {
             for update in updates.drain(..) {
                 process.coordinator.handle_stored(&update.device, update.round);
@@ -193,9 +184,8 @@ impl Aggregator {
 
     fn write_books(&mut self, now: Duration) -> Result<(), StoreError> {
         let Some(process) = &mut self.process else { return Ok(()) };
-        let touched = core::mem::take(&mut process.touched);
         let now = now - process.started;
-        ledger::remember_devices(&mut self.ledger, &process.coordinator, &touched, now)?;
+        ledger::remember_devices(&mut self.ledger, &mut process.coordinator, now)?;
         ledger::remember_refusals(&mut self.ledger, &core::mem::take(&mut process.counted))
     }
 }

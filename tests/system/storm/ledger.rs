@@ -247,9 +247,14 @@ impl Ledger for MemoryLedger {
         self.write(abandon, |twin| twin.abandon_round(run, round, closed_ms))
     }
 
-    fn updates(&self, run: u64, round: u32) -> Result<Vec<UpdateRow>, StoreError> {
-        let rows = self.round(round).map(|round| round.updates.values().cloned().collect());
-        self.read(rows.unwrap_or_default(), |twin| twin.updates(run, round))
+    fn each_update(&self, run: u64, round: u32, take: &mut dyn FnMut(UpdateRow)) -> Result<(), StoreError> {
+        let rows: Option<Vec<_>> = self.round(round).map(|round| round.updates.values().cloned().collect());
+        let rows = self.read(rows.unwrap_or_default(), |twin| {
+            let mut rows = Vec::new();
+            twin.each_update(run, round, &mut |row| rows.push(row)).map(|()| rows)
+        })?;
+        rows.into_iter().for_each(take);
+        Ok(())
     }
 
     fn accept_updates(&mut self, updates: &[(NewUpdate, &[u8])]) -> Result<Vec<Accepted>, StoreError> {
@@ -347,16 +352,22 @@ impl Ledger for MemoryLedger {
         self.write(put, |twin| twin.put_blob(bytes))
     }
 
-    fn devices(&self) -> Result<Vec<DeviceRow>, StoreError> {
-        self.read(self.disk.devices.values().cloned().collect(), |twin| twin.devices())
+    fn each_device(&self, take: &mut dyn FnMut(DeviceRow)) -> Result<(), StoreError> {
+        let rows = self.read(self.disk.devices.values().cloned().collect::<Vec<_>>(), |twin| {
+            let mut rows = Vec::new();
+            twin.each_device(&mut |row| rows.push(row)).map(|()| rows)
+        })?;
+        rows.into_iter().for_each(take);
+        Ok(())
     }
 
-    fn upsert_devices(&mut self, devices: &[DeviceRow]) -> Result<(), StoreError> {
+    fn upsert_devices(&mut self, devices: &mut dyn Iterator<Item = DeviceRow>) -> Result<(), StoreError> {
+        let devices: Vec<DeviceRow> = devices.collect();
         let upsert = |disk: &mut Disk| {
             disk.devices.extend(devices.iter().map(|row| (row.device.clone(), row.clone())));
             Ok(())
         };
-        self.write(upsert, |twin| twin.upsert_devices(devices))
+        self.write(upsert, |twin| twin.upsert_devices(&mut devices.iter().cloned()))
     }
 
     fn add_refusals(&mut self, counts: &BTreeMap<String, u64>) -> Result<(), StoreError> {

@@ -57,7 +57,7 @@ fn a_resumed_round_remembers_its_reserve_and_its_extensions() {
     let notice = first.notice.clone().unwrap();
     let open = OpenRound { notice, expected: 2, chosen: 4, extensions: 1, accepted: 1 };
     let mut coordinator =
-        Coordinator::new(round, BootId(2), RunId(5), Progress::default(), Vec::new(), Some(open), START);
+        Coordinator::new(round, BootId(2), RunId(5), Progress::default(), Registry::default(), Some(open), START);
     coordinator.handle_restored(&device(2), &update(2));
     let mut second = Harness::with(coordinator);
     assert_eq!(second.open(), Some((0, 1, 2)));
@@ -67,7 +67,8 @@ fn a_resumed_round_remembers_its_reserve_and_its_extensions() {
     // Without more answers its one extension is used up already.
     let open = OpenRound { notice: first.notice.unwrap(), expected: 4, chosen: 4, extensions: 1, accepted: 0 };
     let config = RoundConfig { quorum: 1.0, ..config(Method::FedAvg) };
-    let coordinator = Coordinator::new(config, BootId(2), RunId(5), Progress::default(), Vec::new(), Some(open), START);
+    let coordinator =
+        Coordinator::new(config, BootId(2), RunId(5), Progress::default(), Registry::default(), Some(open), START);
     let mut third = Harness::with(coordinator);
     third.wait(DEADLINE);
     assert!(third.events.contains(&Event::RoundAbandoned(RoundId(0))));
@@ -123,8 +124,8 @@ fn repeated_bad_updates_send_a_device_away_until_it_is_released() {
     assert_eq!(harness.refused(Refusal::Quarantined), 2, "neither its update nor its hello is taken");
     assert_eq!(harness.open(), Some((0, 0, 2)));
     // After a restart, too.
-    let record = harness.coordinator.device(&device(0)).unwrap().clone();
-    let books = vec![(device(0), record)];
+    let mut books = Registry::default();
+    books.remember(&device(0), harness.coordinator.device(&device(0)).unwrap());
     let restarted = Coordinator::new(strict(), BootId(2), RunId(5), Progress::default(), books, None, START);
     let mut restarted = Harness::with(restarted);
     restarted.greet(0..1);

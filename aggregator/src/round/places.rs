@@ -1,0 +1,308 @@
+//! Names once, numbers everywhere else: what the machine keeps of many devices lies dense, by the number of the device.
+
+use core::cmp::Ordering;
+
+use grapevine_protocol::{DeviceId, Digest};
+
+/// A device's place in the books of this start. Places are given out in the order in which names are first heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place(u32);
+
+impl Place {
+    fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Every name that was ever heard, once.
+#[derive(Default)]
+pub(super) struct Names {
+    /// All of them, one after the other.
+    text: String,
+    /// Where each ends in `text`.
+    ends: Vec<u32>,
+    /// All places in the order of their names.
+    sorted: Vec<Place>,
+}
+
+impl Names {
+    pub(super) fn find(&self, device: &DeviceId) -> Option<Place> {
+        self.search(device).ok().map(|at| self.sorted[at])
+    }
+
+    /// The place of a name, a new one where it has none.
+    pub(super) fn place(&mut self, device: &DeviceId) -> Place {
+        match self.search(device) {
+            Ok(at) => self.sorted[at],
+            Err(at) => {
+                let place = Place(self.ends.len() as u32);
+                let length = device.as_str().len();
+                if self.text.capacity() - self.text.len() < length {
+                    self.text.reserve_exact(length.max(growth(self.text.len())));
+                }
+                self.text.push_str(device.as_str());
+                make_room(&mut self.ends);
+                self.ends.push(self.text.len() as u32);
+                make_room(&mut self.sorted);
+                self.sorted.insert(at, place);
+                place
+            }
+        }
+    }
+
+    pub(super) fn id(&self, place: Place) -> DeviceId {
+        self.name(place).parse().expect("only names come in")
+    }
+
+    /// Which of two names comes first.
+    pub(super) fn order(&self, one: Place, other: Place) -> Ordering {
+        self.name(one).cmp(self.name(other))
+    }
+
+    fn name(&self, place: Place) -> &str {
+        let start = place.index().checked_sub(1).map_or(0, |before| self.ends[before] as usize);
+        &self.text[start..self.ends[place.index()] as usize]
+    }
+
+    fn search(&self, device: &DeviceId) -> Result<usize, usize> {
+        self.sorted.binary_search_by(|place| self.name(*place).cmp(device.as_str()))
+    }
+}
+
+/// By how much a list grows that has no room: doubling would cost a large fleet as much again as it needs.
+fn growth(length: usize) -> usize {
+    length / 8 + 64
+}
+
+fn make_room<T>(list: &mut Vec<T>) {
+    if list.len() == list.capacity() {
+        list.reserve_exact(growth(list.len()));
+    }
+}
+
+/// A set of devices, a bit for each place.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PlaceSet {
+    words: Vec<u64>,
+    count: usize,
+}
+
+impl PlaceSet {
+    /// `false` if it is in already.
+    pub(super) fn insert(&mut self, place: Place) -> bool {
+        let (word, bit) = (place.index() / 64, 1 << (place.index() % 64));
+        if self.words.len() <= word {
+            self.words.resize(word + 1, 0);
+        }
+        let is_new = self.words[word] & bit == 0;
+        self.words[word] |= bit;
+        self.count += usize::from(is_new);
+        is_new
+    }
+
+    /// `false` if it was not in.
+    pub(super) fn remove(&mut self, place: Place) -> bool {
+        let is_in = self.contains(place);
+        if is_in {
+            self.words[place.index() / 64] &= !(1 << (place.index() % 64));
+            self.count -= 1;
+        }
+        is_in
+    }
+
+    pub(super) fn contains(&self, place: Place) -> bool {
+        self.words.get(place.index() / 64).is_some_and(|word| word >> (place.index() % 64) & 1 == 1)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// By place.
+    pub(super) fn iter(&self) -> impl Iterator<Item = Place> {
+        let bits = |word: u64| (0..64).filter(move |bit| word >> bit & 1 == 1);
+        self.words
+            .iter()
+            .enumerate()
+            .flat_map(move |(at, &word)| bits(word).map(move |bit| Place(at as u32 * 64 + bit)))
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.words.clear();
+        self.count = 0;
+    }
+
+    /// Takes all out that do not fit.
+    pub(super) fn retain(&mut self, fits: impl Fn(Place) -> bool) {
+        for at in 0..self.words.len() as u32 {
+            for bit in (0..64).map(|bit| Place(at * 64 + bit)) {
+                if self.contains(bit) && !fits(bit) {
+                    self.remove(bit);
+                }
+            }
+        }
+    }
+}
+
+impl Extend<Place> for PlaceSet {
+    fn extend<T: IntoIterator<Item = Place>>(&mut self, places: T) {
+        for place in places {
+            self.insert(place);
+        }
+    }
+}
+
+impl FromIterator<Place> for PlaceSet {
+    fn from_iter<T: IntoIterator<Item = Place>>(places: T) -> Self {
+        let mut set = Self::default();
+        set.extend(places);
+        set
+    }
+}
+
+/// Values of a chunk of a [`Column`].
+const CHUNK: usize = 256;
+
+/// One value for each place. It grows by chunks that never move, so that growing costs no second copy.
+#[derive(Debug)]
+pub(super) struct Column<T> {
+    chunks: Vec<Vec<T>>,
+}
+
+impl<T> Default for Column<T> {
+    fn default() -> Self {
+        Self { chunks: Vec::new() }
+    }
+}
+
+impl<T: Default> Column<T> {
+    pub(super) fn get(&self, place: Place) -> Option<&T> {
+        self.chunks.get(place.index() / CHUNK)?.get(place.index() % CHUNK)
+    }
+
+    pub(super) fn get_mut(&mut self, place: Place) -> Option<&mut T> {
+        self.chunks.get_mut(place.index() / CHUNK)?.get_mut(place.index() % CHUNK)
+    }
+
+    /// A place's value, the default where it has none.
+    pub(super) fn slot(&mut self, place: Place) -> &mut T {
+        let (chunk, at) = (place.index() / CHUNK, place.index() % CHUNK);
+        while self.chunks.len() <= chunk {
+            self.chunks.push(Vec::new());
+        }
+        let chunk = &mut self.chunks[chunk];
+        if chunk.len() <= at {
+            chunk.reserve_exact(CHUNK - chunk.len());
+            chunk.resize_with(at + 1, T::default);
+        }
+        &mut chunk[at]
+    }
+}
+
+/// As much of a digest as tells the updates of one device apart: to find two that agree in 128 bits is nobody's business
+/// but its own, and the blob itself is checked against all of it.
+type Fingerprint = [u8; 16];
+
+/// Whose updates a round has.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    fingerprints: Column<Fingerprint>,
+    from: PlaceSet,
+}
+
+impl Answers {
+    pub(super) fn insert(&mut self, place: Place, digest: &Digest) {
+        *self.fingerprints.slot(place) = fingerprint(digest);
+        self.from.insert(place);
+    }
+
+    pub(super) fn has(&self, place: Place) -> bool {
+        self.from.contains(place)
+    }
+
+    /// Whether it is this very update.
+    pub(super) fn is(&self, place: Place, digest: &Digest) -> bool {
+        self.has(place) && self.fingerprints.get(place) == Some(&fingerprint(digest))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.from.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.from.is_empty()
+    }
+
+    pub(super) fn from(&self) -> impl Iterator<Item = Place> {
+        self.from.iter()
+    }
+}
+
+fn fingerprint(digest: &Digest) -> Fingerprint {
+    let (front, _) = digest.0.split_first_chunk().expect("a digest is longer");
+    *front
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(number: u32) -> DeviceId {
+        format!("device-{number}").parse().unwrap()
+    }
+
+    #[test]
+    fn a_name_has_one_place_whatever_comes_between() {
+        let mut names = Names::default();
+        let order = || (0..500).map(|number| number * 7 % 500);
+        let places: Vec<Place> = order().map(|number| names.place(&device(number))).collect();
+        assert_eq!(names.find(&device(500)), None);
+        for (number, place) in order().zip(places) {
+            assert_eq!((names.find(&device(number)), names.id(place)), (Some(place), device(number)));
+            assert_eq!(names.place(&device(number)), place);
+        }
+        let (one, other) = (names.place(&device(10)), names.place(&device(9)));
+        assert_eq!(names.order(one, other), Ordering::Less, "in the order of their letters");
+    }
+
+    #[test]
+    fn a_set_holds_what_was_put_in_and_not_taken_out() {
+        let mut set = PlaceSet::default();
+        for place in [3, 64, 700].map(Place) {
+            assert!(set.insert(place) && !set.insert(place));
+        }
+        assert!(set.remove(Place(64)) && !set.remove(Place(64)) && !set.remove(Place(9_999)));
+        assert_eq!((set.len(), set.iter().collect::<Vec<_>>()), (2, [3, 700].map(Place).into()));
+        set.retain(|place| place == Place(700));
+        assert_eq!(set.iter().collect::<Vec<_>>(), [Place(700)]);
+        set.clear();
+        assert!(set.is_empty() && !set.contains(Place(3)));
+    }
+
+    #[test]
+    fn a_column_is_as_long_as_its_last_value() {
+        let mut column = Column::default();
+        *column.slot(Place(600)) = 5;
+        assert_eq!(
+            (column.get(Place(600)), column.get(Place(599)), column.get(Place(601))),
+            (Some(&5), Some(&0), None)
+        );
+        assert_eq!((column.get(Place(1)), column.get(Place(9_000))), (None, None));
+        *column.slot(Place(1)) = 4;
+        assert_eq!((column.get(Place(1)), column.get(Place(600))), (Some(&4), Some(&5)));
+    }
+
+    #[test]
+    fn an_answer_is_told_from_another_of_its_device() {
+        let mut answers = Answers::default();
+        let digest = Digest::of(b"one");
+        answers.insert(Place(2), &digest);
+        assert!(answers.has(Place(2)) && answers.is(Place(2), &digest) && !answers.is(Place(2), &Digest::of(b"two")));
+        assert!(!answers.has(Place(1)) && !answers.is(Place(1), &Digest([0; 32])));
+        assert_eq!((answers.len(), answers.from().collect::<Vec<_>>()), (1, vec![Place(2)]));
+    }
+}
