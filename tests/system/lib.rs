@@ -11,4 +11,5 @@ pub mod namespaces;
 pub mod programs;
 pub mod proxy;
 pub mod restarts;
+pub mod soak;
 pub mod storm;

@@ -151,6 +151,11 @@ impl Running {
         None
     }
 
+    /// Forgets what was said so far: a program that runs for hours says a lot.
+    pub fn forget_lines(&mut self) {
+        self.heard.clear();
+    }
+
     /// The newest line on standard error, if there is any.
     pub fn last_line(&mut self) -> Option<&str> {
         self.heard.extend(self.lines.try_iter());

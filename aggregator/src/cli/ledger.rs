@@ -55,9 +55,8 @@ impl Ledger {
         self.rounds.last().filter(|round| round.phase == RoundPhase::Collecting)
     }
 
-    pub(super) fn summary(&self, round: &RoundRow) -> anyhow::Result<RoundSummary> {
-        let updates = self.store.updates(round.run, round.round)?;
-        Ok(RoundSummary {
+    pub(super) fn summary(round: &RoundRow) -> RoundSummary {
+        RoundSummary {
             round: round.round,
             task: round.task.clone(),
             phase: round.phase,
@@ -65,13 +64,13 @@ impl Ledger {
             expected: round.expected,
             chosen: round.chosen,
             extensions: round.extensions,
-            samples: updates.iter().map(|update| u64::from(update.samples)).sum(),
+            samples: round.samples,
             opened_ms: round.opened_ms,
             seconds: round.closed_ms.map(|closed| closed.saturating_sub(round.opened_ms) as f64 / 1e3),
             heads: round.heads.as_ref().map(grapevine_aggregator::store::digest_hex),
             heads_kept: round.heads_kept && round.heads.is_some(),
             metrics: round.metrics_json.as_deref().and_then(|text| serde_json::from_str(text).ok()),
-        })
+        }
     }
 }
 

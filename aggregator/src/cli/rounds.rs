@@ -28,8 +28,7 @@ pub(super) struct Arguments {
 
 pub(super) fn rounds(common: &Common, arguments: &Arguments) -> anyhow::Result<Answer> {
     let ledger = Ledger::open(&common.configuration()?.state)?;
-    let rounds: Vec<RoundSummary> =
-        ledger.rounds.iter().map(|round| ledger.summary(round)).collect::<Result<_, _>>()?;
+    let rounds: Vec<RoundSummary> = ledger.rounds.iter().map(Ledger::summary).collect();
     Ok(Answer::of(&rounds, arguments.json, |rounds| render(rounds))?)
 }
 

@@ -90,12 +90,12 @@ impl Status {
         let process = live::read(state).filter(|live| live.run == run_name);
         let count = |phase| ledger.rounds.iter().filter(|round| round.phase == phase).count();
         let newest = ledger.rounds.len().saturating_sub(NEWEST);
-        let open_round = ledger.open_round().map(|round| ledger.summary(round)).transpose()?;
+        let open_round = ledger.open_round().map(Ledger::summary);
         Ok(Self {
             fleet: ledger.run.fleet.clone(),
             phase: phase(&ledger, serving),
             open_round,
-            rounds: ledger.rounds[newest..].iter().map(|round| ledger.summary(round)).collect::<Result<_, _>>()?,
+            rounds: ledger.rounds[newest..].iter().map(Ledger::summary).collect(),
             rounds_merged: count(RoundPhase::Merged),
             rounds_abandoned: count(RoundPhase::Abandoned),
             devices: devices(&ledger.store, process.as_ref().filter(|_| serving), serving)?,

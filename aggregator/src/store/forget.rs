@@ -35,7 +35,7 @@ impl Store {
         self.let_go(
             "forget updates in",
             "SELECT DISTINCT digest FROM updates WHERE run = ?1 AND round < ?2 AND blob_kept = 1",
-            "UPDATE updates SET blob_kept = 0 WHERE run = ?1 AND round < ?2 AND blob_kept = 1",
+            &["UPDATE updates SET blob_kept = 0 WHERE run = ?1 AND round < ?2 AND blob_kept = 1"],
             (run, round),
         )
     }
@@ -48,14 +48,16 @@ impl Store {
             "forget aids in",
             "SELECT aid FROM rounds WHERE run = ?1 AND round < ?2 AND aid IS NOT NULL \
              UNION SELECT memory FROM rounds WHERE run = ?1 AND round < ?2 AND memory IS NOT NULL",
-            "UPDATE rounds SET aid = NULL, memory = NULL \
-             WHERE run = ?1 AND round < ?2 AND (aid IS NOT NULL OR memory IS NOT NULL)",
+            &[
+                "UPDATE rounds SET aid = NULL WHERE run = ?1 AND round < ?2 AND aid IS NOT NULL",
+                "UPDATE rounds SET memory = NULL WHERE run = ?1 AND round < ?2 AND memory IS NOT NULL",
+            ],
             (run, round),
         )
     }
 
-    /// Deletes the heads of a run's merged rounds but the newest `kept`, unless something else names them; their digests
-    /// stay in the rows.
+    /// Deletes the heads of a run's merged rounds but the newest `kept`, unless something else names them, and the rows of
+    /// the updates that are in them. The digests of the heads, the number of the updates and their samples stay.
     pub fn forget_old_heads(&mut self, run: u64, kept: u32) -> Result<Collected, StoreError> {
         self.check_writable()?;
         let oldest = self.row(
@@ -68,7 +70,11 @@ impl Store {
             "forget heads in",
             "SELECT heads FROM rounds WHERE run = ?1 AND round < ?2 AND heads_kept = 1 AND heads IS NOT NULL \
              UNION SELECT in_use FROM rounds WHERE run = ?1 AND round < ?2 AND heads_kept = 1 AND in_use IS NOT NULL",
-            "UPDATE rounds SET heads_kept = 0 WHERE run = ?1 AND round < ?2 AND heads_kept = 1",
+            &[
+                "UPDATE rounds SET heads_kept = 0 WHERE run = ?1 AND round < ?2 AND heads_kept = 1",
+                &count_updates("run = ?1 AND round < ?2"),
+                "DELETE FROM updates WHERE run = ?1 AND round < ?2 AND blob_kept = 0",
+            ],
             (run, oldest),
         )
     }
@@ -76,23 +82,25 @@ impl Store {
     /// Deletes the updates of a round that no run will go on with: those of every run but `run`.
     pub fn forget_updates_of_other_runs(&mut self, run: u64) -> Result<(), StoreError> {
         self.write("forget updates in", |transaction| {
-            transaction
-                .execute("UPDATE updates SET blob_kept = 0 WHERE run <> ?1 AND blob_kept = 1", params![Bits(run)])
+            transaction.execute(&count_updates("run <> ?1"), params![Bits(run)])?;
+            transaction.execute("DELETE FROM updates WHERE run <> ?1", params![Bits(run)])
         })?;
         Ok(())
     }
 
-    /// Lets rows of a run before a round go of what `named` finds in them, by the statement `release`, and deletes what no
-    /// other row names. `what` is for messages.
+    /// Lets rows of a run before a round go of what `named` finds in them, by the statements of `release`, and deletes
+    /// what no other row names. `what` is for messages.
     fn let_go(
         &mut self,
         what: &'static str,
         named: &str,
-        release: &str,
+        release: &[&str],
         (run, before): (u64, u32),
     ) -> Result<Collected, StoreError> {
         let forgotten: Vec<Digest> = self.rows(named, params![Bits(run), before], |row| row.get(0))?;
-        self.write(what, |transaction| transaction.execute(release, params![Bits(run), before]))?;
+        self.write(what, |transaction| {
+            release.iter().try_for_each(|one| transaction.execute(one, params![Bits(run), before]).map(drop))
+        })?;
         let mut collected = Collected::default();
         for digest in &forgotten {
             if !self.is_named(digest)? {
@@ -110,4 +118,15 @@ impl Store {
                      UNION ALL SELECT 1 FROM rounds WHERE heads_kept = 1 AND (heads = ?1 OR in_use = ?1) LIMIT 1";
         Ok(self.row(query, [digest], |_| Ok(()))?.is_some())
     }
+}
+
+/// The statement that writes down, for the rounds that `fit`, what is to be known of their updates when those are gone.
+fn count_updates(fit: &str) -> String {
+    format!(
+        "UPDATE rounds SET notice = x'', \
+         accepted = (SELECT count(*) FROM updates WHERE updates.run = rounds.run AND updates.round = rounds.round), \
+         samples = (SELECT coalesce(sum(updates.samples), 0) FROM updates \
+                    WHERE updates.run = rounds.run AND updates.round = rounds.round) \
+         WHERE {fit} AND accepted IS NULL"
+    )
 }

@@ -144,8 +144,10 @@ pub struct RoundRow {
     pub chosen: u32,
     /// How often it was given more time.
     pub extensions: u32,
-    /// Updates in the ledger.
+    /// Updates that were accepted; the ledger may have let go of their rows.
     pub accepted: u32,
+    /// Samples behind them.
+    pub samples: u64,
     /// The blob of the merged heads.
     #[serde(serialize_with = "optional_hex")]
     pub heads: Option<Digest>,
@@ -163,7 +165,7 @@ pub struct RoundRow {
     pub heads_kept: bool,
     /// What was measured.
     pub metrics_json: Option<String>,
-    /// The notice as published.
+    /// The notice as published; none once the rows of the round's updates are let go.
     #[serde(skip)]
     pub notice: Vec<u8>,
 }
@@ -286,10 +288,14 @@ impl DeviceRow {
     }
 }
 
-/// Columns in the order [`RoundRow::read`] wants them; `accepted` is counted, so it can never disagree with the ledger.
+/// Columns in the order [`RoundRow::read`] wants them; `accepted` and `samples` are counted as long as there are
+/// rows to count, so they can never disagree with the ledger.
 pub(super) const ROUND_COLUMNS: &str = "run, round, phase, task, opened_ms, closed_ms, expected, \
-    (SELECT count(*) FROM updates WHERE updates.run = rounds.run AND updates.round = rounds.round), \
-    heads, aid, metrics_json, notice, memory, in_use, chosen, extensions, heads_kept";
+    coalesce(accepted, \
+        (SELECT count(*) FROM updates WHERE updates.run = rounds.run AND updates.round = rounds.round)), \
+    heads, aid, metrics_json, notice, memory, in_use, chosen, extensions, heads_kept, \
+    coalesce(samples, (SELECT coalesce(sum(updates.samples), 0) FROM updates \
+        WHERE updates.run = rounds.run AND updates.round = rounds.round))";
 
 impl RoundRow {
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
@@ -311,6 +317,7 @@ impl RoundRow {
             chosen: row.get(14)?,
             extensions: row.get(15)?,
             heads_kept: row.get(16)?,
+            samples: row.get::<_, Bits>(17)?.0,
         })
     }
 }

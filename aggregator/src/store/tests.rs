@@ -305,14 +305,20 @@ fn old_heads_go_and_their_digests_stay() {
     let heads = [b"one", b"two", b"one", b"six"].map(|bytes| store.put_blob(bytes).unwrap());
     for (round, digest) in (1..).zip(heads) {
         store.open_round(&new_round(round)).unwrap();
+        store.accept_update(&update(round, "pi-1"), b"an update").unwrap();
         store.commit_round(&merged(round, Some(digest))).unwrap();
+        store.forget_updates_before(RUN, round + 1).unwrap();
     }
+    let before = store.rounds(RUN).unwrap();
     assert_eq!(store.forget_old_heads(RUN, 9).unwrap(), Collected::default());
     // The first round's heads are the third's, too.
     assert_eq!(store.forget_old_heads(RUN, 2).unwrap(), Collected { files: 1, bytes: 3 });
     let rows = store.rounds(RUN).unwrap();
     assert_eq!(rows.iter().map(|row| row.heads_kept).collect::<Vec<_>>(), [false, false, true, true]);
     assert!(rows.iter().zip(heads).all(|(row, digest)| row.heads == Some(digest)));
+    assert_eq!((1..5).map(|round| store.updates(RUN, round).unwrap().len()).collect::<Vec<_>>(), [0, 0, 1, 1]);
+    let counts = |row: &RoundRow| (row.accepted, row.samples);
+    assert!(rows.iter().zip(&before).all(|(row, before)| counts(row) == counts(before) && row.samples > 0));
     assert_eq!(store.blob(&heads[2]).unwrap(), b"one");
     assert_eq!(store.forget_old_heads(RUN, 2).unwrap(), Collected::default());
     assert_eq!(store.collect_garbage(&BTreeSet::new()).unwrap(), Collected::default());

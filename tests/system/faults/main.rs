@@ -4,6 +4,7 @@
 mod brokers;
 mod links;
 mod processes;
+mod soak;
 
 use std::process::ExitCode;
 
@@ -15,6 +16,7 @@ Examples:
   cargo run -p grapevine-tests --bin faults -- kills --aggregator 200 --devices 200 --seed 1
   cargo run -p grapevine-tests --bin faults -- brokers --count 20
   cargo run -p grapevine-tests --bin faults -- links | jq .upload.seconds
+  cargo run -p grapevine-tests --bin faults -- soak --rounds 2000
 
 Progress goes to standard error, the results go to standard output as JSON. What does not end as it must ends the
 program with exit code 101 and says what happened; the same seed gives the same victims and moments.";
@@ -32,6 +34,7 @@ enum Command {
     Kills(processes::Arguments),
     Brokers(brokers::Arguments),
     Links(links::Arguments),
+    Soak(soak::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Command::Kills(arguments) => processes::run(&arguments),
         Command::Brokers(arguments) => brokers::run(&arguments),
         Command::Links(arguments) => links::run(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
     }
 }
 

@@ -25,6 +25,13 @@ pub(super) struct Round {
     pub(super) updates: BTreeMap<String, UpdateRow>,
 }
 
+impl Round {
+    /// Whether a later round was merged, and the rows of its updates are no longer needed.
+    pub(super) fn is_let_go(&self) -> bool {
+        self.row.notice.is_empty()
+    }
+}
+
 #[derive(Clone)]
 struct Blob {
     bytes: Rc<[u8]>,
@@ -275,6 +282,7 @@ impl Ledger for MemoryLedger {
                     UpdateRow { run, round, device: device.clone(), digest, samples, accepted_ms, blob_kept: true };
                 let round = disk.collecting(run, round)?;
                 round.updates.insert(device, row);
+                round.row.samples += u64::from(samples);
                 round.row.accepted = round.updates.len() as u32;
                 disk.name(&digest);
             }
@@ -319,14 +327,17 @@ impl Ledger for MemoryLedger {
 
     fn forget_old_heads(&mut self, run: u64, kept: u32) -> Result<Collected, StoreError> {
         let forget = |disk: &mut Disk| {
-            let merged = disk.rounds.iter_mut().rev().filter(|round| round.row.phase == RoundPhase::Merged);
+            let merged = disk.rounds.iter().rev().filter(|round| round.row.phase == RoundPhase::Merged);
             let mut forgotten = Vec::new();
-            for Round { row, .. } in merged.skip(kept.max(1) as usize) {
-                if !core::mem::take(&mut row.heads_kept) {
-                    // Those before it were forgotten with it.
-                    break;
+            let Some(oldest) = merged.map(|round| round.row.round).nth(kept.max(1) as usize - 1) else {
+                return Ok(Collected::default());
+            };
+            for Round { row, updates } in &mut disk.rounds[..oldest as usize] {
+                if core::mem::take(&mut row.heads_kept) {
+                    forgotten.extend([row.heads, row.in_use].into_iter().flatten());
                 }
-                forgotten.extend([row.heads, row.in_use].into_iter().flatten());
+                row.notice.clear();
+                updates.clear();
             }
             Ok(disk.forget(forgotten))
         };
@@ -393,6 +404,7 @@ fn row(new: NewRound) -> RoundRow {
         chosen,
         extensions: 0,
         accepted: 0,
+        samples: 0,
         heads: None,
         aid: None,
         memory: None,

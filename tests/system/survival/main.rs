@@ -6,6 +6,7 @@ mod brokers;
 mod links;
 mod loss;
 mod processes;
+mod soak;
 #[cfg(unix)]
 mod stopping;
 mod vanishing;
