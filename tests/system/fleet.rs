@@ -10,6 +10,8 @@ use serde_json::Value;
 use crate::mosquitto::Mosquitto;
 use crate::programs::{PATIENCE, Running, Workplace, extractor, now};
 
+/// The name of every fleet here.
+pub const FLEET: &str = "north";
 /// Devices of a [`Fleet`].
 pub const DEVICES: usize = 3;
 /// Rounds of a [`Fleet`]'s run.
@@ -112,7 +114,7 @@ pub fn rounds(aggregator: &Workplace) -> Vec<Value> {
 pub fn aggregator(broker: Option<&str>, devices: usize, rounds: usize, method: Method) -> Workplace {
     let aggregator = Workplace::default();
     let (extractor, classes) = (extractor(), digits::class_names().join(","));
-    let mut init = vec!["init", "--fleet", "north", "--extractor", &extractor, "--classes", &classes];
+    let mut init = vec!["init", "--fleet", FLEET, "--extractor", &extractor, "--classes", &classes];
     init.extend(["--method", method.name()]);
     init.extend(broker.map_or(vec!["--embedded", "--port", "0"], |address| vec!["--broker", address]));
     aggregator.succeed("aggregator", &init);
@@ -143,7 +145,7 @@ fn configure(aggregator: &Workplace, devices: usize, rounds: usize) {
 pub fn device(number: usize, broker: &str) -> Workplace {
     let device = Workplace::default();
     let (name, extractor, classes) = (name(number), extractor(), digits::class_names().join(","));
-    let init = ["init", "--fleet", "north", "--device", &name, "--broker", broker, "--extractor", &extractor];
+    let init = ["init", "--fleet", FLEET, "--device", &name, "--broker", broker, "--extractor", &extractor];
     device.succeed("edge-client", &[&init[..], &["--classes", &classes]].concat());
     let digits = Digits::load();
     digits.write_folder(&device.path("pictures"), &share(&digits, number)).expect("our own folder is writable");

@@ -13,3 +13,4 @@ pub mod proxy;
 pub mod restarts;
 pub mod soak;
 pub mod storm;
+pub mod swarm;

@@ -5,6 +5,7 @@ mod brokers;
 mod links;
 mod processes;
 mod soak;
+mod swarm;
 
 use std::process::ExitCode;
 
@@ -17,6 +18,7 @@ Examples:
   cargo run -p grapevine-tests --bin faults -- brokers --count 20
   cargo run -p grapevine-tests --bin faults -- links | jq .upload.seconds
   cargo run -p grapevine-tests --bin faults -- soak --rounds 2000
+  cargo run -p grapevine-tests --bin faults -- swarm --devices 100,1000,5000
 
 Progress goes to standard error, the results go to standard output as JSON. What does not end as it must ends the
 program with exit code 101 and says what happened; the same seed gives the same victims and moments.";
@@ -35,6 +37,7 @@ enum Command {
     Brokers(brokers::Arguments),
     Links(links::Arguments),
     Soak(soak::Arguments),
+    Swarm(swarm::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Command::Brokers(arguments) => brokers::run(&arguments),
         Command::Links(arguments) => links::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
+        Command::Swarm(arguments) => swarm::run(&arguments),
     }
 }
 

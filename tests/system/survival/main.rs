@@ -9,4 +9,5 @@ mod processes;
 mod soak;
 #[cfg(unix)]
 mod stopping;
+mod swarm;
 mod vanishing;
