@@ -229,6 +229,57 @@ impl Drop for TinyDisk {
 }
 
 #[test]
+fn a_disk_that_is_full_at_the_merge_keeps_the_round_until_there_is_room() {
+    let program = fleet(2, 1);
+    set(&program, "deadline = \"10m\"", "deadline = \"3s\"");
+    set(&program, "quorum = 0.8", "quorum = 0.5");
+    let Some(disk) = TinyDisk::mount(program.path("state")) else {
+        return println!("skipped: this process may not mount a tmpfs");
+    };
+    let mut aggregator = Running::start(&program, &["serve"]);
+    let address = broker(&mut aggregator);
+    let devices = ["camera-1", "camera-2"].map(|name| Device::join(name, &address));
+    let notice = devices[0].notice(Task::Train, 0);
+    assert_eq!(devices[0].answer(&notice, 1.0).refused, None);
+    let ballast = disk.fill();
+    // The deadline passes, half of the updates are enough, and there is no room for the merged head.
+    let line = aggregator.line("the disk is full");
+    assert!(line.contains("nothing is lost"), "{line}");
+    fs::remove_file(ballast).unwrap();
+    aggregator.line("there is room on the disk again");
+    devices[0].notice(Task::Finished, 1);
+    aggregator.terminate();
+    assert_eq!(aggregator.exit_code(), Some(0));
+    let rounds = json(&program, &["rounds", "--json"]);
+    assert_eq!((&rounds[0]["phase"], &rounds[0]["updates"]), (&"merged".into(), &1.into()));
+    program.succeed(&["export", "--output", "north.onnx", "--head-json", "head.json"]);
+    let head: serde_json::Value = serde_json::from_slice(&fs::read(program.path("head.json")).unwrap()).unwrap();
+    assert_eq!(head["weight"][0][0], 1.0);
+}
+
+#[test]
+fn a_disk_that_is_full_at_the_opening_of_a_round_opens_it_when_there_is_room() {
+    let program = fleet(2, 1);
+    let Some(disk) = TinyDisk::mount(program.path("state")) else {
+        return println!("skipped: this process may not mount a tmpfs");
+    };
+    let mut aggregator = Running::start(&program, &["serve"]);
+    let address = broker(&mut aggregator);
+    let ballast = disk.fill();
+    let devices = ["camera-1", "camera-2"].map(|name| Device::join(name, &address));
+    aggregator.line("the disk is full");
+    fs::remove_file(ballast).unwrap();
+    aggregator.line("there is room on the disk again");
+    let notice = devices[0].notice(Task::Train, 0);
+    devices.iter().for_each(|device| assert_eq!(device.answer(&notice, 2.0).refused, None));
+    let line = aggregator.line("round merged");
+    assert!(line.contains("updates=2"), "{line}");
+    devices[0].notice(Task::Finished, 1);
+    aggregator.terminate();
+    assert_eq!(aggregator.exit_code(), Some(0));
+}
+
+#[test]
 fn a_full_disk_stops_the_round_and_loses_nothing() {
     let program = fleet(2, 1);
     let Some(disk) = TinyDisk::mount(program.path("state")) else {

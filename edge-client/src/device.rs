@@ -265,7 +265,7 @@ impl Shell<'_> {
                 }
                 Action::Interrupt => self.worker.interrupt(),
                 Action::Reconnect => {
-                    tracing::warn!("nothing was answered for long; connecting to the broker anew");
+                    tracing::warn!("nothing was heard for long; connecting to the broker anew");
                     self.transport.reconnect();
                 }
                 Action::SaveHeads { run, round, content, digest } => self.save_heads(run, round, &content, digest.0),

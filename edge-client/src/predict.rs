@@ -20,6 +20,7 @@ use serde::Serialize;
 
 use crate::classify::{Classifier, LatestHead, Prediction};
 use crate::image_input::{ImageError, read_image_file};
+use crate::resources::Governor;
 use crate::watch::{Arrival, Watch};
 
 pub use outgoing::{Figures, MAX_WAITING, Outgoing};
@@ -37,6 +38,7 @@ pub struct Predictor {
     latest: LatestHead,
     watch: Watch,
     outgoing: Arc<Outgoing>,
+    governor: Governor,
     /// What was complained about last, so that a folder that stays away is mentioned once.
     complaint: Option<String>,
 }
@@ -66,19 +68,21 @@ struct Message<'a> {
 }
 
 impl Predictor {
-    /// Predictions for the images that come into `folder`, put into `outgoing`.
+    /// Predictions for the images that come into `folder`, put into `outgoing`; `governor` says when they wait.
     pub fn new(
         device: DeviceId,
         classifier: Classifier,
         latest: LatestHead,
         folder: &Path,
         outgoing: Arc<Outgoing>,
+        governor: Governor,
     ) -> Self {
-        Self { device, classifier, latest, watch: Watch::new(folder), outgoing, complaint: None }
+        Self { device, classifier, latest, watch: Watch::new(folder), outgoing, governor, complaint: None }
     }
 
     /// Goes on until `shutdown`. What goes wrong is logged and tried again: a device that cannot predict can still learn.
     pub fn run(mut self, shutdown: &Shutdown) {
+        self.governor.stand_back();
         let started = now();
         while !shutdown.is_requested() {
             let pause = self.look(started.elapsed(), shutdown);
@@ -101,8 +105,9 @@ impl Predictor {
         match self.watch.look(now) {
             Ok(arrivals) => {
                 self.complaint = None;
-                for arrival in arrivals.iter().take_while(|_| !shutdown.is_requested()) {
-                    self.take(arrival);
+                let governor = self.governor.clone();
+                for arrival in arrivals.iter().take_while(|_| governor.passes(shutdown)) {
+                    governor.in_turn(|| self.take(arrival));
                 }
             }
             Err(error) => self.complain(sentence(&error)),
@@ -172,6 +177,7 @@ mod tests {
 
     use super::*;
     use crate::extractor::Extractor;
+    use crate::resources::{Limits, Resources};
     use crate::store::{NewestHead, Store, StoreIdentity};
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -187,6 +193,10 @@ mod tests {
 
     impl Scene {
         fn new() -> Self {
+            Self::governed(Governor::default())
+        }
+
+        fn governed(governor: Governor) -> Self {
             let onnx = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/onnx");
             let manifest: Manifest = toml::from_str(&fs::read_to_string(onnx.join("digits.toml")).unwrap()).unwrap();
             let extractor = Extractor::load(&manifest, &onnx.join(&manifest.file)).unwrap();
@@ -202,6 +212,7 @@ mod tests {
                 LatestHead::of(store.clone()),
                 &folder.path().join("camera"),
                 outgoing.clone(),
+                governor,
             );
             Self { folder, store, predictor, outgoing, now: Duration::ZERO }
         }
@@ -252,6 +263,38 @@ mod tests {
         let said = scene.after(4);
         assert_eq!((&said[0]["class"], &said[0]["round"], said.len()), (&"emu".into(), &4.into(), 1));
         assert!(scene.after(5).is_empty(), "each image once");
+    }
+
+    #[test]
+    fn a_hot_board_classifies_nothing_until_it_is_cool() {
+        let sensors = tempfile::tempdir().unwrap();
+        let zone = sensors.path().join("thermal/thermal_zone0");
+        fs::create_dir_all(&zone).unwrap();
+        fs::write(zone.join("type"), "cpu-thermal\n").unwrap();
+        fs::write(zone.join("temp"), "95000\n").unwrap();
+        let governor = Governor::new(&Resources {
+            threads: None,
+            nice: 0,
+            limits: Limits { celsius: 80, battery_percent: 0 },
+            check_every: Duration::from_millis(1),
+            sensors: sensors.path().to_owned(),
+        });
+        let mut scene = Scene::governed(governor.clone());
+        scene.store_head(1, 0);
+        scene.write_image("1.png", 10);
+        let outgoing = scene.outgoing.clone();
+        let said = std::thread::scope(|scope| {
+            let looking = scope.spawn(|| scene.after(4));
+            let deadline = now() + Duration::from_secs(60);
+            while governor.pause().is_none() {
+                assert!(now() < deadline, "the sensors are never read");
+                std::thread::yield_now();
+            }
+            assert_eq!(outgoing.figures().waiting, 0, "it would have been classified by now");
+            fs::write(zone.join("temp"), "60000\n").unwrap();
+            looking.join().unwrap()
+        });
+        assert_eq!(said.len(), 1);
     }
 
     #[test]

@@ -18,8 +18,9 @@ pub struct Namespaces {
 }
 
 impl Namespaces {
-    /// Makes them with a link that loses this share of the packets each way; an error says what the machine refused.
-    pub fn start(loss_percent: u8) -> Result<Self, String> {
+    /// Makes them with a link that loses this share of the packets each way and, where the kernel can do that, delays the
+    /// others; an error says what the machine refused.
+    pub fn start(loss_percent: u8, delay_ms: u32) -> Result<Self, String> {
         let name = |side: &str| format!("grapevine-{side}-{}", process::id());
         let mut made = Self { fleet: name("fleet"), devices: name("devices"), means: "" };
         let (fleet, devices) = (made.fleet.clone(), made.devices.clone());
@@ -35,7 +36,7 @@ impl Namespaces {
             run("ip", &["-n", namespace, "address", "add", &address, "dev", WIRE])?;
             run("ip", &["-n", namespace, "link", "set", WIRE, "up"])?;
             run("ip", &["-n", namespace, "link", "set", "lo", "up"])?;
-            made.means = lose(namespace, loss_percent)?;
+            made.means = lose(namespace, loss_percent, delay_ms)?;
         }
         Ok(made)
     }
@@ -71,17 +72,17 @@ pub fn starter(namespace: &str) -> [&str; 4] {
     ["ip", "netns", "exec", namespace]
 }
 
-/// Packets get lost: by netem where the kernel has it, else by a packet filter.
-fn lose(namespace: &str, percent: u8) -> Result<&'static str, String> {
-    let loss = format!("{percent}%");
-    let netem = run("tc", &["-n", namespace, "qdisc", "add", "dev", WIRE, "root", "netem", "loss", &loss]);
-    let Err(no_netem) = netem else { return Ok("netem") };
+/// Packets get lost and are late: by netem where the kernel has it; else a packet filter loses them.
+fn lose(namespace: &str, percent: u8, delay_ms: u32) -> Result<&'static str, String> {
+    let (loss, delay) = (format!("{percent}%"), format!("{delay_ms}ms"));
+    let netem = ["-n", namespace, "qdisc", "add", "dev", WIRE, "root", "netem", "loss", &loss, "delay", &delay];
+    let Err(no_netem) = run("tc", &netem) else { return Ok("netem, with a delay,") };
     let rules = format!(
         "add table inet loss; add chain inet loss in {{ type filter hook input priority 0; }}; \
          add rule inet loss in iifname {WIRE} numgen random mod 100 < {percent} drop"
     );
     let filter = run("ip", &["netns", "exec", namespace, "nft", &rules]);
-    filter.map(|()| "nftables").map_err(|no_filter| format!("{no_netem}; {no_filter}"))
+    filter.map(|()| "nftables, without a delay,").map_err(|no_filter| format!("{no_netem}; {no_filter}"))
 }
 
 fn run(program: &str, arguments: &[&str]) -> Result<(), String> {

@@ -21,8 +21,12 @@ fn every_invariant_holds_in_a_few_hundred_storms() {
     }
     // What never happened was not tested.
     let Figures { merged, abandoned, extended, receipts, deaths, torn, .. } = total.figures;
-    for happened in [merged, abandoned, extended, receipts, deaths, torn] {
+    let Figures { forged, quarantined, released, interrupted, reconnected, .. } = total.figures;
+    for happened in [merged, abandoned, extended, receipts, deaths, torn, forged] {
         assert!(happened > 50, "{total:?}");
+    }
+    for happened in [quarantined, released, interrupted, reconnected] {
+        assert!(happened > 5, "{total:?}");
     }
     let lost = total.carried.lost as f64 / total.carried.sent as f64;
     assert!(lost > 0.2, "{total:?}");

@@ -46,11 +46,20 @@ pub(super) struct Collecting {
     /// Updates of the ledger that are not in the sum again yet.
     restoring: usize,
     deadline: Duration,
+    /// Time that may still be given back after a broker was gone.
+    spare: Duration,
     extensions: u32,
 }
 
 impl Collecting {
-    pub(super) fn new(notice: Notice, sum: RoundSum, asked: PlaceSet, wanted: usize, deadline: Duration) -> Self {
+    pub(super) fn new(
+        notice: Notice,
+        sum: RoundSum,
+        asked: PlaceSet,
+        wanted: usize,
+        now: Duration,
+        whole: Duration,
+    ) -> Self {
         Self {
             sum,
             notice,
@@ -61,7 +70,8 @@ impl Collecting {
             chosen: asked.len(),
             asked,
             restoring: 0,
-            deadline,
+            deadline: now + whole,
+            spare: whole,
             extensions: 0,
         }
     }
@@ -98,8 +108,13 @@ impl Collecting {
         is_quiet && !self.accepted.is_empty() && self.accepted.len() >= self.expected()
     }
 
-    pub(super) fn restart_deadline(&mut self, deadline: Duration) {
-        self.deadline = deadline;
+    /// The broker is back, and devices need time to come back, too. The round has all of its time again, but no more than
+    /// once: one whose broker comes and goes would never end.
+    pub(super) fn go_on(&mut self, now: Duration, gone_at: Duration, whole: Duration) {
+        let left = self.deadline.saturating_sub(gone_at).min(whole);
+        let given = self.spare.min(whole - left);
+        self.spare -= given;
+        self.deadline = now + left + given;
     }
 
     /// A device that comes in the middle of a round takes part if it was chosen.
@@ -145,7 +160,7 @@ impl Coordinator {
         let notice = Notice { boot: self.boot, ..open.notice };
         let sum = self.empty_sum(notice.task);
         let mut collecting =
-            Collecting::new(notice, sum, PlaceSet::default(), open.expected, now + self.config.deadline);
+            Collecting::new(notice, sum, PlaceSet::default(), open.expected, now, self.config.deadline);
         (collecting.chosen, collecting.extensions) = (open.chosen, open.extensions);
         collecting.restoring = open.accepted;
         self.phase = Phase::Collecting(Box::new(collecting));
@@ -274,7 +289,7 @@ impl Coordinator {
     pub(super) fn check_deadline(&mut self, now: Duration) {
         let Phase::Collecting(collecting) = &mut self.phase else { return };
         // Without the broker nobody can answer, and what is stored waits for those who could not.
-        if collecting.deadline > now || !collecting.storing.is_empty() || !self.is_connected {
+        if collecting.deadline > now || !collecting.storing.is_empty() || self.gone_at.is_some() {
             return;
         }
         let round = collecting.notice.round;

@@ -38,7 +38,7 @@ impl Coordinator {
         self.actions.push_back(Action::OpenRound { notice: notice.clone(), expected: wanted, chosen });
         let opened = Event::RoundOpened { round, expected: wanted };
         let sum = self.empty_sum(task);
-        let collecting = Collecting::new(notice, sum, asked, wanted, now + self.config.deadline);
+        let collecting = Collecting::new(notice, sum, asked, wanted, now, self.config.deadline);
         self.phase = Phase::Collecting(Box::new(collecting));
         self.tell(now);
         self.report(opened);

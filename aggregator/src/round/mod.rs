@@ -49,8 +49,8 @@ pub struct Coordinator {
     config: RoundConfig,
     boot: BootId,
     was_connected: bool,
-    /// Time runs from the start on, and stands still while the broker is known to be gone.
-    is_connected: bool,
+    /// Since when the broker is known to be gone: time stands still until it is back. At the start it runs.
+    gone_at: Option<Duration>,
     run: RunId,
     registry: Registry,
     progress: Progress,
@@ -112,7 +112,7 @@ impl Coordinator {
             config,
             boot,
             was_connected: false,
-            is_connected: true,
+            gone_at: None,
             run,
             registry: books,
             progress,
@@ -138,7 +138,7 @@ impl Coordinator {
     /// When to call [`Coordinator::handle_timeout`] at the latest.
     pub fn poll_timeout(&self) -> Option<Duration> {
         let deadline = match &self.phase {
-            Phase::Collecting(collecting) if self.is_connected => Some(collecting.deadline()),
+            Phase::Collecting(collecting) if self.gone_at.is_none() => Some(collecting.deadline()),
             Phase::Collecting(_) | Phase::Gathering | Phase::Committing(_) | Phase::Finished => None,
         };
         [deadline, self.uploads.again_at(), self.serving.flush_at(), self.tell_again_at()].into_iter().flatten().min()
@@ -155,21 +155,21 @@ impl Coordinator {
     /// The broker is there: what is retained there may be old, and while it was not there devices may have gone
     /// without a word. A new boot in the notice makes every device say hello again.
     pub fn handle_connected(&mut self, now: Duration) {
-        self.is_connected = true;
+        let gone_at = self.gone_at.take().unwrap_or(now);
         if core::mem::replace(&mut self.was_connected, true) {
             self.call_roll();
             self.registry.all_away();
         }
         if let Phase::Collecting(collecting) = &mut self.phase {
             collecting.notice.boot = self.boot;
-            collecting.restart_deadline(now + self.config.deadline);
+            collecting.go_on(now, gone_at, self.config.deadline);
         }
         self.tell(now);
     }
 
     /// The broker is gone: nobody can answer, so no time runs until it is back.
-    pub fn handle_disconnected(&mut self) {
-        self.is_connected = false;
+    pub fn handle_disconnected(&mut self, now: Duration) {
+        self.gone_at.get_or_insert(now);
     }
 
     /// A device's message, with the block behind it.

@@ -33,7 +33,7 @@ impl Coordinator {
     }
 
     pub(super) fn tell_again_at(&self) -> Option<Duration> {
-        self.told_at.filter(|_| self.is_connected).map(|at| at + TELL_AGAIN)
+        self.told_at.filter(|_| self.gone_at.is_none()).map(|at| at + TELL_AGAIN)
     }
 
     /// Says once more what is going on. As long as devices are lacking that is a roll call: some may be there and not be

@@ -365,7 +365,7 @@ fn after_a_lost_connection_everybody_says_hello_again() {
     harness.coordinator.handle_connected(START);
     harness.greet(0..3);
     harness.offer(0, 0, &update(0));
-    harness.coordinator.handle_disconnected();
+    harness.coordinator.handle_disconnected(harness.now);
     assert_eq!(harness.coordinator.poll_timeout(), None);
     harness.wait(3 * DEADLINE);
     assert_eq!(harness.open(), Some((0, 1, 3)), "no time runs without the broker");
@@ -376,6 +376,26 @@ fn after_a_lost_connection_everybody_says_hello_again() {
     harness.greet(0..3);
     (1..3).for_each(|number| harness.offer(number, 0, &update(number)));
     assert_eq!(harness.outcomes.len(), 1);
+}
+
+#[test]
+fn a_broker_that_comes_and_goes_gives_a_round_its_time_again_once_and_no_more() {
+    let mut harness = Harness::new(RoundConfig { extensions: 0, quorum: 1.0, ..config(Method::FedAvg) });
+    harness.coordinator.handle_connected(START);
+    harness.greet(0..3);
+    let (mut spent, step) = (Duration::ZERO, DEADLINE / 2);
+    while harness.open().is_some_and(|(round, ..)| round == 0) {
+        assert!(spent <= 2 * DEADLINE, "the round is open for ever");
+        harness.wait(step);
+        spent += step;
+        harness.coordinator.handle_disconnected(harness.now);
+        // However long the broker is away.
+        harness.wait(3 * DEADLINE);
+        harness.coordinator.handle_connected(harness.now);
+        harness.act();
+    }
+    assert_eq!(spent, 2 * DEADLINE, "one restart of the broker costs a round nothing");
+    assert!(harness.events.contains(&Event::RoundAbandoned(RoundId(0))));
 }
 
 #[test]
@@ -429,7 +449,7 @@ fn a_notice_is_repeated_to_those_who_are_missing_and_calls_the_roll_while_nobody
     harness.wait(TELL_AGAIN);
     assert!(harness.events.contains(&Event::RoundExtended(RoundId(0))));
     assert_eq!(harness.notice.take(), Some(opened), "who has not answered may not know of the round");
-    harness.coordinator.handle_disconnected();
+    harness.coordinator.handle_disconnected(harness.now);
     assert_eq!(harness.coordinator.poll_timeout(), None);
 }
 

@@ -189,7 +189,7 @@ impl<'a> Shell<'a> {
             Link::Disconnected { reason } => {
                 tracing::warn!("connection lost: {reason}; it is tried again");
                 self.pace.connected(now, false);
-                self.coordinator.handle_disconnected();
+                self.coordinator.handle_disconnected(now);
             }
             Link::Refused { reason } => tracing::error!("the broker refuses the aggregator: {reason}"),
             // As if it were lost on its way: its device says it again.
@@ -270,7 +270,8 @@ impl<'a> Shell<'a> {
             tracing::error!(
                 "the disk is full: the round stops, nothing is lost, it goes on when there is room ({cause})"
             );
-            self.coordinator.handle_disconnected();
+            let now = self.now();
+            self.coordinator.handle_disconnected(now);
         }
         self.stalled = Some((work, self.now() + DISK_AGAIN));
     }

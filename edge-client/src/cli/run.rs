@@ -52,10 +52,12 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Answ
     let setup = Setup::load(config)?;
     let store = Arc::new(setup.open_store()?);
     let samples: u32 = store.counts()?.iter().sum();
-    let predicting = setup.config.predict.as_ref().map(|predict| Predicting::prepare(&setup, predict, &store));
+    let governor = Governor::new(&setup.config.resources);
+    let predict = setup.config.predict.as_ref();
+    let predicting = predict.map(|predict| Predicting::prepare(&setup, predict, &store, &governor));
     let predicting = predicting.transpose()?;
     let outgoing = predicting.as_ref().map(|predicting| predicting.outgoing.clone());
-    let options = options(&setup, outgoing.clone());
+    let options = options(&setup, outgoing.clone(), governor);
     let (fleet, device) = (&options.fleet, &options.identity.device);
     tracing::info!(%fleet, %device, broker = %options.broker, samples, "starting");
     if samples == 0 && setup.config.ingest_watch.is_none() {
@@ -100,12 +102,12 @@ struct Predicting {
 }
 
 impl Predicting {
-    fn prepare(setup: &Setup, predict: &Predictions, store: &Arc<Store>) -> anyhow::Result<Self> {
+    fn prepare(setup: &Setup, predict: &Predictions, store: &Arc<Store>, governor: &Governor) -> anyhow::Result<Self> {
         let outgoing = Arc::new(Outgoing::new(&predict.topic));
         let classifier = Classifier::new(setup.extractor()?, setup.config.classes.clone())?;
         let latest = LatestHead::of(store.clone());
         let device = setup.config.device.clone();
-        let predictor = Predictor::new(device, classifier, latest, &predict.watch, outgoing.clone());
+        let predictor = Predictor::new(device, classifier, latest, &predict.watch, outgoing.clone(), governor.clone());
         tracing::info!(watch = %predict.watch.display(), topic = predict.topic, "predicting");
         Ok(Self { predictor, outgoing })
     }
@@ -116,7 +118,7 @@ impl Predicting {
     }
 }
 
-fn options(setup: &Setup, outgoing: Option<Arc<Outgoing>>) -> DeviceOptions {
+fn options(setup: &Setup, outgoing: Option<Arc<Outgoing>>, governor: Governor) -> DeviceOptions {
     let config = &setup.config;
     DeviceOptions {
         fleet: config.fleet.clone(),
@@ -131,7 +133,7 @@ fn options(setup: &Setup, outgoing: Option<Arc<Outgoing>>) -> DeviceOptions {
         },
         keep_alive: config.keep_alive,
         longest_pause: config.longest_pause,
-        governor: Governor::new(&config.resources),
+        governor,
         service: Service::from_environment(),
         outgoing,
     }

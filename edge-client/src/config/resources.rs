@@ -1,4 +1,4 @@
-//! `[resources]`: what training and extraction may take of the device.
+//! `[resources]`: what training, extraction and predictions may take of the device.
 
 use core::fmt::Display;
 use core::num::NonZeroUsize;
@@ -22,7 +22,7 @@ const PERIOD_SECONDS: RangeInclusive<u64> = 1..=600;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ResourcesSection {
-    /// Most threads that train or extract at once; every core without it.
+    /// Most threads that train, extract or predict at once; every core without it.
     pub threads: Option<usize>,
     /// How far working threads stand back for others.
     pub nice: u8,
@@ -81,8 +81,8 @@ impl ResourcesSection {
         let Self { nice, pause_above_celsius, pause_below_battery_percent, check_every, sensors, .. } = Self::default();
         format!(
             r#"[resources]
-# What training and extraction may take of this device: most threads at once (every core without it), and how far they
-# stand back for whatever else it does, 0 to 19.
+# What training, extraction and predictions may take of this device: most threads at once (every core without it), and
+# how far they stand back for whatever else it does, 0 to 19.
 # threads = 1
 nice = {nice}
 # They pause while a part of the board is hotter (150 never pauses), and while a battery that nothing charges holds less

@@ -1,4 +1,4 @@
-//! How training and extraction yield to whatever else the device does.
+//! How training, extraction and predictions yield to whatever else the device does.
 //!
 //! [`Throttle`] decides, [`sensors`] reads, and a [`Governor`] is what working threads ask at every natural step:
 //! between two mini-batches, between two images.
@@ -19,10 +19,14 @@ use grapevine_host::{Shutdown, cpu};
 pub use gate::Gate;
 pub use throttle::{Heat, Limits, Pause, Readings, Throttle};
 
+/// Threads on which a running device works: one for the round, one for the images that come to be stored, one for those
+/// that come to be classified.
+const WORKING_THREADS: usize = 3;
+
 /// What work may take of the device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resources {
-    /// Most threads that train or extract at once; every core without it.
+    /// Most threads that train, extract or predict at once; every core without it.
     pub threads: Option<NonZeroUsize>,
     /// How far working threads stand back for others, 0 (not at all) to 19.
     pub nice: u8,
@@ -60,8 +64,7 @@ struct State {
 impl Governor {
     /// Threads of one process that share this governor, or a clone, stay within `resources` together.
     pub fn new(resources: &Resources) -> Self {
-        // A device works on two threads at most, one for the round and one for the images of a watched folder.
-        let gate = resources.threads.filter(|threads| threads.get() == 1).map(|_| Gate::new(1));
+        let gate = resources.threads.map(NonZeroUsize::get).filter(|threads| *threads < WORKING_THREADS).map(Gate::new);
         let (changed, changes) = bounded(1);
         let watched = Watched {
             check_every: resources.check_every,

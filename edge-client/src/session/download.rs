@@ -55,7 +55,6 @@ impl Session {
         download.outstanding = missing.clone();
         let want = Want { blob: download.assembler.blob(), missing };
         self.send(ToAggregator::Want(want));
-        self.expect_answer(now);
     }
 
     /// After a reconnect of either side: asks for what is still missing, and for nothing that is here.

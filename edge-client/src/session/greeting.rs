@@ -1,4 +1,4 @@
-//! Hello until there is a welcome, and doubt where nothing is answered.
+//! Hello until there is a welcome, and doubt where nothing is heard.
 
 use core::time::Duration;
 
@@ -6,8 +6,9 @@ use grapevine_protocol::{Hello, Refusal, Refused, ToAggregator, Welcome};
 
 use super::{Action, Event, FIRST_PAUSE, LONGEST_PAUSE, Session};
 
-/// How long the aggregator may leave everything unanswered before the connection is doubted: a broker that lost the
-/// subscriptions of a client still answers its pings. An aggregator that is there says something every few minutes.
+/// How long nothing may be heard before the connection is doubted: a broker that lost the subscriptions of a client still
+/// answers its pings, and who waits for a notice says nothing that could be answered. An aggregator that is there says
+/// something every few minutes.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// Where the talk with the aggregator stands.
@@ -35,7 +36,6 @@ impl Session {
             labels: identity.labels.clone(),
         };
         self.send(ToAggregator::Hello(hello));
-        self.expect_answer(now);
     }
 
     pub(super) fn handle_welcome(&mut self, now: Duration, welcome: &Welcome) {
@@ -64,20 +64,15 @@ impl Session {
         }
     }
 
-    /// Something was said that the aggregator answers.
-    pub(super) fn expect_answer(&mut self, now: Duration) {
-        self.unanswered_since.get_or_insert(now);
-    }
-
     /// When the connection is doubted.
     pub(super) fn doubt_at(&self) -> Option<Duration> {
-        self.unanswered_since.map(|since| since + PATIENCE)
+        self.silent_since.map(|since| since + PATIENCE)
     }
 
-    /// Asks for a new connection where nothing was answered for too long.
+    /// Asks for a new connection where nothing was heard for too long.
     pub(super) fn doubt(&mut self, now: Duration) {
         if self.doubt_at().is_some_and(|at| at <= now) {
-            self.unanswered_since = None;
+            self.silent_since = Some(now);
             self.actions.push_back(Action::Reconnect);
         }
     }

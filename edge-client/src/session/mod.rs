@@ -63,7 +63,7 @@ pub enum Action {
     Work(Job),
     /// The round that is worked on is over: end the work at its next step, then call [`Session::handle_interruption`].
     Interrupt,
-    /// Nothing was answered for long although the broker is there: begin with a new connection.
+    /// Nothing was heard for long although the broker is there: begin with a new connection.
     Reconnect,
     /// Keep the fleet's heads as the newest ones.
     SaveHeads {
@@ -152,8 +152,8 @@ pub struct Session {
     saved: Option<Digest>,
     download: Option<Download>,
     outbox: Outbox,
-    /// Since when everything that was said is unanswered.
-    unanswered_since: Option<Duration>,
+    /// Since when nothing was heard on this connection.
+    silent_since: Option<Duration>,
     rng: ChaCha8Rng,
     actions: VecDeque<Action>,
 }
@@ -177,7 +177,7 @@ impl Session {
             saved: None,
             download: None,
             outbox: Outbox::new(pending),
-            unanswered_since: None,
+            silent_since: None,
             rng,
             actions: VecDeque::new(),
         }
@@ -201,13 +201,14 @@ impl Session {
 
     /// The broker is there and all subscriptions stand.
     pub fn handle_connected(&mut self, now: Duration) {
+        self.silent_since = Some(now);
         self.greet(now, FIRST_PAUSE);
     }
 
     /// The broker is gone. Work goes on; what was on its way is asked for or sent again after the next connect.
     pub fn handle_disconnected(&mut self) {
         self.link = Link::Offline;
-        self.unanswered_since = None;
+        self.silent_since = None;
     }
 
     /// The work is done and its update lies in the outbox on disk.
@@ -266,7 +267,7 @@ impl Session {
 
     /// A message of the aggregator, with the block behind it.
     pub fn handle_message(&mut self, now: Duration, message: ToDevice, block: &[u8]) {
-        self.unanswered_since = None;
+        self.silent_since = Some(now);
         match message {
             ToDevice::Welcome(welcome) => self.handle_welcome(now, &welcome),
             ToDevice::Refused(refused) => self.handle_refused(now, &refused),

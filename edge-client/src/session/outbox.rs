@@ -68,7 +68,6 @@ impl Session {
         let offer = Offer { run: pending.update.run, round: pending.update.round, blob: pending.blob, crc: header.crc };
         let bytes = bytes.to_vec();
         self.send_block(ToAggregator::Offer(offer), bytes);
-        self.expect_answer(now);
     }
 
     /// After a reconnect of either side: the aggregator answers with the blocks that it has not.

@@ -36,6 +36,8 @@ pub(super) enum Outgoing {
 pub(super) enum Said {
     /// A device was told that its update is stored or refused.
     Receipt(DeviceId, Receipt),
+    /// A device was told that it is in quarantine.
+    Quarantined(DeviceId),
     /// All devices were told what is going on.
     Notice(Box<Notice>),
 }
@@ -45,6 +47,8 @@ pub(super) struct Aggregator {
     pub(super) process: Option<Process>,
     /// How often a round was given its time again.
     pub(super) extended: u64,
+    /// How often a device was sent into quarantine.
+    pub(super) quarantined: u64,
     options: ServeOptions,
     rng: ChaCha8Rng,
 }
@@ -73,7 +77,7 @@ impl Aggregator {
             service: Service::default(),
         };
         let ledger = MemoryLedger::new(Power::new(rng.next_u64()));
-        Self { ledger, process: None, extended: 0, options, rng }
+        Self { ledger, process: None, extended: 0, quarantined: 0, options, rng }
     }
 
     /// A start with the disk as it is.
@@ -135,6 +139,13 @@ impl Aggregator {
                 match message {
                     ToDevice::Receipt(receipt) => said(&self.ledger, Said::Receipt(device.clone(), receipt.clone())),
                     ToDevice::Notice(notice) => said(&self.ledger, Said::Notice(Box::new(notice.clone()))),
+                    // Unless it has been released since.
+                    ToDevice::Refused(refused) if refused.reason == Refusal::Quarantined => {
+                        let record = process.coordinator.device(device);
+                        if record.is_some_and(|record| record.quarantined.is_some()) {
+                            said(&self.ledger, Said::Quarantined(device.clone()));
+                        }
+                    }
                     ToDevice::Welcome(_) | ToDevice::Refused(_) | ToDevice::Want(_) | ToDevice::Block(_) => {}
                 }
                 out(Outgoing::To(device.clone(), encode(message, &[]).into()));
@@ -165,6 +176,7 @@ impl Aggregator {
             Action::FinishRun(run) => self.ledger.finish_run(run.0)?,
             Action::Report(Event::Refused { reason, .. }) => *process.counted.entry(*reason).or_default() += 1,
             Action::Report(Event::RoundExtended(_)) => self.extended += 1,
+            Action::Report(Event::Quarantined { .. }) => self.quarantined += 1,
             Action::Report(_) => {}
         }
         meter.of(Owner::Aggregator, || drop(action));

@@ -19,6 +19,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::meter::{Meter, Owner};
 use super::power::{Draw, Power};
+use super::stimulus::Ending;
 
 /// The newest heads a device has kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +47,11 @@ pub(super) enum Wish {
     /// A frame is to go out.
     Say(Rc<[u8]>),
     /// Work began; it takes a while.
-    Work,
+    Work(u32),
+    /// This work is to end at its next step.
+    Interrupt(u32),
+    /// The connection is to be a new one.
+    Reconnect,
 }
 
 pub(super) struct Device {
@@ -57,6 +62,8 @@ pub(super) struct Device {
     pub(super) process: Option<Process>,
     /// Whether its samples are there yet.
     pub(super) is_filled: bool,
+    /// What it says about itself, by turns from start to start.
+    pub(super) labels: [Labels; 2],
     shape: Shape,
     records: Records,
     /// As they were before the last write.
@@ -71,11 +78,22 @@ pub(super) struct Process {
     /// The session's time begins here.
     pub(super) started: Duration,
     pub(super) job: Option<Job>,
+    /// The number of the newest job.
+    pub(super) jobs: u32,
+    /// Whether the broker lost its subscriptions.
+    pub(super) is_deaf: bool,
     follows: [bool; 2],
 }
 
 impl Device {
-    pub(super) fn new(number: usize, shape: Shape, dataset: Rc<Dataset>, is_filled: bool, seed: u64) -> Self {
+    pub(super) fn new(
+        number: usize,
+        shape: Shape,
+        dataset: Rc<Dataset>,
+        is_filled: bool,
+        labels: [Labels; 2],
+        seed: u64,
+    ) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed ^ (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         Self {
             id: format!("device-{number:05}").parse().expect("letters and digits"),
@@ -84,6 +102,7 @@ impl Device {
             power: Power::new(rng.next_u64()),
             process: None,
             is_filled,
+            labels,
             shape,
             records: Records::default(),
             former: Records::default(),
@@ -119,12 +138,12 @@ impl Device {
             extractor,
             classes,
             shape: self.shape,
-            labels: Labels::default(),
+            labels: self.labels[self.starts as usize % 2].clone(),
         };
         let samples = self.samples();
         let pending = self.outbox().map(|pending| pending.update.clone());
         let session = meter.of(Owner::Devices, || Session::new(identity, samples, pending));
-        self.process = Some(Process { session, started: now, job: None, follows: [false; 2] });
+        self.process = Some(Process { session, started: now, job: None, jobs: 0, is_deaf: false, follows: [false; 2] });
     }
 
     /// The process is gone. A card that lies has lost its last write, if this was a power cut.
@@ -155,9 +174,9 @@ impl Device {
     }
 
     /// Does the work that the session asked for and keeps the update; `false` if it came to nothing.
-    pub(super) fn finish_work(&mut self, now: Duration, fails: bool, meter: &mut Meter) -> bool {
+    pub(super) fn finish_work(&mut self, now: Duration, ending: Ending, meter: &mut Meter) -> bool {
         let Some(job) = self.process.as_mut().and_then(|process| process.job.take()) else { return false };
-        let update = if fails { None } else { self.work_and_keep(&job) };
+        let update = if ending == Ending::Done { self.work_and_keep(&job) } else { None };
         let Some(process) = self.process.as_mut().filter(|_| self.power.is_on()) else { return false };
         let now = now - process.started;
         let is_done = update.is_some();
@@ -165,6 +184,7 @@ impl Device {
             drop(job);
             match &update {
                 Some(update) => process.session.handle_update(now, update.clone()),
+                None if ending == Ending::Interrupted => process.session.handle_interruption(now),
                 None => process.session.handle_failure(now),
             }
         });
@@ -194,10 +214,11 @@ impl Device {
                 Action::Work(job) => {
                     assert!(process.job.is_none(), "a session gives one job at a time");
                     process.job = Some(job);
-                    wish(Wish::Work);
+                    process.jobs += 1;
+                    wish(Wish::Work(process.jobs));
                 }
-                // The work of a storm always comes to its end, and its network loses messages but no subscriptions.
-                Action::Interrupt | Action::Reconnect => {}
+                Action::Interrupt => wish(Wish::Interrupt(process.jobs)),
+                Action::Reconnect => wish(Wish::Reconnect),
                 Action::SaveHeads { run, round, digest, content } => {
                     meter.of(Owner::Devices, || drop(content));
                     self.write(|records| records.heads = Some(KeptHeads { run, round, digest }));

@@ -10,6 +10,10 @@ use super::power::Power;
 use super::stimulus::{Fault, Part, Stimulus};
 use super::world::{World, index};
 
+/// How long a broker that flaps is away each time.
+const FLAP: Duration = Duration::from_millis(200);
+/// Once everything works, somebody releases who is in quarantine this often.
+pub(super) const LOOKED_AFTER: Duration = Duration::from_secs(20);
 /// Between two attempts to reach the broker.
 const BACKOFF_MS: u32 = 4_000;
 
@@ -34,14 +38,27 @@ impl World {
             Fault::Lost(part) => return Ok(self.lose(part)),
             Fault::Connect(part) => return self.connect(part),
             Fault::StopBroker { down, forgets } => self.stop_broker(down, forgets),
+            Fault::Flap { times, every } => {
+                self.stop_broker(FLAP, false);
+                if let Some(times) = times.checked_sub(1) {
+                    self.later(every, Fault::Flap { times, every });
+                }
+            }
             Fault::Noise(part) => self.make_noise(part),
             Fault::StartBroker => self.network.is_up = true,
+            Fault::Forge { device, forgery } => self.forge(device, forgery),
+            Fault::Deafen { device } => {
+                if let Some(process) = &mut self.devices[device as usize].process {
+                    process.is_deaf = true;
+                }
+            }
+            Fault::Release { device } => return self.release(device),
             Fault::Heal => self.heal(),
         }
         Ok(None)
     }
 
-    fn later(&mut self, after: Duration, fault: Fault) {
+    pub(super) fn later(&mut self, after: Duration, fault: Fault) {
         self.queue.push(self.now + after, Stimulus::Fault(fault));
     }
 
@@ -98,7 +115,10 @@ impl World {
 
     fn start(&mut self, part: Part) -> Option<Part> {
         match part {
-            Part::Aggregator if self.aggregator.process.is_none() => self.aggregator.start(self.now, &mut self.meter),
+            Part::Aggregator if self.aggregator.process.is_none() => {
+                self.aggregator.start(self.now, &mut self.meter);
+                self.open_for = None;
+            }
             Part::Device(device) if self.devices[device as usize].process.is_none() => {
                 let (extractor, classes) = (self.plan.round.extractor, self.plan.round.classes);
                 self.devices[device as usize].start(self.now, extractor, classes, &mut self.meter);
@@ -136,11 +156,12 @@ impl World {
                 let Some(process) = &mut self.aggregator.process else { return Ok(None) };
                 let now = self.now - process.started;
                 self.meter.of(Owner::Aggregator, || process.coordinator.handle_connected(now));
-                self.open_since = None;
+                self.seen_open_at = None;
             }
             Part::Device(device) => {
                 let Some(process) = &mut self.devices[device as usize].process else { return Ok(None) };
                 let now = self.now - process.started;
+                process.is_deaf = false;
                 self.meter.of(Owner::Devices, || process.session.handle_connected(now));
                 if let Some(notice) = self.network.retained() {
                     self.tell(device, &notice);
@@ -156,10 +177,18 @@ impl World {
         if self.network.reaches(part) || !self.network.link(part).is_connected {
             return None;
         }
+        self.hang_up(part)
+    }
+
+    /// The connection of a part is over, and it knows; it tries again.
+    pub(super) fn hang_up(&mut self, part: Part) -> Option<Part> {
         self.network.link(part).is_connected = false;
         let will = self.will(part);
         match part {
-            Part::Aggregator => self.aggregator.process.as_mut()?.coordinator.handle_disconnected(),
+            Part::Aggregator => {
+                let process = self.aggregator.process.as_mut()?;
+                process.coordinator.handle_disconnected(self.now - process.started);
+            }
             Part::Device(device) => self.devices[device as usize].process.as_mut()?.session.handle_disconnected(),
         }
         if let Some((device, will)) = will {
@@ -203,7 +232,6 @@ impl World {
 
     fn heal(&mut self) {
         self.healed_at = Some(self.now);
-        self.open_since = None;
         self.network.weather = Weather::CALM;
         self.network.is_up = true;
         for part in self.parts() {
@@ -213,6 +241,9 @@ impl World {
             }
             self.later(Duration::ZERO, Fault::Start(part));
             self.later(Duration::ZERO, Fault::Lost(part));
+            if let (Part::Device(device), 1..) = (part, self.plan.round.quarantine.after) {
+                self.later(LOOKED_AFTER, Fault::Release { device });
+            }
         }
     }
 

@@ -4,9 +4,10 @@ use core::fmt::Display;
 use core::time::Duration;
 
 use grapevine_aggregator::store::RoundPhase;
-use grapevine_protocol::{DeviceId, Digest, Notice, Receipt, RoundId, Task};
+use grapevine_protocol::{DeviceId, Digest, Notice, Receipt, RoundId, Task, ToDevice, decode_to_device, is_selected};
 
 use super::aggregator::Said;
+use super::device::Device;
 use super::ledger::{MemoryLedger, Round};
 use super::stimulus::Part;
 use super::world::World;
@@ -36,6 +37,8 @@ pub(super) fn check(world: &mut World, part: Part) -> Result<(), Broken> {
         Part::Aggregator => {
             invariant_one_round_is_open(world)?;
             invariant_memory_is_bounded(world)?;
+            invariant_only_those_asked_for_take_part(world)?;
+            invariant_a_quarantined_device_is_away(world)?;
             invariant_a_round_ends(world)?;
             invariant_no_receipt_is_lost(world)?;
             invariant_heads_are_those_of_a_quiet_run(world)
@@ -51,6 +54,7 @@ pub(super) fn check(world: &mut World, part: Part) -> Result<(), Broken> {
 pub(super) fn what_is_said_is_true(ledger: &MemoryLedger, said: &Said) -> Result<(), Broken> {
     match said {
         Said::Receipt(device, receipt) => invariant_a_receipt_follows_its_row(ledger, device, receipt),
+        Said::Quarantined(device) => invariant_a_quarantine_is_durable(ledger, device),
         Said::Notice(notice) => invariant_a_notice_follows_what_it_names(ledger, notice),
     }
 }
@@ -77,6 +81,14 @@ fn invariant_a_receipt_follows_its_row(
     Ok(())
 }
 
+/// After a restart the device is not welcome either.
+fn invariant_a_quarantine_is_durable(ledger: &MemoryLedger, device: &DeviceId) -> Result<(), Broken> {
+    match ledger.device(device.as_str()).is_some_and(|row| row.quarantined.is_some()) {
+        true => Ok(()),
+        false => Err(Broken::new("what is said is durable", format!("{device} is told of a quarantine without a row"))),
+    }
+}
+
 /// The row of its round, and its blobs.
 fn invariant_a_notice_follows_what_it_names(ledger: &MemoryLedger, notice: &Notice) -> Result<(), Broken> {
     let broken = |found: String| Err(Broken::new("what is said is durable", found));
@@ -96,6 +108,39 @@ fn invariant_one_round_is_open(world: &World) -> Result<(), Broken> {
     // Those before were looked at when they were the last ones.
     match rounds[..before].last().filter(|round| round.row.phase == RoundPhase::Collecting) {
         Some(round) => Err(Broken::new("only the newest round is open", format!("round {} is too", round.row.round))),
+        None => Ok(()),
+    }
+}
+
+/// They were chosen for the round, and their labels fit, or did at another start. Looks at the newest round.
+fn invariant_only_those_asked_for_take_part(world: &mut World) -> Result<(), Broken> {
+    let Some(newest) = world.aggregator.ledger.rounds().last() else { return Ok(()) };
+    let seen = (newest.row.round, newest.updates.len());
+    if core::mem::replace(&mut world.seen_updates, seen) == seen || newest.is_let_go() {
+        return Ok(());
+    }
+    let Ok((ToDevice::Notice(notice), _)) = decode_to_device(&newest.row.notice) else {
+        return Err(Broken::new("a round's notice can be read", newest.row.round));
+    };
+    let select = &world.plan.round.select;
+    for device in &world.devices {
+        let fits = device.labels.iter().any(|labels| select.matches(labels)) && is_selected(&notice, &device.id);
+        if newest.updates.contains_key(device.id.as_str()) && !fits {
+            let found = format!("{} takes part in round {} and was not asked", device.id, notice.round);
+            return Err(Broken::new("only those asked for take part", found));
+        }
+    }
+    Ok(())
+}
+
+fn invariant_a_quarantined_device_is_away(world: &World) -> Result<(), Broken> {
+    let Some(process) = &world.aggregator.process else { return Ok(()) };
+    let strange = |device: &&Device| {
+        let record = process.coordinator.device(&device.id);
+        record.is_some_and(|record| record.quarantined.is_some() && record.present)
+    };
+    match world.devices.iter().find(strange) {
+        Some(device) => Err(Broken::new("a quarantined device is away", &device.id)),
         None => Ok(()),
     }
 }
@@ -120,24 +165,24 @@ fn largest_update(world: &World) -> usize {
     train.max(grapevine_protocol::largest_update(round.shape, sums, round.params.method))
 }
 
-/// Its time runs from its opening, from a restart of the aggregator, and from the return of the broker.
+/// Its time runs from its opening and from a restart of the aggregator, as long as the broker is there; a broker that
+/// comes back gives all of it again, but only once.
 fn invariant_a_round_ends(world: &mut World) -> Result<(), Broken> {
     let open = world.aggregator.process.as_ref().and_then(|process| process.coordinator.open_round());
     let is_reachable = world.network.reaches(Part::Aggregator);
     let Some(round) = open.filter(|_| is_reachable).map(|status| status.round) else {
-        world.open_since = None;
+        world.seen_open_at = None;
         return Ok(());
     };
-    let since = match world.open_since {
-        Some((known, since)) if known == round => since,
-        Some(_) | None => {
-            world.open_since = Some((round, world.now));
-            world.now
-        }
+    let (before, seen_at) = match world.open_for {
+        Some((known, before)) if known == round => (before, world.seen_open_at.unwrap_or(world.now)),
+        Some(_) | None => (Duration::ZERO, world.now),
     };
-    let limit = world.plan.round.deadline * (world.plan.round.extensions + 1) + SLACK;
-    if world.now > since + limit {
-        let found = format!("round {round} is open for {:?}, {limit:?} are allowed", world.now - since);
+    let open_for = before + (world.now - seen_at);
+    (world.open_for, world.seen_open_at) = (Some((round, open_for)), Some(world.now));
+    let limit = world.plan.round.deadline * (world.plan.round.extensions + 2) + SLACK;
+    if open_for > limit {
+        let found = format!("round {round} is open for {open_for:?}, {limit:?} are allowed");
         return Err(Broken::new("a round ends", found));
     }
     Ok(())

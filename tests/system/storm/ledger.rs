@@ -91,6 +91,10 @@ impl MemoryLedger {
         self.disk.rounds.get(round as usize)
     }
 
+    pub(super) fn device(&self, device: &str) -> Option<&DeviceRow> {
+        self.disk.devices.get(device)
+    }
+
     pub(super) fn has_blob(&self, digest: &Digest) -> bool {
         self.disk.blobs.contains_key(digest)
     }

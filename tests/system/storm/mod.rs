@@ -9,6 +9,7 @@ mod aggregator;
 mod crowd;
 mod device;
 mod faults;
+mod forging;
 mod invariants;
 mod ledger;
 mod meter;
@@ -29,13 +30,14 @@ pub use invariants::Broken;
 pub use meter::{Instruments, Meter, Owner, Taken};
 pub use network::Carried;
 pub use plan::{Plan, Weather};
-pub use stimulus::{Fault, Part, Stimulus};
+pub use stimulus::{Ending, Fault, Forgery, Part, Stimulus};
 pub use trace::Trace;
 pub use world::Figures;
 use world::World;
 
-/// How long after the storm a run may take beyond its rounds: pauses of a minute end, and notices are repeated.
-const SETTLING: Duration = Duration::from_secs(900);
+/// How long after the storm a run may take beyond its rounds: pauses of a minute end, notices are repeated, and a device
+/// that hears nothing doubts its connection.
+const SETTLING: Duration = Duration::from_secs(2_000);
 
 /// A run that came to its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,7 +85,7 @@ pub fn run(plan: Plan, trace: Trace) -> Result<Passed, Failed> {
 pub fn run_beside(plan: Plan, trace: Trace, ledger: Option<Box<dyn Ledger>>) -> Result<Passed, Failed> {
     let seed = plan.seed;
     let round = &plan.round;
-    let rounds = round.deadline * (round.extensions + 1) * (round.rounds + 1);
+    let rounds = round.deadline * (round.extensions + 2) * (round.rounds + 1);
     let limit = plan.calm_at + rounds + SETTLING;
     let mut world = World::new(plan, Meter::default(), trace, true);
     if let Some(ledger) = ledger {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use grapevine_aggregator::round::{Auxiliary, Participants, Quarantine, RoundConfig, Select};
 use grapevine_models::{Method, Params, Shape, Start};
-use grapevine_protocol::{Digest, Encoding};
+use grapevine_protocol::{Digest, Encoding, LabelValue, Labels, Refusal};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::stimulus::{Fault, Part};
+use super::stimulus::{Fault, Forgery, Part};
 
 /// What the network does to messages, each as a share of them.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,6 +38,8 @@ pub struct Plan {
     pub round: RoundConfig,
     /// Samples that each device holds when it starts; one that holds none gets its samples later.
     pub samples: Vec<u16>,
+    /// What each device says about itself, by turns from start to start; nothing for those beyond the end.
+    pub labels: Vec<[Labels; 2]>,
     /// Until [`Plan::calm_at`]; everything arrives after that.
     pub weather: Weather,
     /// Faults, each at its time.
@@ -58,10 +60,11 @@ const LONGEST_STORM_S: u64 = 240;
 const LARGE_ONE_OF: u32 = 16;
 
 /// Between them they use every kind of update, aid and memory.
-const METHODS: [Method; 9] = [
+const METHODS: [Method; 10] = [
     Method::FedAvg,
     Method::FedAvg,
     Method::Climb,
+    Method::Creff,
     Method::LogitAdjusted,
     Method::RatioLoss,
     Method::RedGrape,
@@ -79,17 +82,18 @@ impl Plan {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let devices = rng.random_range(2..=6_usize);
         let is_large = rng.random_ratio(1, LARGE_ONE_OF);
-        let round = round(&mut rng, devices, is_large);
+        let mut round = round(&mut rng, devices, is_large);
         let mut samples: Vec<u16> = (0..devices).map(|_| rng.random_range(3..16)).collect();
         if devices > round.min_devices && rng.random_ratio(1, 4) {
             samples[0] = 0;
         }
         let calm_at = Duration::from_secs(rng.random_range(30..LONGEST_STORM_S));
         let faults = faults(&mut rng, devices as u32, calm_at);
+        let labels = labels(&mut rng, &mut round, &samples);
         // A fleet that never is in time never comes to an end.
         let longest_work = round.deadline.mul_f64(rng.random_range(0.01..0.7));
         let kept_heads = rng.random_range(1..4);
-        Self { seed, round, samples, weather, faults, calm_at, longest_work, kept_heads, disk_lies: false }
+        Self { seed, round, samples, labels, weather, faults, calm_at, longest_work, kept_heads, disk_lies: false }
     }
 
     /// A fleet on which nothing ever fails.
@@ -106,6 +110,7 @@ impl Plan {
             seed,
             round,
             samples: vec![8; devices],
+            labels: Vec::new(),
             weather: Weather::CALM,
             faults: Vec::new(),
             calm_at: Duration::ZERO,
@@ -155,8 +160,14 @@ fn round(rng: &mut ChaCha8Rng, devices: usize, is_large: bool) -> RoundConfig {
         start: if rng.random_bool(0.2) && !is_large { Start::Lda } else { Start::Zeros },
         ..Params::defaults(method, classes)
     };
+    let params = quick(params);
     let extensions = rng.random_range(0..3);
+    let quarantine = match rng.random_bool(0.5) {
+        true => Quarantine { after: rng.random_range(1..3), reasons: [Refusal::Content, Refusal::Digest].into() },
+        false => Quarantine::default(),
+    };
     RoundConfig {
+        quarantine,
         auxiliary: method.auxiliary().map(|per_class| Arc::new(auxiliary(shape, per_class))),
         rounds: rng.random_range(1..5),
         min_devices: rng.random_range(1..=devices),
@@ -174,6 +185,37 @@ fn round(rng: &mut ChaCha8Rng, devices: usize, is_large: bool) -> RoundConfig {
         upload_bytes: if rng.random_bool(0.5) { 1 } else { 16 << 20 },
         ..config(shape, params, rng.next_u64())
     }
+}
+
+/// As little of what the aggregator does itself as shows that it does it.
+fn quick(mut params: Params) -> Params {
+    for (name, value) in [("features_per_class", 3.0), ("match_steps", 2.0), ("retrain_epochs", 2.0)] {
+        // Only one method has them.
+        params.set_own(name, value);
+    }
+    params
+}
+
+/// In some fleets only devices on mains take part, and one of them is moved to a battery and back with every start.
+fn labels(rng: &mut ChaCha8Rng, round: &mut RoundConfig, samples: &[u16]) -> Vec<[Labels; 2]> {
+    let mains = |is_on| {
+        let mut labels = Labels::default();
+        labels.insert("mains", LabelValue::Flag(is_on)).expect("a name and a flag");
+        labels
+    };
+    // The last ones have samples from the start, and stay where they are.
+    let steady = samples.len().div_ceil(2);
+    if !rng.random_ratio(1, 4) || samples[samples.len() - steady..].contains(&0) {
+        return Vec::new();
+    }
+    round.select = "mains".parse().expect("an expression");
+    round.min_devices = round.min_devices.min(steady);
+    let label = |number| match (number + steady >= samples.len(), rng.random_ratio(1, 2)) {
+        (true, _) => [true, true],
+        (false, true) => [true, false],
+        (false, false) => [false, false],
+    };
+    (0..samples.len()).map(label).map(|turns| turns.map(mains)).collect()
 }
 
 /// The aggregator's own samples: so many of each class.
@@ -206,7 +248,8 @@ fn fault(rng: &mut ChaCha8Rng, devices: u32) -> Fault {
     // Mostly moments, now and then as long as a coffee break.
     let longest = if rng.random_ratio(1, 8) { 120_000 } else { 6_000 };
     let pause = Duration::from_millis(rng.random_range(0..longest));
-    match rng.random_range(0..11) {
+    let device = rng.random_range(0..devices);
+    match rng.random_range(0..18) {
         0 | 1 => Fault::Kill { part, down: pause },
         2..=4 => Fault::CutPower { part, writes: rng.random_range(1..6), down: pause },
         5 => match part {
@@ -215,6 +258,17 @@ fn fault(rng: &mut ChaCha8Rng, devices: u32) -> Fault {
         },
         6..=8 => Fault::CutLink { part, away: pause },
         9 => Fault::Noise(part),
+        10 | 11 => {
+            let forgery = Forgery::ALL[rng.random_range(0..Forgery::ALL.len())];
+            Fault::Forge { device, forgery }
+        }
+        12 | 15 | 16 => Fault::Forge { device, forgery: Forgery::BadUpdate },
+        13 if rng.random_bool(0.3) => Fault::Deafen { device },
+        13 => Fault::Release { device },
+        14 => {
+            let every = Duration::from_millis(rng.random_range(5_000..15_000));
+            Fault::Flap { times: rng.random_range(2..12), every }
+        }
         _ => Fault::StopBroker { down: pause, forgets: rng.random_bool(0.5) },
     }
 }

@@ -5,6 +5,8 @@ use core::time::Duration;
 use std::collections::BinaryHeap;
 use std::rc::Rc;
 
+use grapevine_protocol::DeviceId;
+
 /// A program that can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
@@ -45,8 +47,19 @@ pub enum Stimulus {
         device: u32,
         /// It died with the process if that was another start.
         start: u32,
-        /// Whether it came to nothing, as with a full disk.
-        fails: bool,
+        /// Which of this start; one that has ended already does not end again.
+        job: u32,
+        /// How it ends.
+        ending: Ending,
+    },
+    /// Somebody else's frame reaches the aggregator.
+    Forged {
+        /// In whose name.
+        speaker: DeviceId,
+        /// Message and block.
+        frame: Rc<[u8]>,
+        /// It is lost if the broker has been started again since.
+        broker: u32,
     },
     /// Somebody put images on a device that had none.
     Ingested {
@@ -55,6 +68,49 @@ pub enum Stimulus {
     },
     /// Something fails or comes back.
     Fault(Fault),
+}
+
+/// How work ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// With an update.
+    Done,
+    /// With nothing, as with a full disk.
+    Failed,
+    /// At the next step after it was interrupted.
+    Interrupted,
+}
+
+/// What somebody says who is not the one whose name is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forgery {
+    /// An update in a name that nobody has.
+    StrangersUpdate,
+    /// The hello of a device of another fleet.
+    StrangersHello,
+    /// An update of another run.
+    OtherRun,
+    /// An update of a round to come.
+    LaterRound,
+    /// An update that is none: what counts against the device, up to its quarantine.
+    BadUpdate,
+    /// The goodbye of an earlier start.
+    OldGoodbye,
+    /// A block that nobody asked for.
+    Block,
+}
+
+impl Forgery {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::StrangersUpdate,
+        Self::StrangersHello,
+        Self::OtherRun,
+        Self::LaterRound,
+        Self::BadUpdate,
+        Self::OldGoodbye,
+        Self::Block,
+    ];
 }
 
 /// What fails, and how it comes back.
@@ -105,10 +161,34 @@ pub enum Fault {
         /// Whether it comes back without the newest retained notice: it has the one before, or none.
         forgets: bool,
     },
+    /// The broker comes and goes, and what it retains stays.
+    Flap {
+        /// How often from now on, after this time.
+        times: u8,
+        /// From one time to the next.
+        every: Duration,
+    },
     /// The broker starts.
     StartBroker,
     /// Somebody publishes bytes that are no message, in the name of a device or to one.
     Noise(Part),
+    /// Somebody speaks in a device's name, or in one that nobody has.
+    Forge {
+        /// Whose.
+        device: u32,
+        /// What is said.
+        forgery: Forgery,
+    },
+    /// The broker forgets what a device subscribed to, and goes on to answer its pings.
+    Deafen {
+        /// Which.
+        device: u32,
+    },
+    /// Somebody releases a device from quarantine.
+    Release {
+        /// Which.
+        device: u32,
+    },
     /// All parts are started, all links mended, and from now on everything arrives.
     Heal,
 }

@@ -37,6 +37,10 @@ fn described(stimulus: &Stimulus) -> String {
             let message = decode_to_device(frame).map(|(message, block)| (message, block.len()));
             format!("device {device} is told (broker {broker}) {message:?}")
         }
+        Stimulus::Forged { speaker, frame, broker } => {
+            let message = decode_to_aggregator(frame).map(|(message, block)| (message, block.len()));
+            format!("somebody says as {speaker} (broker {broker}) {message:?}")
+        }
         Stimulus::Fault(fault) => format!("{fault:?}"),
         Stimulus::Timeout(_) | Stimulus::Act(_) | Stimulus::WorkDone { .. } | Stimulus::Ingested { .. } => {
             format!("{stimulus:?}")

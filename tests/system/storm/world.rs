@@ -16,7 +16,7 @@ use super::meter::{Meter, Owner};
 use super::network::Network;
 use super::plan::Plan;
 use super::reference::Reference;
-use super::stimulus::{Fault, Part, Queue, Stimulus};
+use super::stimulus::{Ending, Fault, Part, Queue, Stimulus};
 use super::trace::Trace;
 
 /// The shell may have more to hear before it carries out what was decided.
@@ -24,6 +24,10 @@ const BUSY_SHARE: f64 = 0.25;
 const BUSY_MS: u32 = 4;
 /// Work that comes to nothing, as with a full disk.
 const FAILING_SHARE: f64 = 0.05;
+/// An interruption that the work hears of before it is done.
+const INTERRUPTED_SHARE: f64 = 0.7;
+/// Longest until the next step of some work.
+const STEP_MS: u32 = 500;
 /// Stimuli of one instant, for each part.
 const MOST_AT_ONCE: usize = 1_000;
 /// A crowd shares its samples.
@@ -48,6 +52,16 @@ pub struct Figures {
     pub deaths: u64,
     /// Of those, in the middle of a write.
     pub torn: u64,
+    /// Frames in somebody else's name that reached the aggregator.
+    pub forged: u64,
+    /// Devices that were sent into quarantine.
+    pub quarantined: u64,
+    /// Devices that were released from it.
+    pub released: u64,
+    /// Pieces of work that ended before their end.
+    pub interrupted: u64,
+    /// Connections that a device gave up because it heard nothing.
+    pub reconnected: u64,
 }
 
 impl Figures {
@@ -60,6 +74,11 @@ impl Figures {
         self.receipts += other.receipts;
         self.deaths += other.deaths;
         self.torn += other.torn;
+        self.forged += other.forged;
+        self.quarantined += other.quarantined;
+        self.released += other.released;
+        self.interrupted += other.interrupted;
+        self.reconnected += other.reconnected;
     }
 }
 
@@ -79,8 +98,12 @@ pub(super) struct World {
     pub(super) trace: Trace,
     /// Since when everything works.
     pub(super) healed_at: Option<Duration>,
-    /// The open round, and since when its time runs.
-    pub(super) open_since: Option<(RoundId, Duration)>,
+    /// The open round, and for how long it was seen to be open with the broker there since the aggregator's start.
+    pub(super) open_for: Option<(RoundId, Duration)>,
+    /// The newest round that was looked at, and how many updates it had.
+    pub(super) seen_updates: (u32, usize),
+    /// When it was last seen so, on this connection.
+    pub(super) seen_open_at: Option<Duration>,
     /// Updates that their devices were told about, and whether they are stored.
     pub(super) receipts: BTreeMap<Receipted, bool>,
     /// Heads that notices named.
@@ -109,7 +132,9 @@ impl World {
             meter,
             trace,
             healed_at: None,
-            open_since: None,
+            open_for: None,
+            seen_open_at: None,
+            seen_updates: (0, 0),
             receipts: BTreeMap::new(),
             published: BTreeSet::new(),
             queue: Queue::default(),
@@ -150,6 +175,7 @@ impl World {
             merged: self.merged(),
             abandoned: ended(RoundPhase::Abandoned) as u64,
             extended: self.aggregator.extended,
+            quarantined: self.aggregator.quarantined,
             receipts: self.receipts.values().filter(|is_stored| **is_stored).count() as u64,
             ..self.figures
         }
@@ -189,7 +215,8 @@ impl World {
                 Part::Aggregator
             }
             Stimulus::Told { device, frame, broker } => {
-                if broker != self.network.broker || !self.network.reaches(Part::Device(device)) {
+                let is_deaf = self.devices[device as usize].process.as_ref().is_some_and(|process| process.is_deaf);
+                if broker != self.network.broker || !self.network.reaches(Part::Device(device)) || is_deaf {
                     return Ok(None);
                 }
                 self.devices[device as usize].hear(self.now, &frame, &mut self.meter);
@@ -202,13 +229,23 @@ impl World {
                 part
             }
             Stimulus::Act(part) => part,
-            Stimulus::WorkDone { device, start, fails } => {
+            Stimulus::WorkDone { device, start, job, ending } => {
                 let worker = &mut self.devices[device as usize];
-                if worker.starts != start || worker.process.is_none() {
+                let is_at_it =
+                    worker.process.as_ref().is_some_and(|process| process.jobs == job && process.job.is_some());
+                if worker.starts != start || !is_at_it {
                     return Ok(None);
                 }
-                worker.finish_work(self.now, fails, &mut self.meter);
+                worker.finish_work(self.now, ending, &mut self.meter);
+                self.figures.interrupted += u64::from(ending == Ending::Interrupted);
                 Part::Device(device)
+            }
+            Stimulus::Forged { speaker, frame, broker } => {
+                if broker != self.network.broker || !self.network.reaches(Part::Aggregator) {
+                    return Ok(None);
+                }
+                self.hear_forged(&speaker, &frame)?;
+                Part::Aggregator
             }
             Stimulus::Ingested { device } => {
                 self.ingested(device);
@@ -243,9 +280,10 @@ impl World {
         let mut check = |ledger: &_, saying: Said| {
             match &saying {
                 Said::Receipt(device, receipt) => {
-                    let key = (receipt.round, number(devices, device), receipt.digest);
-                    *receipts.entry(key).or_default() |= receipt.refused.is_none();
+                    let number = number(devices, device).expect("only devices that said hello get receipts");
+                    *receipts.entry((receipt.round, number, receipt.digest)).or_default() |= receipt.refused.is_none();
                 }
+                Said::Quarantined(_) => {}
                 Said::Notice(notice) => published.extend(notice.heads.map(|blob| blob.digest)),
             }
             let before = core::mem::replace(&mut said, Ok(()));
@@ -278,16 +316,28 @@ impl World {
         let start = worker.starts;
         let longest = self.plan.longest_work.as_millis() as u32;
         let is_healed = self.healed_at.is_some();
+        let mut reconnects = false;
         let is_alive = worker.act(&mut self.meter, &mut |wish| match wish {
             Wish::Say(frame) if reaches => {
                 network.carry(now, queue, &|broker| Stimulus::Heard { device, frame: frame.clone(), broker });
             }
             Wish::Say(_) => {}
-            Wish::Work => {
+            Wish::Work(job) => {
                 let fails = !is_healed && network.happens(FAILING_SHARE);
-                queue.push(now + network.within(longest), Stimulus::WorkDone { device, start, fails });
+                let ending = if fails { Ending::Failed } else { Ending::Done };
+                queue.push(now + network.within(longest), Stimulus::WorkDone { device, start, job, ending });
             }
+            Wish::Interrupt(job) if network.happens(INTERRUPTED_SHARE) => {
+                let ending = Ending::Interrupted;
+                queue.push(now + network.within(STEP_MS), Stimulus::WorkDone { device, start, job, ending });
+            }
+            Wish::Interrupt(_) => {}
+            Wish::Reconnect => reconnects = true,
         });
+        if reconnects {
+            self.figures.reconnected += 1;
+            self.hang_up(part);
+        }
         if !is_alive && self.devices[device as usize].process.is_some() {
             self.figures.torn += 1;
             let down = self.downs[index(part)];
@@ -300,7 +350,11 @@ impl World {
             return;
         }
         match what {
-            Outgoing::To(id, frame) => self.tell(number(&self.devices, &id), &frame),
+            Outgoing::To(id, frame) => {
+                if let Some(device) = number(&self.devices, &id) {
+                    self.tell(device, &frame);
+                }
+            }
             Outgoing::Notice(frame) => {
                 self.network.retain(frame.clone());
                 (0..self.devices.len() as u32).for_each(|device| self.tell(device, &frame));
@@ -385,14 +439,15 @@ fn devices(plan: &Plan) -> Vec<Device> {
     let device = |(number, &samples): (usize, &u16)| {
         let kind = (number % KINDS_OF_DATA, if samples == 0 { LATE_SAMPLES } else { samples });
         let dataset = datasets.entry(kind).or_insert_with(|| Rc::new(dataset(shape, kind.0, kind.1)));
-        Device::new(number, shape, dataset.clone(), samples > 0, plan.seed)
+        let labels = plan.labels.get(number).cloned().unwrap_or_default();
+        Device::new(number, shape, dataset.clone(), samples > 0, labels, plan.seed)
     };
     plan.samples.iter().enumerate().map(device).collect()
 }
 
-/// Devices are sorted by name.
-pub(super) fn number(devices: &[Device], id: &DeviceId) -> u32 {
-    devices.binary_search_by(|device| device.id.cmp(id)).expect("only devices of this fleet speak") as u32
+/// Devices are sorted by name; `None` for a stranger.
+pub(super) fn number(devices: &[Device], id: &DeviceId) -> Option<u32> {
+    devices.binary_search_by(|device| device.id.cmp(id)).ok().map(|at| at as u32)
 }
 
 /// A separable handful of samples that depends on the device's number alone.

@@ -8,10 +8,12 @@ use grapevine_tests::programs::Running;
 use serde_json::Value;
 
 const LOSS_PERCENT: u8 = 10;
+/// Each way, where the machine can do that.
+const DELAY_MS: u32 = 40;
 
 #[test]
 fn lost_packets_cost_time_and_nothing_else() {
-    let namespaces = match Namespaces::start(LOSS_PERCENT) {
+    let namespaces = match Namespaces::start(LOSS_PERCENT, DELAY_MS) {
         Ok(namespaces) => namespaces,
         Err(reason) => return println!("skipped: no network namespaces with a link that loses packets: {reason}"),
     };

@@ -255,6 +255,10 @@ fn long_silence_asks_for_a_new_connection() {
     let mut session = Session::new(identity(), 10, Some(update(4)));
     session.handle_connected(SECOND);
     assert_eq!(until_reconnect(&mut session), SECOND + minute * 15);
+    // Who has nothing to say notices it, too.
+    let mut idle = Session::new(identity(), 10, None);
+    reconnect(&mut idle, SECOND);
+    assert_eq!(until_reconnect(&mut idle), SECOND + minute * 15);
     // Any word of the aggregator shows that the connection is good.
     reconnect(&mut session, minute * 20);
     session.handle_timeout(minute * 30);

@@ -139,6 +139,8 @@ fn answer(total: &Passed, seeds: u64, took: Duration, json: bool) -> Answer {
                 "virtual_seconds": time.as_secs_f64(),
                 "merged": figures.merged, "abandoned": figures.abandoned, "extended": figures.extended,
                 "receipts": figures.receipts, "deaths": figures.deaths, "torn": figures.torn,
+                "forged": figures.forged, "quarantined": figures.quarantined, "released": figures.released,
+                "interrupted": figures.interrupted, "reconnected": figures.reconnected,
                 "sent": carried.sent, "lost": carried.lost, "duplicated": carried.duplicated,
                 "reordered": carried.reordered,
             })
@@ -150,6 +152,8 @@ fn answer(total: &Passed, seeds: u64, took: Duration, json: bool) -> Answer {
          invariant held\n\
          rounds: {} merged, {} extended, {} abandoned; {} receipts\n\
          processes died {} times, {} of them in the middle of a write\n\
+         forged messages: {}; devices quarantined {} times, released {} times; work interrupted {} times, silent \
+         connections given up {} times\n\
          messages: {}, of which {:.1} % lost, {:.1} % twice, {:.1} % overtaken; {:.0} h of virtual time\n",
         figures.steps,
         figures.merged,
@@ -158,6 +162,11 @@ fn answer(total: &Passed, seeds: u64, took: Duration, json: bool) -> Answer {
         figures.receipts,
         figures.deaths,
         figures.torn,
+        figures.forged,
+        figures.quarantined,
+        figures.released,
+        figures.interrupted,
+        figures.reconnected,
         carried.sent,
         share(carried.lost),
         share(carried.duplicated),
