@@ -39,7 +39,15 @@ impl Session {
     }
 
     pub(super) fn handle_welcome(&mut self, now: Duration, welcome: &Welcome) {
-        if welcome.boot != self.identity.boot || !matches!(self.link, Link::Greeting { .. }) {
+        if welcome.boot != self.identity.boot {
+            // A hello of an earlier start came late, and the aggregator believes it: it must hear of this one again. Not at
+            // once: somebody else with this name would answer in the same way.
+            if self.link == Link::Welcome {
+                self.link = Link::Greeting { again_at: now + self.jittered(FIRST_PAUSE), pause: FIRST_PAUSE };
+            }
+            return;
+        }
+        if !matches!(self.link, Link::Greeting { .. }) {
             return;
         }
         self.link = Link::Welcome;

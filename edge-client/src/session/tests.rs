@@ -78,6 +78,19 @@ fn a_hello_is_repeated_until_it_is_answered() {
 }
 
 #[test]
+fn a_welcome_for_an_earlier_start_is_answered_with_a_hello() {
+    let mut session = welcome();
+    let stranger = ToDevice::Welcome(Welcome { boot: BootId(8), run: RunId(1), is_eligible: true });
+    session.handle_message(SECOND, stranger.clone(), &[]);
+    session.handle_message(SECOND, stranger, &[]);
+    assert!(actions(&mut session).is_empty(), "not at once");
+    let at = session.poll_timeout().unwrap();
+    assert!(at <= SECOND + FIRST_PAUSE);
+    session.handle_timeout(at);
+    assert!(matches!(actions(&mut session)[..], [Action::Send(ToAggregator::Hello(_), _)]));
+}
+
+#[test]
 fn a_round_goes_from_notice_to_receipt() {
     let mut session = welcome();
     session.handle_message(SECOND, ToDevice::Notice(notice(0, None)), &[]);
