@@ -89,6 +89,9 @@ impl Registry {
         }
         let place = self.names.place(device);
         self.known.insert(place);
+        if record.is_eligible {
+            self.eligible.insert(place);
+        }
         let labels = self.shared(record.labels);
         let wrongs = Wrongs {
             failures: record.failures.into_iter().collect(),

@@ -289,7 +289,7 @@ fn a_stop_in_the_middle_of_a_round_goes_on_to_the_same_bytes() {
         first.stored.iter().for_each(|(device, content)| coordinator.handle_restored(device, content));
         coordinator
     };
-    let (resumed, resumed_again) = (resume(open.clone()), resume(open));
+    let (resumed, resumed_again, resumed_once_more) = (resume(open.clone()), resume(open.clone()), resume(open));
     let mut second = Harness::with(resumed);
     second.greet(0..3);
     second.offer(1, 0, &update(1));
@@ -302,6 +302,12 @@ fn a_stop_in_the_middle_of_a_round_goes_on_to_the_same_bytes() {
     assert!(alone.events.contains(&Event::RoundExtended(RoundId(0))));
     second.offer(2, 0, &update(2));
     assert_eq!(second.outcomes[0].model, whole.outcomes[0].model);
+    // What was on its way when the aggregator stopped may come before any hello, and is as good.
+    let mut early = Harness::with(resumed_once_more);
+    early.offer(0, 0, &update(0));
+    assert_eq!(early.last_receipt().refused, None);
+    early.offer(2, 0, &update(2));
+    assert_eq!(early.outcomes[0].model, whole.outcomes[0].model);
 }
 
 #[test]

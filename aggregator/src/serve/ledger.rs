@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ServeOptions;
 use crate::round::{
-    AcceptedUpdate, Content, Coordinator, DeviceRecord, Model, OpenRound, Progress, Registry, RoundOutcome,
+    AcceptedUpdate, Content, Coordinator, DeviceRecord, Model, OpenRound, Progress, Registry, RoundOutcome, Select,
 };
 use crate::store::{
     DeviceRow, GONE, Ledger, MergedRound, NewRound, NewUpdate, PRESENT, RoundPhase, RoundRow, RunRow, StoreError,
@@ -65,7 +65,7 @@ pub fn restore(store: &mut impl Ledger, options: &ServeOptions) -> Result<Coordi
     // One by one: a large fleet must not be in memory a second time, not even for a moment.
     let mut books = Registry::default();
     store.each_device(&mut |row| {
-        if let Some((device, record)) = record(row) {
+        if let Some((device, record)) = record(row, &options.round.select) {
             books.remember(&device, record);
         }
     })?;
@@ -310,15 +310,16 @@ fn row(device: &DeviceId, record: &DeviceRecord, wall_clock: u64, now: Duration)
     }
 }
 
-/// A device of the books. It is gone until it says hello, whatever it was before the stop.
-fn record(row: DeviceRow) -> Option<(DeviceId, DeviceRecord)> {
+/// A device of the books. It is gone until it says hello, whatever it was before the stop; but an update of it that was on
+/// its way then may come first, so it is known whether rounds choose from it.
+fn record(row: DeviceRow, select: &Select) -> Option<(DeviceId, DeviceRecord)> {
     let reason = |name: &str| Refusal::ALL.into_iter().find(|reason| reason.name() == name);
     let failures = row.failures.iter().filter_map(|(name, count)| Some((reason(name)?, *count)));
     let record = DeviceRecord {
         boot: BootId(row.boot),
         samples: row.samples,
+        is_eligible: select.matches(&row.labels),
         labels: row.labels,
-        is_eligible: false,
         present: false,
         last_seen: Duration::ZERO,
         rounds_done: row.rounds_done,

@@ -3,8 +3,11 @@
 use core::fmt::Display;
 use core::time::Duration;
 
+use grapevine_aggregator::round::Select;
 use grapevine_aggregator::store::RoundPhase;
-use grapevine_protocol::{DeviceId, Digest, Notice, Receipt, RoundId, Task, ToDevice, decode_to_device, is_selected};
+use grapevine_protocol::{
+    DeviceId, Digest, Notice, Receipt, Refusal, RoundId, Task, ToDevice, decode_to_device, is_selected,
+};
 
 use super::aggregator::Said;
 use super::device::Device;
@@ -51,9 +54,17 @@ pub(super) fn check(world: &mut World, part: Part) -> Result<(), Broken> {
 }
 
 /// What the aggregator says is true of its disk at that moment.
-pub(super) fn what_is_said_is_true(ledger: &MemoryLedger, said: &Said) -> Result<(), Broken> {
+pub(super) fn what_is_said_is_true(
+    ledger: &MemoryLedger,
+    devices: &[Device],
+    select: &Select,
+    said: &Said,
+) -> Result<(), Broken> {
     match said {
-        Said::Receipt(device, receipt) => invariant_a_receipt_follows_its_row(ledger, device, receipt),
+        Said::Receipt(device, receipt) => {
+            invariant_a_receipt_follows_its_row(ledger, device, receipt)?;
+            invariant_who_was_asked_is_not_turned_away(ledger, devices, select, device, receipt)
+        }
         Said::Quarantined(device) => invariant_a_quarantine_is_durable(ledger, device),
         Said::Notice(notice) => invariant_a_notice_follows_what_it_names(ledger, notice),
     }
@@ -79,6 +90,32 @@ fn invariant_a_receipt_follows_its_row(
         return Err(Broken::new("what is merged is not refused", found));
     }
     Ok(())
+}
+
+/// A device whose labels fit at every start has its update of an open round looked at, also by an aggregator that was
+/// started again and has not heard a hello of it.
+fn invariant_who_was_asked_is_not_turned_away(
+    ledger: &MemoryLedger,
+    devices: &[Device],
+    select: &Select,
+    device: &DeviceId,
+    receipt: &Receipt,
+) -> Result<(), Broken> {
+    if receipt.refused != Some(Refusal::NotSelected) {
+        return Ok(());
+    }
+    let always_fits = devices
+        .iter()
+        .find(|known| known.id == *device)
+        .is_some_and(|known| known.labels.iter().all(|labels| select.matches(labels)));
+    let notice = ledger.round(receipt.round.0).map(|round| decode_to_device(&round.row.notice));
+    match notice {
+        Some(Ok((ToDevice::Notice(notice), _))) if always_fits && is_selected(&notice, device) => {
+            let found = format!("{device} was asked for round {} and is told that it was not", receipt.round);
+            Err(Broken::new("who was asked is not turned away", found))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// After a restart the device is not welcome either.

@@ -277,6 +277,7 @@ impl World {
         let mut outgoing = Vec::new();
         let mut said = Ok(());
         let (receipts, published, devices) = (&mut self.receipts, &mut self.published, &self.devices);
+        let select = &self.plan.round.select;
         let mut check = |ledger: &_, saying: Said| {
             match &saying {
                 Said::Receipt(device, receipt) => {
@@ -287,7 +288,7 @@ impl World {
                 Said::Notice(notice) => published.extend(notice.heads.map(|blob| blob.digest)),
             }
             let before = core::mem::replace(&mut said, Ok(()));
-            said = before.and_then(|()| invariants::what_is_said_is_true(ledger, &saying));
+            said = before.and_then(|()| invariants::what_is_said_is_true(ledger, devices, select, &saying));
         };
         let mut out = |what| outgoing.push(what);
         let outcome = self.aggregator.act(self.now, &mut self.meter, &mut out, &mut check);
@@ -451,7 +452,7 @@ pub(super) fn number(devices: &[Device], id: &DeviceId) -> Option<u32> {
 }
 
 /// A separable handful of samples that depends on the device's number alone.
-fn dataset(shape: Shape, number: usize, samples: u16) -> Dataset {
+pub(crate) fn dataset(shape: Shape, number: usize, samples: u16) -> Dataset {
     let (classes, features) = (shape.classes(), shape.features());
     let labels: Vec<u16> =
         (0..samples).map(|index| ((index as usize * (1 + number % 2) + number) % classes) as u16).collect();
