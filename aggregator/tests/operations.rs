@@ -228,16 +228,28 @@ impl Drop for TinyDisk {
     }
 }
 
+/// The disk, the aggregator whose state is on it, and its broker's address; `None`, said, where nothing may be mounted.
+fn serve_on_a_tiny_disk(program: &Program) -> Option<(TinyDisk, Running, String)> {
+    let Some(disk) = TinyDisk::mount(program.path("state")) else {
+        println!("skipped: this process may not mount a tmpfs");
+        return None;
+    };
+    let mut aggregator = Running::start(program, &["serve"]);
+    let address = broker(&mut aggregator);
+    Some((disk, aggregator, address))
+}
+
+fn merged_head(program: &Program) -> serde_json::Value {
+    program.succeed(&["export", "--output", "north.onnx", "--head-json", "head.json"]);
+    serde_json::from_slice(&fs::read(program.path("head.json")).unwrap()).unwrap()
+}
+
 #[test]
 fn a_disk_that_is_full_at_the_merge_keeps_the_round_until_there_is_room() {
     let program = fleet(2, 1);
     set(&program, "deadline = \"10m\"", "deadline = \"3s\"");
     set(&program, "quorum = 0.8", "quorum = 0.5");
-    let Some(disk) = TinyDisk::mount(program.path("state")) else {
-        return println!("skipped: this process may not mount a tmpfs");
-    };
-    let mut aggregator = Running::start(&program, &["serve"]);
-    let address = broker(&mut aggregator);
+    let Some((disk, mut aggregator, address)) = serve_on_a_tiny_disk(&program) else { return };
     let devices = ["camera-1", "camera-2"].map(|name| Device::join(name, &address));
     let notice = devices[0].notice(Task::Train, 0);
     assert_eq!(devices[0].answer(&notice, 1.0).refused, None);
@@ -252,19 +264,13 @@ fn a_disk_that_is_full_at_the_merge_keeps_the_round_until_there_is_room() {
     assert_eq!(aggregator.exit_code(), Some(0));
     let rounds = json(&program, &["rounds", "--json"]);
     assert_eq!((&rounds[0]["phase"], &rounds[0]["updates"]), (&"merged".into(), &1.into()));
-    program.succeed(&["export", "--output", "north.onnx", "--head-json", "head.json"]);
-    let head: serde_json::Value = serde_json::from_slice(&fs::read(program.path("head.json")).unwrap()).unwrap();
-    assert_eq!(head["weight"][0][0], 1.0);
+    assert_eq!(merged_head(&program)["weight"][0][0], 1.0);
 }
 
 #[test]
 fn a_disk_that_is_full_at_the_opening_of_a_round_opens_it_when_there_is_room() {
     let program = fleet(2, 1);
-    let Some(disk) = TinyDisk::mount(program.path("state")) else {
-        return println!("skipped: this process may not mount a tmpfs");
-    };
-    let mut aggregator = Running::start(&program, &["serve"]);
-    let address = broker(&mut aggregator);
+    let Some((disk, mut aggregator, address)) = serve_on_a_tiny_disk(&program) else { return };
     let ballast = disk.fill();
     let devices = ["camera-1", "camera-2"].map(|name| Device::join(name, &address));
     aggregator.line("the disk is full");
@@ -282,11 +288,7 @@ fn a_disk_that_is_full_at_the_opening_of_a_round_opens_it_when_there_is_room() {
 #[test]
 fn a_full_disk_stops_the_round_and_loses_nothing() {
     let program = fleet(2, 1);
-    let Some(disk) = TinyDisk::mount(program.path("state")) else {
-        return println!("skipped: this process may not mount a tmpfs");
-    };
-    let mut aggregator = Running::start(&program, &["serve"]);
-    let address = broker(&mut aggregator);
+    let Some((disk, mut aggregator, address)) = serve_on_a_tiny_disk(&program) else { return };
     let devices = ["camera-1", "camera-2"].map(|name| Device::join(name, &address));
     let notice = devices[0].notice(Task::Train, 0);
     assert_eq!(devices[0].answer(&notice, 1.0).refused, None);
@@ -301,7 +303,5 @@ fn a_full_disk_stops_the_round_and_loses_nothing() {
     assert!(line.contains("updates=2"), "{line}");
     aggregator.terminate();
     assert_eq!(aggregator.exit_code(), Some(0));
-    program.succeed(&["export", "--output", "north.onnx", "--head-json", "head.json"]);
-    let head: serde_json::Value = serde_json::from_slice(&fs::read(program.path("head.json")).unwrap()).unwrap();
-    assert_eq!(head["weight"][0][0], 2.0, "both updates, the one before and the one that waited");
+    assert_eq!(merged_head(&program)["weight"][0][0], 2.0, "both updates, the one before and the one that waited");
 }

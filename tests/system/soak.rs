@@ -1,9 +1,8 @@
 //! The shipped programs for thousands of short rounds: what they take of memory and disk must not grow.
 
 use core::time::Duration;
-use std::fs;
-use std::path::Path;
-
+use grapevine_host::files::folder_bytes;
+use grapevine_host::memory;
 use grapevine_models::Method;
 use serde::Serialize;
 
@@ -80,7 +79,7 @@ pub fn soak(soak: Soak, tell: &mut dyn FnMut(&Sample)) -> Report {
     for merged in 1..=soak.rounds {
         assert!(serving.line_until("round merged", now() + PATIENCE).is_some(), "round {merged} is never merged");
         serving.forget_lines();
-        let resident = |id| resident_bytes(id).expect("a running program on Linux");
+        let resident = |id| memory::resident_bytes_of(id).expect("a running program on Linux");
         if merged < soak.rounds {
             let of_aggregator = &mut sample.aggregator.resident_bytes;
             *of_aggregator = resident(serving.id()).max(*of_aggregator);
@@ -89,8 +88,9 @@ pub fn soak(soak: Soak, tell: &mut dyn FnMut(&Sample)) -> Report {
         }
         if merged == soak.warm_up || merged == soak.rounds || merged % soak.rounds.div_ceil(SAMPLES) == 0 {
             sample.merged = merged;
-            sample.aggregator.state_bytes = bytes_of(&aggregator.path("state"));
-            sample.device.state_bytes = devices.iter().map(|device| bytes_of(&device.path("state"))).max().unwrap_or(0);
+            sample.aggregator.state_bytes = folder_bytes(&aggregator.path("state"));
+            sample.device.state_bytes =
+                devices.iter().map(|device| folder_bytes(&device.path("state"))).max().unwrap_or(0);
             sample.seconds_per_round = per_round(now() - began, merged - since);
             tell(&sample);
             if merged >= soak.warm_up {
@@ -119,23 +119,4 @@ pub fn soak(soak: Soak, tell: &mut dyn FnMut(&Sample)) -> Report {
 
 fn per_round(time: Duration, rounds: usize) -> f64 {
     time.as_secs_f64() / rounds.max(1) as f64
-}
-
-/// What another process has in memory; `None` where the system does not tell.
-pub fn resident_bytes(process: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1_024)
-}
-
-/// Bytes of all files below a folder; those that go while it is looked do not count.
-fn bytes_of(folder: &Path) -> u64 {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let bytes = entries.map(|entry| match entry.metadata() {
-        Ok(metadata) if metadata.is_dir() => bytes_of(&entry.path()),
-        Ok(metadata) => metadata.len(),
-        Err(_) => 0,
-    });
-    bytes.sum()
 }

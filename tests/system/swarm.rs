@@ -12,7 +12,7 @@ use grapevine_edge_client::session::{Action, FinishedUpdate, Identity, Session};
 use grapevine_edge_client::store::Dataset;
 use grapevine_edge_client::work::work;
 use grapevine_host::transport::{Event, Options, Transport};
-use grapevine_host::{BrokerAddress, Shutdown, manifest};
+use grapevine_host::{BrokerAddress, Shutdown, manifest, memory};
 use grapevine_models::{Method, Shape};
 use grapevine_protocol::limits::MAX_FRAME_BYTES;
 use grapevine_protocol::topics::BlobKind;
@@ -26,7 +26,7 @@ use serde::Serialize;
 use crate::broker::Broker;
 use crate::fleet;
 use crate::programs::{Running, extractor, now};
-use crate::soak::resident_bytes;
+use crate::storm::dataset;
 
 /// Longest wait for one round, or for all devices to be there.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -77,7 +77,7 @@ pub fn swarm(swarm: Swarm) -> Report {
         fleet::aggregator(Some(&broker.address().to_string()), swarm.devices, swarm.rounds, Method::FedAvg);
     let mut serving = aggregator.start("aggregator", &["serve", "-v"]);
     hear(&mut serving, "connected to the broker");
-    let resident = |serving: &Running| resident_bytes(serving.id()).expect("a running program on Linux");
+    let resident = |serving: &Running| memory::resident_bytes_of(serving.id()).expect("a running program on Linux");
     let empty_resident_bytes = resident(&serving);
     let stop = Shutdown::manual();
     let began = now();
@@ -167,7 +167,7 @@ impl Member {
         let (manifest, _) = manifest::load(extractor().as_ref()).expect("the shipped extractor has a manifest");
         let id: DeviceId = format!("device-{number:05}").parse().expect("a name");
         let shape = Shape::new(digits::CLASSES, manifest.output.features).expect("within limits");
-        let dataset = Arc::new(dataset(shape, number % KINDS_OF_DATA));
+        let dataset = Arc::new(dataset(shape, number % KINDS_OF_DATA, SAMPLES));
         let identity = Identity {
             device: id.clone(),
             boot: BootId(number as u64 + 1),
@@ -274,15 +274,4 @@ impl Connection {
             (_, _) => {}
         }
     }
-}
-
-/// A separable handful of samples.
-fn dataset(shape: Shape, kind: usize) -> Dataset {
-    let label = |row: u16| (row + kind as u16) % shape.classes() as u16;
-    let value = |row: u16, at: usize| {
-        let is_own = at % shape.classes() == usize::from(label(row));
-        ((usize::from(row) * 7 + at * 13 + kind * 5) % 11) as f32 / 11.0 + f32::from(u8::from(is_own))
-    };
-    let features = (0..SAMPLES).flat_map(|row| (0..shape.features()).map(move |at| value(row, at))).collect();
-    Dataset { features, labels: (0..SAMPLES).map(label).collect(), damaged: 0 }
 }

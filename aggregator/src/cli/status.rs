@@ -1,12 +1,12 @@
 //! `aggregator status`: everything about a fleet at a glance, without touching anything.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use grapevine_aggregator::store::{RoundPhase, Store};
 use grapevine_host::clock::unix_ms;
+use grapevine_host::files::folder_bytes;
 use serde::Serialize;
 
 use super::devices::is_present;
@@ -136,17 +136,6 @@ fn devices(store: &Store, live: Option<&Live>, serving: bool) -> anyhow::Result<
         samples: rows.iter().map(|row| u64::from(row.samples)).sum(),
         bytes_received: rows.iter().map(|row| row.bytes_up).sum(),
     })
-}
-
-/// Files that vanish while they are counted count as nothing.
-fn folder_bytes(folder: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(folder) else { return 0 };
-    let size = |entry: fs::DirEntry| match entry.metadata() {
-        Ok(metadata) if metadata.is_dir() => folder_bytes(&entry.path()),
-        Ok(metadata) => metadata.len(),
-        Err(_) => 0,
-    };
-    entries.flatten().map(size).sum()
 }
 
 fn render(status: &Status, now_ms: u64) -> String {

@@ -90,15 +90,20 @@ impl Coordinator {
 
     /// Counts a refusal of a known device.
     pub(super) fn count_of(&mut self, place: Place, reason: Refusal) {
+        self.registry.count_failure(place, reason);
         let device = self.registry.names().id(place);
-        self.count(Some(&device), reason);
+        self.note_refusal(Some(device), reason);
     }
 
     pub(super) fn count(&mut self, device: Option<&DeviceId>, reason: Refusal) {
-        *self.refusals.entry(reason).or_default() += 1;
         if let Some(place) = device.and_then(|device| self.registry.find(device)) {
             self.registry.count_failure(place, reason);
         }
-        self.report(Event::Refused { device: device.cloned(), reason });
+        self.note_refusal(device.cloned(), reason);
+    }
+
+    fn note_refusal(&mut self, device: Option<DeviceId>, reason: Refusal) {
+        *self.refusals.entry(reason).or_default() += 1;
+        self.report(Event::Refused { device, reason });
     }
 }

@@ -1,5 +1,6 @@
 //! Between rounds: waiting for enough devices, choosing among them, opening the next round.
 
+use core::cmp::Ordering;
 use core::time::Duration;
 use std::collections::BTreeSet;
 
@@ -16,11 +17,13 @@ impl Coordinator {
             return self.finish(now);
         }
         self.phase = Phase::Gathering;
-        if self.registry.present() < self.config.min_devices.max(1) {
+        let needed = self.config.min_devices.max(1);
+        // Who is able is counted device by device: not with every hello of a large fleet that comes.
+        if self.registry.present() < needed {
             return;
         }
         let able = self.registry.able().count();
-        if able < self.config.min_devices.max(1) {
+        if able < needed {
             return;
         }
         let round = RoundId(self.progress.next_round);
@@ -50,12 +53,7 @@ impl Coordinator {
         let mut tickets: Vec<(u64, Place)> = Vec::with_capacity(able);
         let ticket = |place| (selection_ticket(self.config.seed, round, &names.id(place)), place);
         tickets.extend(self.registry.able().map(ticket));
-        tickets.sort_unstable_by(|(ticket, one), (other_ticket, other)| {
-            ticket.cmp(other_ticket).then_with(|| names.order(*one, *other))
-        });
-        tickets.truncate(wanted);
-        let highest = tickets.last().map_or(0, |(ticket, _)| *ticket);
-        (tickets.into_iter().map(|(_, place)| place).collect(), highest)
+        lowest(tickets, wanted, |one, other| names.order(*one, *other))
     }
 
     /// After a round: opens the next one, or tells that there is none for now, so that nobody works on the last one.
@@ -80,10 +78,21 @@ impl Coordinator {
 
 /// Who takes part in a round of training: the `wanted` devices with the lowest tickets, and the highest ticket among them.
 pub fn choose(able: &[&DeviceId], wanted: usize, seed: u64, round: RoundId) -> (BTreeSet<DeviceId>, u64) {
-    let mut tickets: Vec<(u64, &DeviceId)> =
-        able.iter().map(|device| (selection_ticket(seed, round, device), *device)).collect();
-    tickets.sort();
+    let tickets = able.iter().map(|device| (selection_ticket(seed, round, device), *device)).collect();
+    let (chosen, highest): (BTreeSet<&DeviceId>, u64) = lowest(tickets, wanted, Ord::cmp);
+    (chosen.into_iter().cloned().collect(), highest)
+}
+
+/// The `wanted` devices with the lowest tickets, and the highest ticket among them; `order` is that of the names.
+fn lowest<D, C: FromIterator<D>>(
+    mut tickets: Vec<(u64, D)>,
+    wanted: usize,
+    order: impl Fn(&D, &D) -> Ordering,
+) -> (C, u64) {
+    tickets.sort_unstable_by(|(ticket, one), (other_ticket, other)| {
+        ticket.cmp(other_ticket).then_with(|| order(one, other))
+    });
     tickets.truncate(wanted);
     let highest = tickets.last().map_or(0, |(ticket, _)| *ticket);
-    (tickets.into_iter().map(|(_, device)| device.clone()).collect(), highest)
+    (tickets.into_iter().map(|(_, device)| device).collect(), highest)
 }

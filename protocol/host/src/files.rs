@@ -1,4 +1,4 @@
-//! Files that survive a power cut.
+//! Files that survive a power cut, and how much room they take.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -59,6 +59,17 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
             None
         }
     }
+}
+
+/// Bytes of all files below a folder. Files that vanish while they are counted count as nothing.
+pub fn folder_bytes(folder: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(folder) else { return 0 };
+    let size = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => folder_bytes(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    };
+    entries.flatten().map(size).sum()
 }
 
 /// What a path leads to.

@@ -1,16 +1,21 @@
-//! How much memory this process takes, from `/proc`, and how much it may take; nothing on systems without either.
+//! How much memory a process takes, from `/proc`, and how much this one may take; nothing on systems without either.
 
 use core::time::Duration;
 use std::fs;
 
 /// Bytes in memory now.
 pub fn resident_bytes() -> Option<u64> {
-    status("VmRSS:")
+    status("self", "VmRSS:")
+}
+
+/// Bytes that another process has in memory now.
+pub fn resident_bytes_of(process: u32) -> Option<u64> {
+    status(&process.to_string(), "VmRSS:")
 }
 
 /// Most bytes in memory at any time since the start.
 pub fn peak_bytes() -> Option<u64> {
-    status("VmHWM:")
+    status("self", "VmHWM:")
 }
 
 /// Ends this process when it asks for more than `bytes` of address space or computes for longer than `cpu`: for work on
@@ -41,8 +46,8 @@ mod limits {
     pub(super) fn set(_bytes: u64, _cpu: Duration) {}
 }
 
-fn status(field: &str) -> Option<u64> {
-    parse(&fs::read_to_string("/proc/self/status").ok()?, field)
+fn status(process: &str, field: &str) -> Option<u64> {
+    parse(&fs::read_to_string(format!("/proc/{process}/status")).ok()?, field)
 }
 
 fn parse(status: &str, field: &str) -> Option<u64> {
@@ -69,5 +74,6 @@ mod tests {
     fn this_process_has_a_size() {
         let (resident, peak) = (resident_bytes().unwrap(), peak_bytes().unwrap());
         assert!(resident > 100_000 && peak > 100_000);
+        assert!(resident_bytes_of(std::process::id()).unwrap() > 100_000);
     }
 }

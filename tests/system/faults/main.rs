@@ -55,3 +55,7 @@ fn answer(results: &impl Serialize) -> ExitCode {
     println!("{}", serde_json::to_string_pretty(results).expect("plain numbers and strings serialise"));
     ExitCode::SUCCESS
 }
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}

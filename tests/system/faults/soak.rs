@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use clap::Args;
 use grapevine_tests::soak::{self, Soak};
 
+use crate::mebibytes;
+
 /// Most bytes by which a program's memory may grow after the warm-up.
 const MOST_GROWTH_BYTES: i64 = 1 << 20;
 /// Heads that an aggregator keeps by default: its state grows until there are so many.
@@ -43,8 +45,4 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         return ExitCode::FAILURE;
     }
     printed
-}
-
-fn mebibytes(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
 }

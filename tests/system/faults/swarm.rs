@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use clap::Args;
 use grapevine_tests::swarm::{self, Swarm};
 
+use crate::mebibytes;
+
 /// Put as many devices on one aggregator, over a real broker, as this machine bears: seconds of a round, and the
 /// aggregator's memory. Sessions and work are real; many devices share a connection.
 #[derive(Debug, Args)]
@@ -28,7 +30,6 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         let swarm = Swarm { devices, connections: connections.min(devices), rounds: arguments.rounds as usize };
         let report = swarm::swarm(swarm);
         let mean = report.round_seconds.iter().sum::<f64>() / report.round_seconds.len() as f64;
-        let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         eprintln!(
             "{devices} devices over {}: all there after {:.1} s, {mean:.2} s a round; aggregator {:.1} MiB in memory, {:.1} \
              without devices",

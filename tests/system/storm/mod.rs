@@ -34,6 +34,7 @@ pub use stimulus::{Ending, Fault, Forgery, Part, Stimulus};
 pub use trace::Trace;
 pub use world::Figures;
 use world::World;
+pub(crate) use world::dataset;
 
 /// How long after the storm a run may take beyond its rounds: pauses of a minute end, notices are repeated, and a device
 /// that hears nothing doubts its connection.

@@ -1,5 +1,6 @@
 //! A few hundred short rounds of the shipped programs: a leak of a kilobyte in each of them is noticed.
 
+use grapevine_host::memory;
 use grapevine_tests::soak::{self, Soak};
 
 const MOST_GROWTH_BYTES: i64 = 512 << 10;
@@ -8,7 +9,7 @@ const MOST_STATE_BYTES: u64 = 256 << 10;
 
 #[test]
 fn neither_memory_nor_state_grows_with_rounds() {
-    if soak::resident_bytes(std::process::id()).is_none() {
+    if memory::resident_bytes().is_none() {
         return println!("skipped: this system does not tell how much memory another process takes");
     }
     let report = soak::soak(Soak { rounds: 300, warm_up: 150, devices: 2 }, &mut |sample| println!("{sample:?}"));
