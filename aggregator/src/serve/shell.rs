@@ -20,7 +20,7 @@ use crate::store::{Store, StoreError};
 
 /// Bytes of messages that are handed to the machine before what it wants is done: updates that arrive together become
 /// durable together, and no more of them are in memory than this.
-const BATCH_BYTES: usize = 4 * 1024 * 1024;
+const BATCH_BYTES: usize = 512 * 1024;
 /// Pause before a notice for which there was no room is tried again.
 const NOTICE_AGAIN: Duration = Duration::from_millis(20);
 /// Pause before a full disk is tried again.
