@@ -143,7 +143,11 @@ fn configure(aggregator: &Workplace, devices: usize, rounds: usize) {
 
 /// The folder of a device of such a fleet, which has its images.
 pub fn device(number: usize, broker: &str) -> Workplace {
-    let device = Workplace::default();
+    device_in(Workplace::default(), number, broker)
+}
+
+/// The same in a folder that is there already.
+pub fn device_in(device: Workplace, number: usize, broker: &str) -> Workplace {
     let (name, extractor, classes) = (name(number), extractor(), digits::class_names().join(","));
     let init = ["init", "--fleet", FLEET, "--device", &name, "--broker", broker, "--extractor", &extractor];
     device.succeed("edge-client", &[&init[..], &["--classes", &classes]].concat());

@@ -6,6 +6,7 @@ pub mod federation;
 pub mod fleet;
 pub mod kills;
 pub mod links;
+pub mod mixed;
 pub mod mosquitto;
 pub mod namespaces;
 pub mod programs;

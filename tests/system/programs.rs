@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -18,6 +18,9 @@ use crate::namespaces;
 /// Longest wait for anything: far beyond what a busy machine needs.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
+/// The device's program.
+const DEVICE: &str = "edge-client";
+
 /// A moment, for deadlines and measurements.
 #[allow(clippy::disallowed_methods, reason = "tests measure, and bound their waits")]
 pub fn now() -> Instant {
@@ -29,11 +32,14 @@ pub struct Workplace {
     folder: TempDir,
     /// The network namespace that the programs run in, if not this process's own.
     namespace: Option<String>,
+    /// What is started in place of `edge-client`, and its first arguments.
+    device: Vec<OsString>,
 }
 
 impl Default for Workplace {
     fn default() -> Self {
-        Self { folder: tempfile::tempdir().expect("a temporary folder can be made"), namespace: None }
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        Self { folder, namespace: None, device: Vec::new() }
     }
 }
 
@@ -41,6 +47,11 @@ impl Workplace {
     /// The same folder, whose programs run in a network namespace.
     pub fn inside(self, namespace: &str) -> Self {
         Self { namespace: Some(namespace.to_owned()), ..self }
+    }
+
+    /// The same folder, whose device is another program, such as one of another architecture under an emulator.
+    pub fn with_device(self, program: &[OsString]) -> Self {
+        Self { device: program.to_vec(), ..self }
     }
 
     /// A path in the folder.
@@ -59,16 +70,12 @@ impl Workplace {
 
     /// A program in the folder, without the settings of whoever runs the tests.
     pub fn command(&self, program: &str, arguments: &[&str]) -> Command {
-        let program = built().join(format!("{program}{}", env::consts::EXE_SUFFIX));
-        let mut command = match &self.namespace {
-            Some(namespace) => {
-                let [starter, arguments @ ..] = namespaces::starter(namespace);
-                let mut command = Command::new(starter);
-                command.args(arguments).arg(program);
-                command
-            }
-            None => Command::new(program),
-        };
+        let own = [built().join(format!("{program}{}", env::consts::EXE_SUFFIX)).into_os_string()];
+        let program = if program == DEVICE && !self.device.is_empty() { &self.device[..] } else { &own[..] };
+        let starter = self.namespace.as_deref().map(namespaces::starter);
+        let mut words = starter.iter().flatten().map(OsStr::new).chain(program.iter().map(OsString::as_os_str));
+        let mut command = Command::new(words.next().expect("a program has a name"));
+        command.args(words);
         let names = env::vars_os().map(|(name, _)| name);
         for name in names.filter(|name| name.to_string_lossy().starts_with("GRAPEVINE_")) {
             command.env_remove(name);

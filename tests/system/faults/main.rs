@@ -3,6 +3,7 @@
 
 mod brokers;
 mod links;
+mod mixed;
 mod processes;
 mod soak;
 mod swarm;
@@ -17,6 +18,7 @@ Examples:
   cargo run -p grapevine-tests --bin faults -- kills --aggregator 200 --devices 200 --seed 1
   cargo run -p grapevine-tests --bin faults -- brokers --count 20
   cargo run -p grapevine-tests --bin faults -- links | jq .upload.seconds
+  cargo run -p grapevine-tests --bin faults -- mixed --program edge-client-armv7 --under 'qemu-arm-static -L /usr/arm-linux-gnueabihf'
   cargo run -p grapevine-tests --bin faults -- soak --rounds 2000
   cargo run -p grapevine-tests --bin faults -- swarm --devices 100,1000,5000
 
@@ -36,6 +38,7 @@ enum Command {
     Kills(processes::Arguments),
     Brokers(brokers::Arguments),
     Links(links::Arguments),
+    Mixed(mixed::Arguments),
     Soak(soak::Arguments),
     Swarm(swarm::Arguments),
 }
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Kills(arguments) => processes::run(&arguments),
         Command::Brokers(arguments) => brokers::run(&arguments),
         Command::Links(arguments) => links::run(&arguments),
+        Command::Mixed(arguments) => mixed::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
         Command::Swarm(arguments) => swarm::run(&arguments),
     }
