@@ -69,6 +69,26 @@ pub fn completions<A: CommandFactory>(shell: Shell) -> Answer {
     Answer::text(String::from_utf8_lossy(&text))
 }
 
+/// The manual page of the program, or of one of its commands, for `man`.
+pub fn manual<A: CommandFactory>(command: Option<&str>) -> Answer {
+    let mut program = A::command();
+    // Gives every command the options that all of them take, and its own name, such as `edge-client-run`.
+    program.build();
+    let page = match command {
+        Some(command) => program.find_subcommand(command),
+        None => Some(&program),
+    };
+    let Some(page) = page else {
+        let command = command.unwrap_or_default();
+        return Answer::complaint(format!("there is no command '{command}'; `{} --help` lists them", name::<A>()), 2);
+    };
+    let mut text = Vec::new();
+    match clap_mangen::Man::new(page.clone()).render(&mut text) {
+        Ok(()) => Answer::text(String::from_utf8_lossy(&text)),
+        Err(error) => Answer::failure(&error),
+    }
+}
+
 fn name<A: CommandFactory>() -> String {
     A::command().get_name().to_owned()
 }
