@@ -9,6 +9,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use clap_complete::Shell;
 
+use crate::manual::page;
 use crate::{Answer, log, panics, sentence};
 
 /// What differs between the programs.
@@ -74,19 +75,11 @@ pub fn manual<A: CommandFactory>(command: Option<&str>) -> Answer {
     let mut program = A::command();
     // Gives every command the options that all of them take, and its own name, such as `edge-client-run`.
     program.build();
-    let page = match command {
-        Some(command) => program.find_subcommand(command),
-        None => Some(&program),
-    };
-    let Some(page) = page else {
+    let Some(command) = command.map_or(Some(&program), |command| program.find_subcommand(command)) else {
         let command = command.unwrap_or_default();
         return Answer::complaint(format!("there is no command '{command}'; `{} --help` lists them", name::<A>()), 2);
     };
-    let mut text = Vec::new();
-    match clap_mangen::Man::new(page.clone()).render(&mut text) {
-        Ok(()) => Answer::text(String::from_utf8_lossy(&text)),
-        Err(error) => Answer::failure(&error),
-    }
+    Answer::text(page(&program, command))
 }
 
 fn name<A: CommandFactory>() -> String {
