@@ -175,7 +175,7 @@ fn a_state_folder_that_is_something_else_is_refused() {
 #[test]
 fn help_and_completions_are_whole() {
     let program = Program::new();
-    for command in ["init", "serve", "status", "devices", "rounds", "export", "completions"] {
+    for command in ["init", "serve", "status", "devices", "rounds", "export", "completions", "man"] {
         assert!(program.succeed(&[command, "--help"]).contains("Examples:\n  aggregator "), "{command}");
         assert!(program.succeed(&["--help"]).contains(command));
     }
@@ -183,5 +183,8 @@ fn help_and_completions_are_whole() {
     for shell in ["bash", "zsh", "fish"] {
         assert!(program.succeed(&["completions", shell]).contains("until-finished"), "{shell}");
     }
+    assert!(program.succeed(&["man"]).contains(".TH aggregator 1"));
+    assert!(program.succeed(&["man", "serve"]).contains(".TH aggregator-serve 1"));
+    assert!(program.fail(&["man", "reign"], 2).contains("there is no command 'reign'"));
     assert!(program.files().is_empty());
 }

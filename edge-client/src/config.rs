@@ -413,6 +413,24 @@ mod tests {
     }
 
     #[test]
+    fn the_packaged_configuration_says_what_a_new_one_says() {
+        let packaged = include_str!("../../cross/packages/edge-client/edge-client.toml");
+        assert!(check(packaged).unwrap_err().to_string().contains("missing field `fleet`; give it a value"));
+        let open = ["fleet", "device", "broker", "classes"].map(|key| format!("\n# {key} = "));
+        let text = open.iter().fold(packaged.to_owned(), |text, key| text.replacen(key, &key.replace("# ", ""), 1));
+        let valid = check(&text).unwrap();
+        let draft = Draft {
+            broker: "mqtt://broker.local:1883".into(),
+            extractor: "/usr/share/grapevine-edge-client/general.toml".into(),
+            classes: ["cat", "dog"].map(String::from).into(),
+            state: "/var/lib/grapevine-edge-client".into(),
+            ..draft()
+        };
+        let new = ValidConfig { ingest_watch: valid.ingest_watch.clone(), ..check(&draft.text()).unwrap() };
+        assert_eq!(format!("{valid:?}"), format!("{new:?}"));
+    }
+
+    #[test]
     fn absolute_paths_stay() {
         let text = Draft { state: "/var/lib/grapevine".into(), ..draft() }.text();
         assert_eq!(check(&text).unwrap().state, Path::new("/var/lib/grapevine"));

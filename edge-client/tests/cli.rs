@@ -271,7 +271,7 @@ fn wrong_usage_is_one_sentence_and_help_has_examples() {
     device.call(&[]).fails(2, "no command was given");
     device.call(&["ingset"]).fails(2, "unrecognized subcommand 'ingset'; tip: ");
     device.call(&["status", "--jsn"]).fails(2, "unexpected argument '--jsn' found; tip: a similar argument exists");
-    for command in ["init", "ingest", "run", "train", "classify", "status", "completions"] {
+    for command in ["init", "ingest", "run", "train", "classify", "status", "completions", "man"] {
         let help = device.call(&[command, "--help"]);
         assert!(help.succeeds().stdout.contains("Examples:\n  edge-client "), "{help:?}");
     }
@@ -280,6 +280,9 @@ fn wrong_usage_is_one_sentence_and_help_has_examples() {
         assert!(device.call(&["completions", shell]).succeeds().stdout.contains("until-finished"));
     }
     device.call(&["completions", "cobol"]).fails(2, "invalid value 'cobol'");
+    assert!(device.call(&["man"]).succeeds().stdout.contains(".TH edge-client 1"));
+    assert!(device.call(&["man", "run"]).succeeds().stdout.contains(".TH edge-client-run 1"));
+    device.call(&["man", "walk"]).fails(2, "there is no command 'walk'");
 }
 
 #[cfg(unix)]

@@ -23,7 +23,7 @@ use grapevine_aggregator::broker::LOG_FILTER;
 use grapevine_aggregator::config::{self, ValidConfig};
 use grapevine_host::Answer;
 use grapevine_host::answer::INTERRUPTED;
-use grapevine_host::command_line::{Program, completions, verbosity};
+use grapevine_host::command_line::{Program, completions, manual, verbosity};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -41,6 +41,11 @@ const COMPLETIONS: &str = "\
 Examples:
   aggregator completions bash > ~/.local/share/bash-completion/completions/aggregator
   aggregator completions zsh > ~/.zfunc/_aggregator";
+
+const MANUAL: &str = "\
+Examples:
+  aggregator man > aggregator.1 && man ./aggregator.1
+  aggregator man serve > aggregator-serve.1";
 
 /// The aggregator of a Grapevine fleet: opens rounds, merges what the devices learned, keeps the ledger.
 #[derive(Debug, Parser)]
@@ -96,6 +101,12 @@ enum Command {
         /// The shell.
         shell: Shell,
     },
+    /// Write a manual page to standard output.
+    #[command(after_help = MANUAL)]
+    Man {
+        /// The command it is about; the whole program without it.
+        command: Option<String>,
+    },
 }
 
 /// The whole program.
@@ -121,6 +132,7 @@ fn obey(arguments: &Arguments) -> anyhow::Result<Answer> {
         Command::Release(arguments) => release::release(common, arguments),
         Command::Backup(arguments) => backup::backup(common, arguments),
         Command::Completions { shell } => Ok(completions::<Arguments>(*shell)),
+        Command::Man { command } => Ok(manual::<Arguments>(command.as_deref())),
     }
 }
 

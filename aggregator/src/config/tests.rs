@@ -50,6 +50,26 @@ fn a_draft_reads_back_as_it_was_meant() {
 }
 
 #[test]
+fn the_packaged_configuration_says_what_a_new_one_says() {
+    let packaged = include_str!("../../../cross/packages/aggregator/aggregator.toml");
+    assert!(check(packaged).unwrap_err().to_string().contains("missing field `fleet`; give it a value"));
+    let text = packaged.replace("\n# fleet = ", "\nfleet = ").replace("\n# classes = ", "\nclasses = ");
+    let draft = Draft {
+        extractor: "/usr/share/grapevine-aggregator/general.toml".into(),
+        classes: ["cat", "dog"].map(String::from).into(),
+        state: "/var/lib/grapevine-aggregator".into(),
+        broker: BrokerDraft::Url("mqtt://localhost:1883".into()),
+        seed: 0,
+        ..draft()
+    };
+    let (valid, new) = (check(&text).unwrap(), check(&draft.text()).unwrap());
+    assert_eq!(format!("{valid:?}"), format!("{new:?}"));
+    let embedded = text.replace("\nurl = ", "\n# url = ").replace("\n# embedded", "\nembedded");
+    let broker = Broker::Embedded { listen: Ipv4Addr::LOCALHOST.into(), port: DEFAULT_PORT };
+    assert_eq!(check(&embedded).unwrap().broker, broker);
+}
+
+#[test]
 fn every_commented_setting_is_one_with_its_published_value() {
     for method in Method::ALL {
         let draft = Draft { method, ..draft() };

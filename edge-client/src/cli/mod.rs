@@ -21,7 +21,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
 use grapevine_host::Answer;
 use grapevine_host::answer::INTERRUPTED;
-use grapevine_host::command_line::{Program, completions, verbosity};
+use grapevine_host::command_line::{Program, completions, manual, verbosity};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -41,6 +41,11 @@ const COMPLETIONS: &str = "\
 Examples:
   edge-client completions bash > ~/.local/share/bash-completion/completions/edge-client
   edge-client completions zsh > ~/.zfunc/_edge-client";
+
+const MANUAL: &str = "\
+Examples:
+  edge-client man > edge-client.1 && man ./edge-client.1
+  edge-client man run > edge-client-run.1";
 
 /// A device of a Grapevine fleet: stores features of its images, trains a classifier head on them, talks to the
 /// aggregator.
@@ -84,6 +89,12 @@ enum Command {
         /// The shell.
         shell: Shell,
     },
+    /// Write a manual page to standard output.
+    #[command(after_help = MANUAL)]
+    Man {
+        /// The command it is about; the whole program without it.
+        command: Option<String>,
+    },
 }
 
 /// The whole program.
@@ -107,6 +118,7 @@ fn obey(arguments: &Arguments) -> anyhow::Result<Answer> {
         Command::Classify(arguments) => classify::classify(common, arguments),
         Command::Status(arguments) => status::status(common, arguments),
         Command::Completions { shell } => Ok(completions::<Arguments>(*shell)),
+        Command::Man { command } => Ok(manual::<Arguments>(command.as_deref())),
     }
 }
 

@@ -9,6 +9,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use clap_complete::Shell;
 
+use crate::manual::page;
 use crate::{Answer, log, panics, sentence};
 
 /// What differs between the programs.
@@ -67,6 +68,18 @@ pub fn completions<A: CommandFactory>(shell: Shell) -> Answer {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut A::command(), name::<A>(), &mut text);
     Answer::text(String::from_utf8_lossy(&text))
+}
+
+/// The manual page of the program, or of one of its commands, for `man`.
+pub fn manual<A: CommandFactory>(command: Option<&str>) -> Answer {
+    let mut program = A::command();
+    // Gives every command the options that all of them take, and its own name, such as `edge-client-run`.
+    program.build();
+    let Some(command) = command.map_or(Some(&program), |command| program.find_subcommand(command)) else {
+        let command = command.unwrap_or_default();
+        return Answer::complaint(format!("there is no command '{command}'; `{} --help` lists them", name::<A>()), 2);
+    };
+    Answer::text(page(&program, command))
 }
 
 fn name<A: CommandFactory>() -> String {

@@ -185,6 +185,9 @@ fn file_place(path: &Path, text: &str, error: &toml::de::Error) -> String {
 fn explain(place: &str, error: &toml::de::Error) -> ConfigError {
     let place = place.to_owned();
     let message = error.message();
+    if message.starts_with("missing field `") {
+        return ConfigError::Invalid { place, reason: format!("{message}; give it a value") };
+    }
     if !message.starts_with("unknown field `") {
         return ConfigError::Invalid { place, reason: message.replace('\n', "; ") };
     }
@@ -272,7 +275,7 @@ mod tests {
         let section = refusal(FILE, &[("GRAPEVINE_FLEET__NAME", "x")]);
         assert!(section.starts_with("GRAPEVINE_FLEET__NAME: `fleet` is no section"), "{section}");
         let missing = refusal("", &[("GRAPEVINE_MQTT__QUEUE", "1")]);
-        assert!(missing.contains("a.toml") && missing.contains("missing field `fleet`"), "{missing}");
+        assert!(missing.contains("a.toml") && missing.contains("missing field `fleet`; give it a value"), "{missing}");
         let syntax = refusal("fleet = \n", &[]);
         assert!(syntax.starts_with("a.toml, line 1: "), "{syntax}");
     }

@@ -17,6 +17,7 @@ pub mod draft;
 pub mod files;
 pub mod log;
 pub mod manifest;
+mod manual;
 pub mod memory;
 pub mod panics;
 pub mod sentence;
