@@ -1,10 +1,10 @@
 //! Which of a processor's vectors the loops of this crate are compiled for: AVX2 with fused multiply-add where an x86
 //! has it, else what every processor of the target has. Wider ones (AVX-512) gain next to nothing and double the code.
 
-use fearless_simd::Level;
-
 #[cfg(not(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")))]
 use fearless_simd::Fallback as Common;
+#[cfg(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64"))]
+use fearless_simd::Level;
 #[cfg(target_arch = "aarch64")]
 use fearless_simd::aarch64::Neon as Common;
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]

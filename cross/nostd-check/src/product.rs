@@ -1,0 +1,71 @@
+//! The matrix product of training beside the plain one of three loops, on the same numbers.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use grapevine_models::evaluate::{Tally, largest};
+use grapevine_models::{Head, Samples, Shape};
+
+/// d, C and n.
+pub const SIZES: [usize; 3] = [64, 16, 32];
+
+/// A head and samples to classify: hardly more than one matrix product.
+pub struct Work {
+    shape: Shape,
+    head: Head,
+    features: Vec<f32>,
+    labels: Vec<u16>,
+}
+
+impl Work {
+    /// Numbers without a pattern.
+    pub fn new() -> Self {
+        let [d, classes, count] = SIZES;
+        let numbers = |count: usize, factor: usize| -> Vec<f32> {
+            (0..count).map(|at| (at * factor % 251) as f32 / 251.0 - 0.5).collect()
+        };
+        Self {
+            shape: Shape::new(classes, d).expect("within limits"),
+            head: Head { weight: numbers(classes * d, 97), bias: numbers(classes, 31) },
+            features: numbers(count * d, 59),
+            labels: (0..count).map(|at| (at % classes) as u16).collect(),
+        }
+    }
+
+    /// Multiplications, and as many additions.
+    pub fn multiplications(&self) -> usize {
+        SIZES.iter().product()
+    }
+
+    /// Samples classified right, with the kernel of training.
+    #[inline(never)]
+    pub fn tiled(&self) -> f64 {
+        let samples = Samples::new(self.shape, &self.features, &self.labels).expect("made to fit");
+        Tally::of(&self.head, &samples).accuracy().balanced()
+    }
+
+    /// The same, with three loops.
+    #[inline(never)]
+    pub fn plain(&self) -> f64 {
+        let [d, classes, count] = SIZES;
+        let mut logits = vec![0.0; count * classes];
+        for i in 0..count {
+            for j in 0..classes {
+                logits[i * classes + j] = self.head.bias[j];
+                for k in 0..d {
+                    logits[i * classes + j] += self.features[i * d + k] * self.head.weight[j * d + k];
+                }
+            }
+        }
+        let is_right = |(logits, label): (&[f32], &u16)| largest(logits) == usize::from(*label);
+        let right = logits.chunks_exact(classes).zip(&self.labels).filter(|pair| is_right(*pair)).count();
+        // Every class has as many samples as any other, so this is the balanced accuracy.
+        right as f64 / count as f64
+    }
+}
+
+impl Default for Work {
+    fn default() -> Self {
+        Self::new()
+    }
+}
