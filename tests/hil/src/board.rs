@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::inventory::{Entry, Reach};
 use crate::trouble::Trouble;
 use crate::waiting::Interruption;
-pub(crate) use answer::{Answer, Answering};
+pub(crate) use answer::Answering;
 
 /// What a trial asks of a board.
 pub(crate) trait Board {

@@ -16,7 +16,7 @@ use crate::report::{BoardReport, Report};
 use crate::trial::{self, Plan};
 use crate::trouble::Trouble;
 use crate::waiting::{Interruption, Limit, seconds_since_1970};
-use crate::{digits, junit, program, table};
+use crate::{junit, program, table};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -132,6 +132,10 @@ struct Shared<'a> {
 impl Shared<'_> {
     fn command(&self, place: &str, program: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.tools.programs.join(program));
+        // The settings of whoever runs this are not the fleet's.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("GRAPEVINE_")) {
+            command.env_remove(name);
+        }
         command.args(arguments).current_dir(self.folder.join(place)).env("NO_COLOR", "1");
         command.env("GRAPEVINE_MQTT__LONGEST_PAUSE", "2s");
         command

@@ -116,7 +116,8 @@ pub(crate) struct Figures {
     pub(crate) boot_ms: Option<u64>,
     /// The same, plus the time from the program's start until the aggregator knows the device again.
     pub(crate) boot_to_ready_ms: Option<u64>,
-    /// Reading, extracting and storing, per image, without the start of the program.
+    /// What `ingest` took for all images, divided by their number: the loading of the extractor is in it, and weighs much
+    /// where there are few images.
     pub(crate) ms_per_image: Option<f64>,
     /// Training alone, as `edge-client train` measures it.
     pub(crate) ms_per_local_round: Option<f64>,
