@@ -114,7 +114,8 @@ impl From<Trouble> for Failure {
 pub(crate) struct Figures {
     /// From power-on after the cut until the board does what it is told.
     pub(crate) boot_ms: Option<u64>,
-    /// The same, plus the time from the program's start until the aggregator knows the device again.
+    /// The same, plus the time from the program's start until it is connected to the broker, plus the time from the
+    /// aggregator's going on until it knows the device again.
     pub(crate) boot_to_ready_ms: Option<u64>,
     /// What `ingest` took for all images, divided by their number: the loading of the extractor is in it, and weighs much
     /// where there are few images.
