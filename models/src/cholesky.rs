@@ -10,18 +10,20 @@ pub(crate) struct Cholesky {
 }
 
 impl Cholesky {
-    /// Factors in place. A pivot that rounding made non-positive is raised to a tiny share of the largest.
+    /// Factors in place. A pivot that rounding made tiny or negative is raised to a billionth of the largest entry of the
+    /// diagonal, and what is left of its column is taken for rounding, too: divided by the pivot, it would grow from row to row.
     pub(crate) fn of(mut matrix: Vec<f64>, d: usize) -> Self {
-        let largest = matrix.iter().step_by(d + 1).copied().fold(0.0, f64::max).max(f64::MIN_POSITIVE);
+        let largest = matrix.iter().step_by(d + 1).copied().fold(1e-100, f64::max);
+        let least = libm::sqrt(largest * 1e-9);
         for j in 0..d {
             let (above, row) = matrix.split_at_mut(j * d);
             for k in 0..j {
                 let pivot_row = &above[k * d..k * d + k];
-                let value = (row[k] - dot(&row[..k], pivot_row)) / above[k * d + k];
-                row[k] = value;
+                let pivot = above[k * d + k];
+                row[k] = if pivot > least { (row[k] - dot(&row[..k], pivot_row)) / pivot } else { 0.0 };
             }
             let pivot = row[j] - dot(&row[..j], &row[..j]);
-            row[j] = libm::sqrt(pivot.max(largest * 1e-14));
+            row[j] = libm::sqrt(pivot.max(0.0)).max(least);
         }
         Self { lower: matrix, d }
     }

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use crate::aid::Gaussians;
 use crate::cholesky::{Cholesky, dot};
 use crate::head::Head;
-use crate::limits::{MAX_FEATURE_VALUE, MAX_PARAMETER_VALUE};
+use crate::limits::{MAX_FEATURE_VALUE, MAX_PARAMETER_VALUE, MOMENT_FRACTION_BITS};
 use crate::posterior::posterior_means;
 use crate::shape::Shape;
 use crate::statistics::{Means, Statistics};
@@ -157,13 +157,14 @@ fn add_to_diagonal(matrix: &mut [f64], d: usize, value: f64) {
     matrix.iter_mut().step_by(d + 1).for_each(|entry| *entry += value);
 }
 
-/// What to add to the diagonal: the `wanted` regularisation, or, where all samples of each class are equal and there is
-/// no spread to speak of, the size of the means themselves, which turns the head into a nearest-mean one.
+/// What to add to the diagonal: the `wanted` regularisation, or, where all samples of each class are equal and the spread
+/// is no more than the rounding of their moments, the size of the means, which turns the head into a nearest-mean one.
 fn solvable(wanted: f64, variance: f64, means: &[Option<Vec<f64>>]) -> f64 {
     let held: Vec<&Vec<f64>> = means.iter().flatten().collect();
     let values = held.iter().map(|mean| mean.len()).sum::<usize>().max(1) as f64;
     let size = held.iter().map(|mean| dot(mean, mean)).sum::<f64>() / values;
-    if variance > DEGENERATE * size { wanted } else { size.max(DEGENERATE) }
+    let rounding = 64.0 * libm::sqrt(size) / (1_u64 << MOMENT_FRACTION_BITS) as f64;
+    if variance > rounding.max(DEGENERATE * size) { wanted } else { size.max(DEGENERATE) }
 }
 
 #[cfg(test)]

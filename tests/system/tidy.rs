@@ -93,6 +93,38 @@ fn what_decides_is_pure() {
 }
 
 #[test]
+fn unsafe_code_has_its_places() {
+    let homes = ["models/neon/src/lib.rs", "cross/nostd-check/src/arena.rs", "tests/system/tidy.rs"];
+    for (path, text) in files(&[".rs"]).iter().filter(|(path, _)| !homes.contains(&path.as_str())) {
+        let found = code(text).find(|(_, line)| line.contains("unsafe ") || line.contains("unsafe("));
+        assert!(found.is_none(), "{path}:{} is unsafe", found.unwrap().0);
+    }
+}
+
+/// What `cross` reads: every target that is shipped, each from an image of one known content.
+#[test]
+fn images_for_cross_are_pinned() {
+    let config: toml::Table = fs::read_to_string(root().join("Cross.toml")).unwrap().parse().unwrap();
+    let targets = config["target"].as_table().unwrap();
+    let wanted = ["aarch64-unknown-linux-gnu", "aarch64-unknown-linux-musl", "armv7-unknown-linux-gnueabihf"];
+    assert_eq!(targets.keys().collect::<Vec<_>>(), wanted);
+    for (target, settings) in targets {
+        let dockerfile = settings["dockerfile"].as_table().unwrap();
+        let aim = dockerfile["build-args"]["ZIG_TARGET"].as_str().unwrap();
+        assert_eq!(aim.split('-').next(), Some(target.split('-').next().unwrap().trim_end_matches("v7")), "{target}");
+        assert!(aim.ends_with("2.28") || target.ends_with("musl"), "{target} is built for {aim}");
+        let text = fs::read_to_string(root().join(dockerfile["file"].as_str().unwrap())).unwrap();
+        let base = text.lines().find_map(|line| line.strip_prefix("ARG BASE=")).unwrap();
+        let digest = base.split_once("@sha256:").map(|(_, digest)| digest);
+        assert!(digest.is_some_and(|digest| digest.len() == 64), "{target} is built from {base}, which may change");
+        let variable = target.to_uppercase().replace('-', "_");
+        assert!(text.contains(&format!("CARGO_TARGET_{variable}_LINKER")), "{target} has no linker in its image");
+    }
+    let wheels = fs::read_to_string(root().join("cross/requirements.txt")).unwrap();
+    assert!(wheels.contains("ziglang==") && wheels.contains("--hash=sha256:"), "the linker's version is open");
+}
+
+#[test]
 fn nothing_is_left_undone() {
     let marks =
         ["todo!(", "unimplemented!(", "#[ignore", concat!("FIX", "ME"), concat!("TO", "DO"), concat!("XX", "X")];

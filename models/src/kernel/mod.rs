@@ -7,6 +7,8 @@
 //! crate's feature `std`, which is what asks the processor, round each product before it is added: their last bits
 //! differ.
 
+#[cfg(all(feature = "std", target_arch = "arm"))]
+mod neon;
 mod operand;
 mod product;
 #[cfg(test)]

@@ -35,6 +35,10 @@ pub(super) trait Left: Copy {
         panel: &[[f32; N]],
         step: impl FnMut([f32; M], &[f32; N]),
     );
+
+    /// The same matrix with rows for columns, to be packed.
+    #[cfg(all(feature = "std", target_arch = "arm"))]
+    fn turned(self) -> impl Right;
 }
 
 /// The right side of a product, `[depth][columns]`.
@@ -116,6 +120,11 @@ impl Left for ByRow<'_> {
             step(entries, terms);
         }
     }
+
+    #[cfg(all(feature = "std", target_arch = "arm"))]
+    fn turned(self) -> impl Right {
+        ByColumn(self.0)
+    }
 }
 
 impl Left for ByColumn<'_> {
@@ -140,6 +149,11 @@ impl Left for ByColumn<'_> {
         for (k, terms) in (from..).zip(panel) {
             step(*self.0.row(k)[row..].first_chunk().expect("a tile lies within the rows"), terms);
         }
+    }
+
+    #[cfg(all(feature = "std", target_arch = "arm"))]
+    fn turned(self) -> impl Right {
+        ByRow(self.0)
     }
 }
 

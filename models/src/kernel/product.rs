@@ -7,7 +7,7 @@ use fearless_simd::{Simd, f32x4, f32x8, f32x16};
 use super::operand::{Left, Right, Rows};
 
 /// Terms that are taken at a time: 16 columns of them are 16 KiB.
-const DEPTH: usize = 256;
+pub(super) const DEPTH: usize = 256;
 /// Columns of the widest tile.
 const WIDEST: usize = 16;
 
@@ -35,6 +35,10 @@ impl<L: Left, R: Right> Product<L, R> {
     #[inline(always)]
     pub(super) fn run<S: Simd>(self, simd: S, out: &mut [f32]) {
         if simd.level().is_fallback() {
+            #[cfg(all(feature = "std", target_arch = "arm"))]
+            if let Some(neon) = grapevine_neon::Neon::found() {
+                return self.run_with(neon, simd, out);
+            }
             self.panels::<S, f32x4<S>, f32x4<S>, 4, 4, 4>(simd, out);
         } else if S::f32s::LEN == 8 || cfg!(target_arch = "aarch64") {
             self.panels::<S, f32x16<S>, f32x8<S>, 16, 8, 6>(simd, out);
@@ -63,7 +67,13 @@ impl<L: Left, R: Right> Product<L, R> {
                 column += NARROW;
             }
         }
+        self.mirror(out);
+    }
+
+    /// Copies what lies below the diagonal of a symmetric result to above it.
+    pub(super) fn mirror(self, out: &mut [f32]) {
         if self.symmetric {
+            let columns = self.right.columns();
             for row in 0..columns {
                 for column in row + 1..columns {
                     out[row * columns + column] = out[column * columns + row];

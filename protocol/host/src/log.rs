@@ -6,7 +6,8 @@
 use std::env;
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{ParseError, Targets};
+use tracing_subscriber::prelude::*;
 
 /// Overrides `-v` and `-q`: a level such as `debug`, or a filter such as `grapevine_host=trace,warn`.
 pub const VARIABLE: &str = "GRAPEVINE_LOG";
@@ -25,16 +26,23 @@ pub fn init(verbosity: i8) {
 pub fn init_with(verbosity: i8, extra: &str) {
     let asked = env::var(VARIABLE).ok().filter(|text| !text.trim().is_empty());
     // Alone first: what is wrong with it should be said without our own directives around it.
-    let refused = asked.as_deref().and_then(|text| EnvFilter::try_new(text).err());
+    let refused = asked.as_deref().and_then(|text| filter("", text).err());
     let wanted = asked.filter(|_| refused.is_none()).unwrap_or_else(|| directives(verbosity));
-    let filter = EnvFilter::new(if extra.is_empty() { wanted } else { format!("{extra},{wanted}") });
+    let filter = filter(extra, &wanted).expect("each half is a filter by itself");
     let colour = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     // An error means that the program around us has set up logging already, which is its right.
-    let _already =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colour).try_init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(colour);
+    let _already = tracing_subscriber::registry().with(lines).with(filter).try_init();
     if let Some(error) = refused {
         tracing::error!(%error, "{VARIABLE} is not a log filter; try `debug` or `grapevine_host=trace,warn`");
     }
+}
+
+/// What is said last about a library holds. Targets and levels are enough; tracing's `EnvFilter` would bring regular
+/// expressions to the device.
+fn filter(extra: &str, wanted: &str) -> Result<Targets, ParseError> {
+    let text = if extra.is_empty() { wanted.to_owned() } else { format!("{extra},{wanted}") };
+    text.replace(' ', "").parse()
 }
 
 /// Other people's libraries are chatty: they are shown one level less, and never below warnings unless asked.
@@ -59,8 +67,8 @@ mod tests {
     fn every_verbosity_is_a_filter() {
         for verbosity in i8::MIN..=i8::MAX {
             let text = directives(verbosity);
-            assert!(EnvFilter::try_new(&text).is_ok(), "{text}");
-            let with_extra = EnvFilter::try_new(format!("rumqttd=off,{text}")).unwrap().to_string();
+            assert!(filter("", &text).is_ok(), "{text}");
+            let with_extra = filter("rumqttd=off", &text).unwrap().to_string();
             assert!(with_extra.contains("rumqttd=off"), "{with_extra}");
         }
         assert!(directives(0).starts_with("warn,grapevine=info"));
