@@ -34,13 +34,14 @@ pub enum TensorError {
 }
 
 impl Encoding {
-    /// Bytes of a `[rows][columns]` array.
+    /// Bytes of a `[rows][columns]` array; of one too large for the address space, more than there are.
     pub fn bytes(self, rows: usize, columns: usize) -> usize {
-        match self {
-            Self::F32 => rows * columns * 4,
-            Self::F16 => rows * columns * 2,
-            Self::Int8 => rows * (columns + 4),
-        }
+        let of_row = match self {
+            Self::F32 => columns.saturating_mul(4),
+            Self::F16 => columns.saturating_mul(2),
+            Self::Int8 => columns.saturating_add(4),
+        };
+        of_row.saturating_mul(rows)
     }
 
     /// Appends a `[rows][columns]` array, row-major.

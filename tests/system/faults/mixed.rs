@@ -18,7 +18,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "COMMAND", default_value = "")]
     under: String,
     /// The largest difference of weights that is allowed, as a part of the largest weight, where it extracts, too.
-    #[arg(long, value_name = "PART", default_value_t = 0.01)]
+    #[arg(long, value_name = "PART", default_value_t = 1e-4)]
     most: f64,
     /// Do not ask for the same bits where it trains, only for that difference.
     #[arg(long)]
