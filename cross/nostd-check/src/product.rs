@@ -49,11 +49,11 @@ impl Work {
     pub fn plain(&self) -> f64 {
         let [d, classes, count] = SIZES;
         let mut logits = vec![0.0; count * classes];
-        for i in 0..count {
-            for j in 0..classes {
-                logits[i * classes + j] = self.head.bias[j];
-                for k in 0..d {
-                    logits[i * classes + j] += self.features[i * d + k] * self.head.weight[j * d + k];
+        for (logits, sample) in logits.chunks_exact_mut(classes).zip(self.features.chunks_exact(d)) {
+            for ((logit, row), bias) in logits.iter_mut().zip(self.head.weight.chunks_exact(d)).zip(&self.head.bias) {
+                *logit = *bias;
+                for (weight, feature) in row.iter().zip(sample) {
+                    *logit += weight * feature;
                 }
             }
         }

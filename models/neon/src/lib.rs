@@ -15,6 +15,8 @@ use std::sync::OnceLock;
 pub const HEIGHT: usize = 4;
 /// Columns of a tile.
 pub const WIDTH: usize = 8;
+/// Entries of a row that are loaded at a time.
+const TERMS: usize = 4;
 
 /// Proof that this processor has NEON.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +37,27 @@ impl Neon {
         if terms > 0 {
             // SAFETY: `self` proves that the processor has NEON; both sides hold `terms` entries, and `sums` is whole.
             unsafe { tile(left.as_ptr(), right.as_ptr(), terms, sums) }
+        }
+    }
+
+    /// The same of a left side that lies in rows: `sums[i][j] += rows[i][k] * right[k][j]`, to the end of the shortest.
+    #[inline]
+    pub fn add_products_of_rows(
+        self,
+        rows: [&[f32]; HEIGHT],
+        right: &[[f32; WIDTH]],
+        sums: &mut [[f32; WIDTH]; HEIGHT],
+    ) {
+        let terms = rows.iter().map(|row| row.len()).fold(right.len(), usize::min);
+        let whole = terms - terms % TERMS;
+        if whole > 0 {
+            let starts = rows.map(<[f32]>::as_ptr);
+            // SAFETY: `self` proves that the processor has NEON; every row and the right side hold `whole` entries, a
+            // multiple of `TERMS`, and `sums` is whole.
+            unsafe { tile_of_rows(&starts, right.as_ptr(), whole / TERMS, sums) }
+        }
+        for (k, right) in right.iter().enumerate().take(terms).skip(whole) {
+            self.add_products(&[rows.map(|row| row[k])], &[*right], sums);
         }
     }
 }
@@ -83,6 +106,70 @@ unsafe extern "C" fn tile(
     )
 }
 
+/// The eight products of one term: a row of the right side in q4 and q5 times one lane of each row of the left side.
+macro_rules! term {
+    ($a:literal, $b:literal, $c:literal, $d:literal) => {
+        concat!(
+            "vld1.32 {{d8-d11}}, [r1]!\n",
+            "vmla.f32 q8, q4, ",
+            $a,
+            "\n vmla.f32 q9, q5, ",
+            $a,
+            "\n",
+            "vmla.f32 q10, q4, ",
+            $b,
+            "\n vmla.f32 q11, q5, ",
+            $b,
+            "\n",
+            "vmla.f32 q12, q4, ",
+            $c,
+            "\n vmla.f32 q13, q5, ",
+            $c,
+            "\n",
+            "vmla.f32 q14, q4, ",
+            $d,
+            "\n vmla.f32 q15, q5, ",
+            $d,
+        )
+    };
+}
+
+/// As [`tile`], four terms at a time: q0 to q3 are the rows of the left side. What belongs to the caller is put back.
+///
+/// # Safety
+///
+/// The processor has NEON, and every row and the right side hold at least four times `fours` entries, `fours` at least 1.
+#[unsafe(naked)]
+unsafe extern "C" fn tile_of_rows(
+    rows: *const [*const f32; HEIGHT],
+    right: *const [f32; WIDTH],
+    fours: usize,
+    sums: *mut [[f32; WIDTH]; HEIGHT],
+) {
+    naked_asm!(
+        ".fpu neon",
+        "push {{r4-r7}}",
+        "vpush {{d8-d11}}",
+        "ldm r0, {{r4-r7}}",
+        "vldmia r3, {{d16-d31}}",
+        "2:",
+        "vld1.32 {{d0-d1}}, [r4]!",
+        "vld1.32 {{d2-d3}}, [r5]!",
+        "vld1.32 {{d4-d5}}, [r6]!",
+        "vld1.32 {{d6-d7}}, [r7]!",
+        "subs r2, r2, #1",
+        term!("d0[0]", "d2[0]", "d4[0]", "d6[0]"),
+        term!("d0[1]", "d2[1]", "d4[1]", "d6[1]"),
+        term!("d1[0]", "d3[0]", "d5[0]", "d7[0]"),
+        term!("d1[1]", "d3[1]", "d5[1]", "d7[1]"),
+        "bne 2b",
+        "vstmia r3, {{d16-d31}}",
+        "vpop {{d8-d11}}",
+        "pop {{r4-r7}}",
+        "bx lr",
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use std::vec::Vec;
@@ -105,8 +192,13 @@ mod tests {
                     sums.iter_mut().zip(right).for_each(|(sum, right)| *sum += left * right);
                 }
             }
+            let bits = |sums: [[f32; WIDTH]; HEIGHT]| sums.map(|row| row.map(f32::to_bits));
+            let rows = [0, 1, 2, 3].map(|i| left.iter().map(|column| column[i]).collect::<Vec<f32>>());
+            let mut of_rows = sums;
             neon.add_products(&left, &right, &mut sums);
-            assert_eq!(sums.map(|row| row.map(f32::to_bits)), wanted.map(|row| row.map(f32::to_bits)), "{terms} terms");
+            assert_eq!(bits(sums), bits(wanted), "{terms} terms");
+            neon.add_products_of_rows([&rows[0], &rows[1], &rows[2], &rows[3]], &right, &mut of_rows);
+            assert_eq!(bits(of_rows), bits(wanted), "{terms} terms of rows");
         }
     }
 

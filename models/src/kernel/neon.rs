@@ -1,5 +1,5 @@
-//! A product in tiles on 32-bit ARM with NEON: both sides of a tile are copied to where they lie together, and its terms
-//! are taken by [`grapevine_neon`].
+//! A product in tiles on 32-bit ARM with NEON: a few columns of the right side are copied to where they lie together, as
+//! elsewhere, and the terms of a tile are taken by [`grapevine_neon`].
 
 use fearless_simd::Simd;
 use grapevine_neon::{HEIGHT, Neon, WIDTH};
@@ -11,14 +11,13 @@ impl<L: Left, R: Right> Product<L, R> {
     /// As [`Product::run`], and the same bits as on a processor without NEON.
     pub(super) fn run_with<S: Simd>(self, neon: Neon, simd: S, out: &mut [f32]) {
         let (rows, columns, depth) = (self.left.rows(), self.right.columns(), self.left.depth());
-        let (mut left, mut right) = ([[0.0; HEIGHT]; DEPTH], [[0.0; WIDTH]; DEPTH]);
+        let mut panel = [[0.0; WIDTH]; DEPTH];
         for column in (0..columns).step_by(WIDTH) {
             for term in (0..depth).step_by(DEPTH) {
-                let terms = DEPTH.min(depth - term);
-                self.right.pack(simd, column, term, &mut right[..terms]);
+                let panel = &mut panel[..DEPTH.min(depth - term)];
+                self.right.pack(simd, column, term, panel);
                 let first = if self.symmetric { column } else { 0 };
                 for row in (first..rows).step_by(HEIGHT) {
-                    self.left.turned().pack(simd, row, term, &mut left[..terms]);
                     let within = Within { columns, row, column };
                     let mut sums = [[0.0; WIDTH]; HEIGHT];
                     if self.add || term > 0 {
@@ -27,7 +26,7 @@ impl<L: Left, R: Right> Product<L, R> {
                             .zip(&mut sums)
                             .for_each(|(out, sums)| sums[..out.len()].copy_from_slice(out));
                     }
-                    neon.add_products(&left[..terms], &right, &mut sums);
+                    self.left.add_products(neon, row, term, panel, &mut sums);
                     within.rows_of(out).zip(&sums).for_each(|(out, sums)| out.copy_from_slice(&sums[..out.len()]));
                 }
             }

@@ -2,6 +2,8 @@
 
 use fearless_simd::prelude::*;
 use fearless_simd::{Simd, f32x4};
+#[cfg(all(feature = "std", target_arch = "arm"))]
+use grapevine_neon::{HEIGHT, Neon, WIDTH};
 
 /// So many terms are taken without a check of bounds between them.
 const BLOCK: usize = 16;
@@ -36,9 +38,17 @@ pub(super) trait Left: Copy {
         step: impl FnMut([f32; M], &[f32; N]),
     );
 
-    /// The same matrix with rows for columns, to be packed.
+    /// Adds to a tile the products of the rows from `row` on, from column `from` on, beside the panel; rows beyond the
+    /// last give any number.
     #[cfg(all(feature = "std", target_arch = "arm"))]
-    fn turned(self) -> impl Right;
+    fn add_products(
+        self,
+        neon: Neon,
+        row: usize,
+        from: usize,
+        panel: &[[f32; WIDTH]],
+        sums: &mut [[f32; WIDTH]; HEIGHT],
+    );
 }
 
 /// The right side of a product, `[depth][columns]`.
@@ -122,8 +132,20 @@ impl Left for ByRow<'_> {
     }
 
     #[cfg(all(feature = "std", target_arch = "arm"))]
-    fn turned(self) -> impl Right {
-        ByColumn(self.0)
+    fn add_products(
+        self,
+        neon: Neon,
+        row: usize,
+        from: usize,
+        panel: &[[f32; WIDTH]],
+        sums: &mut [[f32; WIDTH]; HEIGHT],
+    ) {
+        let last = self.0.count() - 1;
+        let mut rows: [&[f32]; HEIGHT] = Default::default();
+        for (i, slice) in rows.iter_mut().enumerate() {
+            *slice = &self.0.row((row + i).min(last))[from..];
+        }
+        neon.add_products_of_rows(rows, panel, sums);
     }
 }
 
@@ -152,8 +174,25 @@ impl Left for ByColumn<'_> {
     }
 
     #[cfg(all(feature = "std", target_arch = "arm"))]
-    fn turned(self) -> impl Right {
-        ByRow(self.0)
+    fn add_products(
+        self,
+        neon: Neon,
+        row: usize,
+        from: usize,
+        panel: &[[f32; WIDTH]],
+        sums: &mut [[f32; WIDTH]; HEIGHT],
+    ) {
+        let mut columns = [[0.0; HEIGHT]; BLOCK];
+        for (from, panel) in (from..).step_by(BLOCK).zip(panel.chunks(BLOCK)) {
+            for (k, column) in (from..).zip(columns.iter_mut().take(panel.len())) {
+                let entries = &self.0.row(k)[row..];
+                match entries.first_chunk() {
+                    Some(entries) => *column = *entries,
+                    None => column[..entries.len()].copy_from_slice(entries),
+                }
+            }
+            neon.add_products(&columns, panel, sums);
+        }
     }
 }
 
