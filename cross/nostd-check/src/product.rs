@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 use grapevine_models::evaluate::{Tally, largest};
 use grapevine_models::{Head, Samples, Shape};
 
-/// d, C and n.
-pub const SIZES: [usize; 3] = [64, 16, 32];
+/// d, C and n: a batch on a device, or what the board's memory holds.
+pub const SIZES: [usize; 3] = if cfg!(feature = "hosted") { [256, 32, 64] } else { [64, 16, 32] };
 
 /// A head and samples to classify: hardly more than one matrix product.
 pub struct Work {

@@ -150,7 +150,12 @@ impl<L: Left, R: Right> Product<L, R> {
             let result = &mut out[at(i)];
             match result.first_chunk_mut() {
                 Some(result) => sum.store_array(result),
-                None => result.copy_from_slice(&sum.as_slice()[..width]),
+                // Not a part of `sum` itself: what is looked at through a reference does not stay in a register.
+                None => {
+                    let mut whole = [0.0; N];
+                    sum.store_array(&mut whole);
+                    result.copy_from_slice(&whole[..width]);
+                }
             }
         }
     }
