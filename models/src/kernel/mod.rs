@@ -3,9 +3,9 @@
 //! Every entry of a result is summed in one order: it begins at what stands there, or at zero, and takes its terms
 //! first to last, each with one fused multiply-add. So it depends on its own row and column alone, not on the width of
 //! vectors or on what is computed beside it, and is the same bits on x86 with AVX2 and on 64-bit ARM. Processors
-//! without a fused multiply-add (x86 before 2013), targets that do not count on one (32-bit ARM), and x86 without this
-//! crate's feature `std`, which is what asks the processor, round each product before it is added: their last bits
-//! differ.
+//! without a fused multiply-add (x86 before 2013), targets that do not count on one (32-bit ARM, with NEON or without),
+//! and x86 without this crate's feature `std`, which is what asks the processor, round each product before it is added:
+//! their last bits differ.
 
 #[cfg(all(feature = "std", target_arch = "arm"))]
 mod neon;
