@@ -101,7 +101,7 @@ pub enum ExtractorError {
         received: usize,
     },
     /// The runtime failed on an image.
-    #[error("the extractor failed on an image ({reason}); run `edge-client doctor`")]
+    #[error("the extractor failed on an image ({reason}); look at the model with `fleet extractor inspect`")]
     Run {
         /// What the runtime said.
         reason: String,
