@@ -15,6 +15,12 @@ use std::sync::OnceLock;
 pub const HEIGHT: usize = 4;
 /// Columns of a tile.
 pub const WIDTH: usize = 8;
+/// A column of the left side of a product.
+pub type Column = [f32; HEIGHT];
+/// A row of the right side.
+pub type Row = [f32; WIDTH];
+/// A tile of the result.
+pub type Tile = [Row; HEIGHT];
 /// Entries of a row that are loaded at a time.
 const TERMS: usize = 4;
 
@@ -32,7 +38,7 @@ impl Neon {
 
     /// `sums[i][j] += left[k][i] * right[k][j]`, summed over k in ascending order, to the end of the shorter side.
     #[inline]
-    pub fn add_products(self, left: &[[f32; HEIGHT]], right: &[[f32; WIDTH]], sums: &mut [[f32; WIDTH]; HEIGHT]) {
+    pub fn add_products(self, left: &[Column], right: &[Row], sums: &mut Tile) {
         let terms = left.len().min(right.len());
         if terms > 0 {
             // SAFETY: `self` proves that the processor has NEON; both sides hold `terms` entries, and `sums` is whole.
@@ -42,12 +48,7 @@ impl Neon {
 
     /// The same of a left side that lies in rows: `sums[i][j] += rows[i][k] * right[k][j]`, to the end of the shortest.
     #[inline]
-    pub fn add_products_of_rows(
-        self,
-        rows: [&[f32]; HEIGHT],
-        right: &[[f32; WIDTH]],
-        sums: &mut [[f32; WIDTH]; HEIGHT],
-    ) {
+    pub fn add_products_of_rows(self, rows: [&[f32]; HEIGHT], right: &[Row], sums: &mut Tile) {
         let terms = rows.iter().map(|row| row.len()).fold(right.len(), usize::min);
         let whole = terms - terms % TERMS;
         if whole > 0 {
@@ -79,12 +80,7 @@ fn has_neon(entries: &[u8]) -> bool {
 ///
 /// The processor has NEON, and both sides hold at least `terms` entries, at least one.
 #[unsafe(naked)]
-unsafe extern "C" fn tile(
-    left: *const [f32; HEIGHT],
-    right: *const [f32; WIDTH],
-    terms: usize,
-    sums: *mut [[f32; WIDTH]; HEIGHT],
-) {
+unsafe extern "C" fn tile(left: *const Column, right: *const Row, terms: usize, sums: *mut Tile) {
     naked_asm!(
         ".fpu neon",
         "vldmia r3, {{d16-d31}}",
@@ -140,12 +136,7 @@ macro_rules! term {
 ///
 /// The processor has NEON, and every row and the right side hold at least four times `fours` entries, `fours` at least 1.
 #[unsafe(naked)]
-unsafe extern "C" fn tile_of_rows(
-    rows: *const [*const f32; HEIGHT],
-    right: *const [f32; WIDTH],
-    fours: usize,
-    sums: *mut [[f32; WIDTH]; HEIGHT],
-) {
+unsafe extern "C" fn tile_of_rows(rows: *const [*const f32; HEIGHT], right: *const Row, fours: usize, sums: *mut Tile) {
     naked_asm!(
         ".fpu neon",
         "push {{r4-r7}}",
@@ -182,8 +173,8 @@ mod tests {
             Neon::found().expect("the emulated processor, and every 32-bit Raspberry Pi after the first, has NEON");
         for terms in [0, 1, 2, 7, 256] {
             let number = |at: usize| (at * 97 % 251) as f32 / 251.0 - 0.5;
-            let left: Vec<[f32; HEIGHT]> = (0..terms).map(|k| [0, 1, 2, 3].map(|i| number(k * 5 + i))).collect();
-            let right: Vec<[f32; WIDTH]> =
+            let left: Vec<Column> = (0..terms).map(|k| [0, 1, 2, 3].map(|i| number(k * 5 + i))).collect();
+            let right: Vec<Row> =
                 (0..terms + 1).map(|k| [0, 1, 2, 3, 4, 5, 6, 7].map(|j| number(k * 11 + j + 3))).collect();
             let mut sums = [[0.25; WIDTH]; HEIGHT];
             let mut wanted = sums;
@@ -192,7 +183,7 @@ mod tests {
                     sums.iter_mut().zip(right).for_each(|(sum, right)| *sum += left * right);
                 }
             }
-            let bits = |sums: [[f32; WIDTH]; HEIGHT]| sums.map(|row| row.map(f32::to_bits));
+            let bits = |sums: Tile| sums.map(|row| row.map(f32::to_bits));
             let rows = [0, 1, 2, 3].map(|i| left.iter().map(|column| column[i]).collect::<Vec<f32>>());
             let mut of_rows = sums;
             neon.add_products(&left, &right, &mut sums);

@@ -3,7 +3,7 @@
 use fearless_simd::prelude::*;
 use fearless_simd::{Simd, f32x4};
 #[cfg(all(feature = "std", target_arch = "arm"))]
-use grapevine_neon::{HEIGHT, Neon, WIDTH};
+use grapevine_neon::{HEIGHT, Neon, Row, Tile};
 
 /// So many terms are taken without a check of bounds between them.
 const BLOCK: usize = 16;
@@ -41,14 +41,7 @@ pub(super) trait Left: Copy {
     /// Adds to a tile the products of the rows from `row` on, from column `from` on, beside the panel; rows beyond the
     /// last give any number.
     #[cfg(all(feature = "std", target_arch = "arm"))]
-    fn add_products(
-        self,
-        neon: Neon,
-        row: usize,
-        from: usize,
-        panel: &[[f32; WIDTH]],
-        sums: &mut [[f32; WIDTH]; HEIGHT],
-    );
+    fn add_products(self, neon: Neon, row: usize, from: usize, panel: &[Row], sums: &mut Tile);
 }
 
 /// The right side of a product, `[depth][columns]`.
@@ -132,14 +125,7 @@ impl Left for ByRow<'_> {
     }
 
     #[cfg(all(feature = "std", target_arch = "arm"))]
-    fn add_products(
-        self,
-        neon: Neon,
-        row: usize,
-        from: usize,
-        panel: &[[f32; WIDTH]],
-        sums: &mut [[f32; WIDTH]; HEIGHT],
-    ) {
+    fn add_products(self, neon: Neon, row: usize, from: usize, panel: &[Row], sums: &mut Tile) {
         let last = self.0.count() - 1;
         let mut rows: [&[f32]; HEIGHT] = Default::default();
         for (i, slice) in rows.iter_mut().enumerate() {
@@ -174,14 +160,7 @@ impl Left for ByColumn<'_> {
     }
 
     #[cfg(all(feature = "std", target_arch = "arm"))]
-    fn add_products(
-        self,
-        neon: Neon,
-        row: usize,
-        from: usize,
-        panel: &[[f32; WIDTH]],
-        sums: &mut [[f32; WIDTH]; HEIGHT],
-    ) {
+    fn add_products(self, neon: Neon, row: usize, from: usize, panel: &[Row], sums: &mut Tile) {
         let mut columns = [[0.0; HEIGHT]; BLOCK];
         for (from, panel) in (from..).step_by(BLOCK).zip(panel.chunks(BLOCK)) {
             for (k, column) in (from..).zip(columns.iter_mut().take(panel.len())) {
