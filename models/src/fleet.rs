@@ -95,13 +95,14 @@ impl FleetModel {
 /// Closes a step that gathered sums.
 pub(crate) fn after_sums(statistics: &Statistics, mut known: FleetModel, conditions: &Conditions<'_>) -> Merged {
     let params = conditions.params;
-    let (heads, aid) = params.method.prepare(statistics, params);
+    let (heads, aid, numbers) = params.method.prepare(statistics, params);
+    known.memory.numbers = numbers;
     let heads = with_start(heads, statistics, params);
     if params.tau != 0.0 {
         known.memory.prior = statistics.prior();
     }
     let main = heads.as_ref().map(|heads| &heads.main);
-    let in_use = main.and_then(|main| shifted(main, &known.memory.prior, params.tau));
+    let in_use = main.and_then(|main| shifted(main, &known.memory.prior, params));
     Merged { heads, aid, memory: known.memory, in_use }
 }
 
@@ -117,11 +118,12 @@ pub(crate) fn after_training(
     let before = known.heads.as_ref().map(|heads| heads.main.clone());
     let mut merged = params.method.conclude(heads.mean(), prototypes, losses, known, conditions);
     let Some(main) = merged.heads.as_ref().map(|heads| &heads.main).or(before.as_ref()) else { return merged };
-    if params.averaged {
+    if params.averaged && merged.in_use.is_none() {
         take_into_average(&mut merged.memory.average, main, conditions);
     }
     let average = merged.memory.average.as_ref().map(|average| &average.head);
-    merged.in_use = shifted(average.unwrap_or(main), &merged.memory.prior, params.tau).or(average.cloned());
+    let best = merged.in_use.as_ref().or(average);
+    merged.in_use = shifted(best.unwrap_or(main), &merged.memory.prior, params).or(best.cloned());
     merged
 }
 
@@ -181,7 +183,8 @@ fn take_into_average(average: &mut Option<Average>, main: &Head, conditions: &Co
     }
 }
 
-/// The head with `tau * log prior` added to its bias; `None` where that changes nothing.
-fn shifted(head: &Head, prior: &[f32], tau: f32) -> Option<Head> {
-    (tau != 0.0 && prior.len() == head.bias.len()).then(|| head.shifted(prior, tau))
+/// The head with the method's dial turned to `tau`; `None` where that changes nothing.
+fn shifted(head: &Head, prior: &[f32], params: &ValidParams) -> Option<Head> {
+    let turns = params.tau != 0.0 && prior.len() == head.bias.len();
+    turns.then(|| head.shifted(&params.method.dial(prior), params.tau))
 }

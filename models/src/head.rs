@@ -4,7 +4,6 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::limits::MAX_PARAMETER_VALUE;
-use crate::prior::log_prior;
 use crate::shape::Shape;
 
 /// One linear head: `logits = weight * features + bias`. Both vectors are contiguous, row-major.
@@ -56,11 +55,10 @@ impl Head {
         Self { weight: vec![0.0; shape.weights()], bias: vec![0.0; shape.classes()] }
     }
 
-    /// The same head with `tau * log prior` added to its bias, for class shares `prior [C]`: a `tau` above 0 is for the
-    /// frequent classes, one below 0 for the rare ones (Menon et al., ICLR 2021, equation 9, with the sign turned).
-    pub fn shifted(&self, prior: &[f32], tau: f32) -> Self {
+    /// The same head with `tau * direction` added to its bias `[C]`, see [`crate::Method::dial`].
+    pub fn shifted(&self, direction: &[f32], tau: f32) -> Self {
         let mut head = self.clone();
-        head.bias.iter_mut().zip(log_prior(prior)).for_each(|(bias, log)| *bias += tau * log);
+        head.bias.iter_mut().zip(direction).for_each(|(bias, entry)| *bias += tau * entry);
         head
     }
 

@@ -15,6 +15,8 @@ extern crate std;
 
 mod aid;
 mod cholesky;
+mod curvature;
+mod descent;
 mod eigen;
 pub mod evaluate;
 mod exp;

@@ -70,8 +70,8 @@ pub struct Params {
     pub start_scale: f32,
     /// Whether the head in use is the mean of the main heads of the last half of the rounds.
     pub averaged: bool,
-    /// Added to the bias of the head in use, times the logarithm of the class prior: above 0 for the frequent classes,
-    /// below 0 for the rare ones.
+    /// The dial: times [`Method::dial`] it is added to the bias of the head in use, above 0 for the frequent classes, below 0
+    /// for the rare ones.
     pub tau: f32,
     /// The method's own settings, in the order of [`Method::settings`]; zeros behind them.
     pub own: [f32; MAX_SETTINGS],
@@ -100,6 +100,12 @@ impl Params {
         };
         method.adjust_defaults(&mut params, classes);
         params
+    }
+
+    /// The same for a run in which every device is asked in every round.
+    pub fn where_all_are_asked(mut self) -> Self {
+        self.method.adjust_where_all_are_asked(&mut self);
+        self
     }
 
     /// One of the method's own settings by name.

@@ -19,7 +19,7 @@ use crate::prototype::{OwnPrototypes, Prototypes};
 use crate::sampling::Plan;
 use crate::shape::Shape;
 use crate::statistics::{Statistics, StatisticsError};
-use crate::train::{LocalTraining, Samples};
+use crate::train::{LocalTraining, Samples, whole_step};
 
 /// What a run asks of its devices next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +110,11 @@ pub fn train_while<'a>(
     let loss = method.sends_loss().then(|| cross_entropy(&heads.main, &samples));
     if !method.sends_heads() {
         return Ok(Some(Trained { heads: None, prototypes, loss }));
+    }
+    if local.whole {
+        let Some(heads) = whole_step(samples, heads, params.min_samples_to_share, goes_on) else { return Ok(None) };
+        heads.check(shape)?;
+        return Ok(Some(Trained { heads: Some(heads), prototypes, loss }));
     }
     let mut plan = Plan::draw(samples.labels(), shape.classes(), &params, rng);
     let mut training = LocalTraining::new(samples, heads, local, plan.balanced(), plan.draws(), params);

@@ -61,7 +61,8 @@ fn allocated_by_batches(shape: Shape, count: usize, method: Method) -> usize {
         (Method::RatioLoss, Loss::Weighted(&weights)),
     ];
     let loss = losses.into_iter().find(|(of, _)| *of == method).map_or(Loss::CrossEntropy, |(_, loss)| loss);
-    let local = Local { loss, proximal: if method == Method::FedProx { 0.1 } else { 0.0 }, balance };
+    let proximal = if method == Method::FedProx { 0.1 } else { 0.0 };
+    let local = Local { loss, proximal, balance, ..Local::PLAIN };
     let params = Params { batch: 32, ..Params::defaults(method, shape.classes()) }.check().unwrap();
     let mut plan = Plan::draw(&labels, shape.classes(), &params, stream(1, 1, b"device"));
     let balanced = plan.balanced().to_vec();

@@ -62,7 +62,7 @@ fn round(method: Method, d: usize, count: usize) -> u64 {
     };
     let prior: Vec<f32> = (1..=11).map(|class| class as f32 / 66.0).collect();
     let loss = if method == Method::LogitAdjusted { Loss::Shifted(&prior) } else { Loss::CrossEntropy };
-    let local = Local { loss, proximal: 0.0, balance };
+    let local = Local { loss, balance, ..Local::PLAIN };
     let params = Params { batch: 32, rich_samples: 8, ..Params::defaults(method, 11) }.check().unwrap();
     let mut plan = Plan::draw(&labels, 11, &params, stream(1, 1, b"device"));
     let balanced = plan.balanced().to_vec();

@@ -107,7 +107,8 @@ proptest! {
         }
         for method in Method::ALL {
             let start = [Start::Zeros, Start::Ncm, Start::Lda, Start::Posterior][start as usize];
-            for params in [quick(method), Params { start, tau, averaged: true, ..quick(method) }] {
+            let exact = Params { start, tau, ..quick(method) }.where_all_are_asked();
+            for params in [quick(method), Params { start, tau, averaged: true, ..quick(method) }, exact] {
                 let models = fleet.run(params.check().unwrap(), 3, false);
                 let last = models.last().unwrap();
                 prop_assert!(last.in_use().is_some_and(|head| head.check(fleet.shape).is_ok()), "{}", method);
@@ -119,9 +120,11 @@ proptest! {
     #[test]
     fn the_order_of_arrival_changes_nothing(seed: u64, sizes in prop::collection::vec(1_usize..25, 2..5)) {
         for method in Method::ALL {
-            let params = Params { averaged: true, tau: 0.5, ..quick(method) }.check().unwrap();
-            let in_order = Fleet::new(seed, &sizes).run(params, 3, false);
-            prop_assert_eq!(in_order, Fleet::new(seed, &sizes).run(params, 3, true), "{}", method);
+            let params = Params { averaged: true, tau: 0.5, ..quick(method) };
+            for params in [params, params.where_all_are_asked()].map(|params| params.check().unwrap()) {
+                let in_order = Fleet::new(seed, &sizes).run(params, 3, false);
+                prop_assert_eq!(in_order, Fleet::new(seed, &sizes).run(params, 3, true), "{}", method);
+            }
         }
     }
 }
@@ -197,6 +200,67 @@ fn the_dial_adds_the_log_prior_and_leaves_training_alone() {
         assert!((shift + (count as f32 / total).ln()).abs() < 1e-4, "class {class}: {shift}");
     }
     assert!(plain.last().unwrap().in_use.is_none());
+}
+
+#[test]
+fn the_dial_of_redgrape_plus_is_for_the_most_frequent_classes() {
+    assert_eq!(Method::RedGrapePlus.dial(&[0.1, 0.4, 0.0, 0.3, 0.02, 0.18, 0.0]), [0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0]);
+    assert_eq!(Method::RedGrapePlus.dial(&[0.5, 0.5]), [1.0, 0.0]);
+    let mut fleet = Fleet::new(3, &[40, 40]);
+    let of = |fleet: &mut Fleet, tau| {
+        let params = Params { tau, ..quick(Method::RedGrapePlus) }.where_all_are_asked();
+        fleet.run(params.check().unwrap(), 3, false).pop().unwrap().in_use().unwrap().clone()
+    };
+    let (plain, turned) = (of(&mut fleet, 0.0), of(&mut fleet, 0.75));
+    assert_eq!(plain.weight, turned.weight);
+    let shifts: Vec<f32> = turned.bias.iter().zip(&plain.bias).map(|(turned, plain)| turned - plain).collect();
+    assert!((shifts[0] - 0.75).abs() < 1e-6 && shifts[1..] == [0.0; 3], "{shifts:?}");
+}
+
+/// The mean cross-entropy of both heads' sum on all samples of a fleet.
+fn loss(fleet: &Fleet, heads: &Heads) -> f64 {
+    let mut logits = [0.0; 4];
+    let mut summed = heads.main.clone();
+    summed.bias.iter_mut().zip(&heads.supplementary.bias).for_each(|(sum, bias)| *sum += bias);
+    let (mut sum, mut count) = (0.0, 0.0);
+    for (features, labels) in &fleet.devices {
+        for (row, label) in features.chunks(3).zip(labels) {
+            summed.logits(row, &mut logits);
+            let total: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
+            sum += total.ln() - f64::from(logits[usize::from(*label)]);
+            count += 1.0;
+        }
+    }
+    sum / count
+}
+
+#[test]
+fn where_all_are_asked_the_fleet_learns_as_one_device_would() {
+    let mut many = Fleet::new(8, &[60, 25, 40]);
+    // Every fourth label is another, so that the best head is not an infinite one.
+    let labels = many.devices.iter_mut().flat_map(|device| &mut device.1);
+    labels.step_by(4).for_each(|label| *label = (*label + 1) % 3);
+    let all = many.devices.iter().fold((Vec::new(), Vec::new()), |(mut features, mut labels), device| {
+        features.extend_from_slice(&device.0);
+        labels.extend_from_slice(&device.1);
+        (features, labels)
+    });
+    let mut one = Fleet { devices: vec![all], ..Fleet::new(8, &[1]) };
+    let params = quick(Method::RedGrapePlus).where_all_are_asked();
+    assert_eq!(params.own("exact"), Some(1.0));
+    let params = params.check().unwrap();
+    let (many_models, one_models) = (many.run(params, 8, false), one.run(params, 8, false));
+    let in_use = |models: &[FleetModel], step: usize| Heads {
+        main: models[step].in_use().unwrap().clone(),
+        supplementary: models[step].heads.as_ref().unwrap().supplementary.clone(),
+    };
+    for step in 0..many_models.len() {
+        let pairs = in_use(&many_models, step).main.weight.into_iter().zip(in_use(&one_models, step).main.weight);
+        pairs.for_each(|(a, b)| assert!((a - b).abs() < 2e-3, "step {step}: {a} and {b}"));
+    }
+    let losses: Vec<f64> = (0..many_models.len()).map(|step| loss(&many, &in_use(&many_models, step))).collect();
+    assert_eq!(losses[0], losses[1], "the first round only looks");
+    assert!(losses[8] < 0.96 * losses[1] && losses[8] < losses[5] + 1e-3, "{losses:?}");
 }
 
 #[test]

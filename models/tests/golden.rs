@@ -90,8 +90,14 @@ fn training_case(name: &str, case: &Value) {
     let proximal = hyper.get("mu").map_or(0.0, number);
     let balanced = indices(&case["balanced_samples"]);
     let params = params.check().unwrap();
-    let mut training =
-        LocalTraining::new(samples, heads, Local { loss, proximal, balance }, &balanced, stream(0, 0, b""), params);
+    let mut training = LocalTraining::new(
+        samples,
+        heads,
+        Local { loss, proximal, balance, ..Local::PLAIN },
+        &balanced,
+        stream(0, 0, b""),
+        params,
+    );
     let trace = doubles(&expected["main_weight_norm_after_each_batch"]);
     for (batch, wanted) in batches.iter().zip(trace) {
         training.step(batch);

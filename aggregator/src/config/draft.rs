@@ -137,7 +137,8 @@ seed = {seed}
     }
 
     fn method_text(&self) -> String {
-        let defaults = Params::defaults(self.method, self.classes.len());
+        // Of a run whose `participants` and `fraction` are left out, as above.
+        let defaults = Params::defaults(self.method, self.classes.len()).where_all_are_asked();
         let names: Vec<&str> = Method::ALL.into_iter().map(Method::name).collect();
         format!(
             r#"[method]

@@ -37,7 +37,7 @@ pub struct MethodSection {
     pub start_scale: Option<f32>,
     /// Whether the head in use is the mean over the last half of the rounds.
     pub averaged: Option<bool>,
-    /// How much of the log class prior is added to the bias of the head in use.
+    /// How far the head in use is turned to the frequent classes.
     pub tau: Option<f32>,
     /// Samples of a class below which nothing about it leaves a device.
     pub min_samples_to_share: u16,
@@ -73,9 +73,11 @@ impl Default for MethodSection {
 }
 
 impl MethodSection {
-    /// The hyper-parameters of a fleet with so many classes. `path` is where the configuration lies.
-    pub(super) fn params(&self, classes: usize, path: &Path) -> Result<ValidParams, ConfigError> {
+    /// The hyper-parameters of a fleet with so many classes, all of whose devices are asked in every round or not. `path` is
+    /// where the configuration lies.
+    pub(super) fn params(&self, classes: usize, asks_all: bool, path: &Path) -> Result<ValidParams, ConfigError> {
         let defaults = Params::defaults(self.name, classes);
+        let defaults = if asks_all { defaults.where_all_are_asked() } else { defaults };
         let mut params = Params {
             method: self.name,
             learning_rate: self.learning_rate.unwrap_or(defaults.learning_rate),

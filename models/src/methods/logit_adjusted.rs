@@ -12,7 +12,7 @@ pub(super) const DEFINITION: Definition = Definition {
     summary: "fedavg with a loss that accounts for how often the fleet has each class",
     source: "Menon et al., ICLR 2021",
     needs: Sums::Counts,
-    prepare: |statistics, _| Prepared { aid: Some(Aid::Prior(statistics.prior())), heads: None },
+    prepare: |statistics, _| Prepared { aid: Some(Aid::Prior(statistics.prior())), ..Prepared::default() },
     local: |_, aid, _| match aid {
         Some(AidView::Prior(prior)) => Local { loss: Loss::Shifted(prior), ..Local::PLAIN },
         Some(AidView::Prototypes(_) | AidView::Means(_) | AidView::Weights(_) | AidView::Gaussians(_)) | None => {

@@ -19,5 +19,5 @@ pub(super) const DEFINITION: Definition = Definition {
 /// The main head alone.
 pub(super) fn one_head(main: Head) -> Prepared {
     let supplementary = Head { weight: alloc::vec![0.0; main.weight.len()], bias: alloc::vec![0.0; main.bias.len()] };
-    Prepared { heads: Some(Heads { main, supplementary }), aid: None }
+    Prepared { heads: Some(Heads { main, supplementary }), ..Prepared::default() }
 }

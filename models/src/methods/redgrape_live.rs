@@ -23,7 +23,7 @@ pub(super) const DEFINITION: Definition = Definition {
     supplementary: true,
     balanced: Balanced::DrawnOnce,
     local,
-    prepare: |statistics, _| Prepared { aid: Some(Aid::Means(statistics.means())), heads: None },
+    prepare: |statistics, _| Prepared { aid: Some(Aid::Means(statistics.means())), ..Prepared::default() },
     ..Definition::PLAIN
 };
 

@@ -9,6 +9,7 @@ mod dual;
 mod primal;
 mod redrawn;
 mod samples;
+mod whole;
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -32,6 +33,7 @@ use primal::{Balancing, Primal};
 pub use redrawn::Redraw;
 use redrawn::Redrawn;
 pub use samples::{Samples, SamplesError};
+pub(crate) use whole::whole_step;
 
 /// One device's training in one round. Make it, call [`LocalTraining::run`], take the heads.
 ///

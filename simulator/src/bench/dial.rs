@@ -7,15 +7,17 @@ use super::federation::Outcome;
 use crate::report::dial::{Against, Dial};
 
 /// Positions of a dial that suit most methods.
-pub const USUAL_TAUS: [f64; 19] =
-    [-0.5, -0.3, -0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0];
+pub const USUAL_TAUS: [f64; 29] = [
+    -1.0, -0.5, -0.3, -0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2,
+    1.4, 1.6, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0,
+];
 
 /// Whose final heads are shifted, and by how much.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DialOptions {
     /// Of these methods; none of them asks for no dial.
     pub methods: Vec<Method>,
-    /// What the logarithm of the class shares is multiplied with, beside a method's own `tau`.
+    /// The positions of the dial, beside a method's own `tau`.
     pub taus: Vec<f64>,
 }
 
@@ -59,6 +61,7 @@ fn dial(taus: &[f64], dialled: &Measured<'_>, measured: &[Measured<'_>], order: 
     let all = |points: &[Point], value: fn(&Point) -> f64| points.iter().map(value).collect::<Vec<f64>>();
     Dial {
         method: dialled.method.name().into(),
+        adds: dialled.method.dial_in_words().into(),
         taus: taus.to_vec(),
         balanced_accuracy: all(&test, |point| point.balanced),
         head_accuracy: all(&test, |point| point.head),

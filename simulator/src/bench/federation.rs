@@ -27,7 +27,7 @@ const TEST_ROWS: usize = 1_024;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Setup<'a> {
     pub(super) params: ValidParams,
-    /// How far the final head is shifted by the class shares, each for itself.
+    /// Positions of the dial at which the final head is tried, each for itself.
     pub(super) taus: &'a [f64],
     /// Rounds of training.
     pub(super) rounds: u32,
@@ -116,8 +116,9 @@ pub(super) fn run(
         }
     }
     let prior = if setup.taus.is_empty() { Vec::new() } else { shared_prior(&devices, setup.params)? };
+    let direction = setup.params.method.dial(&prior);
     let turned =
-        |head: &Head| setup.taus.iter().map(|&tau| evaluate(&head.shifted(&prior, tau as f32), &test)).collect();
+        |head: &Head| setup.taus.iter().map(|&tau| evaluate(&head.shifted(&direction, tau as f32), &test)).collect();
     let dial = federation.model.in_use().map_or_else(Vec::new, turned);
     let digest = federation.finish()?;
     let seconds = (now() - began).as_secs_f64();

@@ -1,5 +1,4 @@
-//! The dial: what a method's final head does when `tau * log prior` is added to its bias, more head for less tail, and
-//! whether some `tau` that was chosen on held-out training samples beats a rival in both.
+//! The dial: what a method's final head does when it is turned, more head for less tail, and whether some `tau` that was chosen on held-out training samples beats a rival in both.
 
 use core::fmt::Write;
 
@@ -14,6 +13,9 @@ use super::units;
 pub struct Dial {
     /// Name of the method.
     pub method: String,
+    /// What is added to the bias, times `tau`.
+    #[serde(default)]
+    pub adds: String,
     /// The positions of the dial, beside the method's own `tau`.
     pub taus: Vec<f64>,
     /// Balanced accuracy on the test samples.
@@ -104,8 +106,9 @@ pub(super) fn text(dials: &[Dial]) -> String {
     for dial in dials {
         let _ = write!(
             text,
-            "\nThe dial of {}: tau times the log class share is added to the bias of its final head.\n{}",
+            "\nThe dial of {}: tau times {} is added to the bias of its final head.\n{}",
             dial.method,
+            dial.adds,
             aligned(&dial.curve(), 0)
         );
         if !dial.against.is_empty() {
@@ -127,10 +130,10 @@ pub(super) fn cards(dials: &[Dial]) -> String {
     for dial in dials {
         let _ = write!(
             html,
-            "<section class=\"card\">\n<h2>The dial of {}</h2>\n<p class=\"lead\">The logarithm of the class shares, times \
-             tau, is added to the bias of the final head: more head for less tail. For each rival the tau was chosen on \
-             held-out training samples. {}</p>\n<div class=\"pair\">\n{}{}</div>\n</section>\n",
+            "<section class=\"card\">\n<h2>The dial of {}</h2>\n<p class=\"lead\">Tau times {} is added to the bias of the \
+             final head: more head for less tail. For each rival the tau was chosen on held-out training samples. {}</p>\n<div class=\"pair\">\n{}{}</div>\n</section>\n",
             escape(&dial.method),
+            escape(&dial.adds),
             escape(&dial.verdict()),
             html_table(&dial.curve()),
             html_table(&dial.rivals()),
@@ -171,6 +174,7 @@ pub(super) mod tests {
         };
         Dial {
             method: "redgrape".to_owned(),
+            adds: "the log class share".to_owned(),
             taus: vec![0.0, 0.1],
             balanced_accuracy: vec![0.62, 0.6],
             head_accuracy: vec![0.65, 0.7],

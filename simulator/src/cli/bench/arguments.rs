@@ -87,11 +87,11 @@ pub(in crate::cli) struct Arguments {
     /// Choose a hyper-parameter among values, each method for itself; repeat for combinations.
     #[arg(long, value_name = "NAME=VALUES", value_parser = parsed::<Axis>)]
     grid: Vec<Axis>,
-    /// Shift these methods' final heads by tau times the logarithm of the class shares, and compare each with the others
-    /// at the tau chosen on held-out training samples.
+    /// Turn these methods' final heads to the frequent classes and to the rare ones by their dial tau, and compare each with
+    /// the others at the tau chosen on held-out training samples.
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = parsed::<Method>)]
     dial: Vec<Method>,
-    /// The values of tau that --dial goes through, separated by commas [default: 19 values from -0.5 to 2].
+    /// The values of tau that --dial goes through, separated by commas [default: 29 values from -1 to 5].
     #[arg(long, value_name = "NUMBERS", requires = "dial", value_delimiter = ',', allow_hyphen_values = true, value_parser = parse_tau)]
     taus: Vec<f64>,
     #[command(flatten)]

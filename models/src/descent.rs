@@ -1,0 +1,157 @@
+//! The aggregator's descent where devices send the gradient of all their samples: the limited-memory quasi-Newton method
+//! of Nocedal (Mathematics of Computation, 1980), one gradient a round.
+//!
+//! There is no line search, which would cost rounds. A step that went too far shows in the slope at its end, which rises
+//! where it fell at the beginning. Then the next step begins where this one began, and is another because of what this
+//! one told of the curvature. So every round teaches something, and rounds in which a few devices are missing add noise
+//! and no more.
+
+use alloc::vec::Vec;
+
+use crate::cholesky::dot;
+
+/// Steps that are remembered.
+const MOST_PAIRS: usize = 8;
+/// A step whose end rises more than this share of what its beginning fell went too far.
+const TOO_FAR: f64 = 0.5;
+/// Steps with less curvature than this, relative to their lengths, are rounding.
+const LEAST_CURVATURE: f64 = 1e-10;
+
+/// Where a descent is. All vectors have the same length.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Descent {
+    /// The best point known.
+    pub(crate) base: Vec<f64>,
+    /// The gradient there.
+    gradient: Vec<f64>,
+    /// Steps and by how much the gradient changed over each, the oldest first.
+    pairs: Vec<(Vec<f64>, Vec<f64>)>,
+}
+
+impl Descent {
+    /// At the first point, whose gradient is known.
+    pub(crate) fn new(base: Vec<f64>, gradient: Vec<f64>) -> Self {
+        Self { base, gradient, pairs: Vec::new() }
+    }
+
+    /// Takes in the gradient at the point that was tried.
+    pub(crate) fn learn(&mut self, tried: Vec<f64>, gradient: Vec<f64>) {
+        let step = difference(&tried, &self.base);
+        let change = difference(&gradient, &self.gradient);
+        let curvature = dot(&step, &change);
+        let (fell, rises) = (dot(&self.gradient, &step), dot(&gradient, &step));
+        let lengths = libm::sqrt(dot(&step, &step) * dot(&change, &change));
+        if rises <= TOO_FAR * fell.abs() {
+            (self.base, self.gradient) = (tried, gradient);
+        }
+        if curvature > LEAST_CURVATURE * lengths {
+            if self.pairs.len() == MOST_PAIRS {
+                self.pairs.remove(0);
+            }
+            self.pairs.push((step, change));
+        }
+    }
+
+    /// The point to try next. `unbend` applies an inverse of the curvature, as far as it is known beforehand; its scale is
+    /// corrected by the newest step.
+    pub(crate) fn next(&self, unbend: impl Fn(&[f64]) -> Vec<f64>) -> Vec<f64> {
+        let mut direction = self.direction(&unbend);
+        if dot(&direction, &self.gradient) <= 0.0 {
+            direction = unbend(&self.gradient);
+        }
+        let mut next = self.base.clone();
+        add(&mut next, -1.0, &direction);
+        next
+    }
+
+    /// The two loops of Nocedal's method.
+    fn direction(&self, unbend: impl Fn(&[f64]) -> Vec<f64>) -> Vec<f64> {
+        let mut direction = self.gradient.clone();
+        let mut shares = Vec::with_capacity(self.pairs.len());
+        for (step, change) in self.pairs.iter().rev() {
+            let share = dot(step, &direction) / dot(step, change);
+            add(&mut direction, -share, change);
+            shares.push(share);
+        }
+        direction = unbend(&direction);
+        if let Some((step, change)) = self.pairs.last() {
+            let scale = dot(step, change) / dot(change, &unbend(change));
+            direction.iter_mut().for_each(|value| *value *= scale);
+        }
+        for ((step, change), share) in self.pairs.iter().zip(shares.iter().rev()) {
+            let back = dot(change, &direction) / dot(step, change);
+            add(&mut direction, share - back, step);
+        }
+        direction
+    }
+
+    /// As numbers that can be stored: the base, the gradient, then step and change of every pair.
+    pub(crate) fn write(&self, numbers: &mut Vec<f32>) {
+        let pairs = self.pairs.iter().flat_map(|(step, change)| [step, change]);
+        let vectors = [&self.base, &self.gradient].into_iter().chain(pairs);
+        numbers.extend(vectors.flatten().map(|&value| value as f32));
+    }
+
+    /// What [`Descent::write`] wrote of vectors of this length; `None` of anything else.
+    pub(crate) fn read(numbers: &[f32], length: usize) -> Option<Self> {
+        let mut vectors = numbers.chunks_exact(length).map(|vector| vector.iter().map(|&v| f64::from(v)).collect());
+        let (base, gradient) = (vectors.next()?, vectors.next()?);
+        let mut pairs = Vec::new();
+        while let (Some(step), Some(change)) = (vectors.next(), vectors.next()) {
+            pairs.push((step, change));
+        }
+        Some(Self { base, gradient, pairs })
+    }
+}
+
+fn difference(a: &[f64], b: &[f64]) -> Vec<f64> {
+    a.iter().zip(b).map(|(x, y)| x - y).collect()
+}
+
+/// `to += factor * vector`.
+fn add(to: &mut [f64], factor: f64, vector: &[f64]) {
+    to.iter_mut().zip(vector).for_each(|(value, entry)| *value += factor * entry);
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+
+    /// `sum c_j (exp(x_j) - x_j)`, whose minimum is at zero and whose curvatures differ a thousandfold.
+    fn gradient(at: &[f64]) -> Vec<f64> {
+        let curvatures = [1.0, 30.0, 1000.0, 3.0];
+        at.iter().zip(curvatures).map(|(x, c)| c * (libm::exp(*x) - 1.0)).collect()
+    }
+
+    fn run(rounds: usize, unbend: impl Fn(&[f64]) -> Vec<f64>) -> Descent {
+        let start = vec![1.5, -2.0, 0.5, 1.0];
+        let mut descent = Descent::new(start.clone(), gradient(&start));
+        for _ in 0..rounds {
+            let tried = descent.next(&unbend);
+            let there = gradient(&tried);
+            descent.learn(tried, there);
+        }
+        descent
+    }
+
+    #[test]
+    fn a_minimum_is_found_in_few_rounds_though_steps_go_too_far() {
+        let known = run(25, |g| g.iter().zip([1.0, 30.0, 1000.0, 3.0]).map(|(g, c)| g / (0.2 * c)).collect());
+        assert!(known.base.iter().all(|x| x.abs() < 1e-3), "{known:?}");
+        let unknown = run(60, |g| g.iter().map(|g| g / 100.0).collect());
+        assert!(unknown.base.iter().all(|x| x.abs() < 0.02), "{unknown:?}");
+    }
+
+    #[test]
+    fn it_goes_on_from_what_was_stored() {
+        let descent = run(5, |g| g.iter().map(|g| g / 100.0).collect());
+        let mut numbers = vec![];
+        descent.write(&mut numbers);
+        let again = Descent::read(&numbers, 4).unwrap();
+        assert_eq!(again.pairs.len(), descent.pairs.len());
+        assert!(again.base.iter().zip(&descent.base).all(|(a, b)| (a - b).abs() < 1e-6));
+        assert!(Descent::read(&numbers[..7], 4).is_none());
+    }
+}
