@@ -51,7 +51,6 @@ const ROWS: Setting = Setting {
     whole: true,
     allowed: "a whole number from 1 to 64",
 };
-
 const EXACT: Setting = Setting {
     name: "exact",
     meaning: "1 where devices send the gradient of all their samples and the aggregator does the steps, 0 where they train",
@@ -72,8 +71,9 @@ const PULL: Setting = Setting {
 };
 
 pub(super) const DEFINITION: Definition = Definition {
-    summary: "redgrape from a head that the fleet's sums give, balanced in every step with a few samples of each class, \
-              drawn from the fleet's class statistics where a device lacks the class",
+    summary: "redgrape from a head that the fleet's sums give; where all devices are asked they send gradients and the \
+              aggregator descends, else they balance every step with a few samples of each class, drawn from the fleet's \
+              class statistics where a device lacks the class",
     source: "Grapevine, after Yang et al., TMLR 2024",
     settings: &[SPREAD, ROWS, EXACT, PULL],
     defaults,
@@ -138,7 +138,8 @@ fn descend(gaussians: &Gaussians, mut memory: Memory, tried: Heads, answers: &He
     let numbers = &mut memory.numbers;
     let at = rows_of(&tried.main);
     let (length, d) = (at.len(), tried.main.weight.len() / tried.main.bias.len());
-    if numbers.len() == 1 {
+    if numbers.len() <= length {
+        numbers.truncate(1);
         numbers.extend(at.iter().map(|&value| value as f32));
     }
     let (samples, start) = (f64::from(numbers[0]).max(1.0), &numbers[1..=length]);

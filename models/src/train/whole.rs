@@ -14,17 +14,18 @@ const ROWS: usize = 256;
 
 /// The heads with the main one less by the gradient of the mean cross-entropy of the summed head on all samples, step
 /// size 1. A mean of such heads, weighted by samples, is the received head less the fleet's gradient: the merge of heads
-/// is a merge of gradients. Samples of a class of which the device holds less than `least` add nothing, since the
-/// gradient of a sample reveals it. Asks `goes_on` now and then; `None` where that said no.
+/// is a merge of gradients. The supplementary one is not trained: zeros come back, which are not sent. Samples of a class
+/// of which the device holds less than `least` add nothing, since the gradient of a sample reveals it. Asks `goes_on` now
+/// and then; `None` where that said no.
 pub(crate) fn whole_step(
     samples: Samples<'_>,
-    mut heads: Heads,
+    heads: Heads,
     least: u16,
     goes_on: &mut dyn FnMut() -> bool,
 ) -> Option<Heads> {
     let (shape, count) = (samples.shape(), samples.labels().len());
     let classes = shape.classes();
-    let Heads { main, supplementary } = &mut heads;
+    let Heads { mut main, supplementary } = heads;
     let mut summed = main.clone();
     summed.weight.iter_mut().zip(&supplementary.weight).for_each(|(sum, v)| *sum += v);
     summed.bias.iter_mut().zip(&supplementary.bias).for_each(|(sum, v)| *sum += v);
@@ -49,7 +50,7 @@ pub(crate) fn whole_step(
     }
     main.weight.iter_mut().zip(&gradient.weight).for_each(|(weight, g)| *weight -= g);
     main.bias.iter_mut().zip(&gradient.bias).for_each(|(bias, g)| *bias -= g);
-    Some(heads)
+    Some(Heads { main, supplementary: Head::zeros(shape) })
 }
 
 #[cfg(test)]
@@ -76,13 +77,13 @@ mod tests {
     }
 
     #[test]
-    fn the_loss_is_that_of_both_heads_and_the_supplementary_one_stays() {
+    fn the_loss_is_that_of_both_heads() {
         let shape = Shape::new(2, 1).unwrap();
         let samples = Samples::new(shape, &[1.0], &[0]).unwrap();
         let mut heads = Heads::zeros(shape);
         heads.supplementary.bias = vec![-20.0, 20.0];
-        let after = whole_step(samples, heads.clone(), 1, &mut || true).unwrap();
-        assert_eq!(after.supplementary, heads.supplementary);
+        let after = whole_step(samples, heads, 1, &mut || true).unwrap();
+        assert_eq!(after.supplementary, Head::zeros(shape));
         assert!((after.main.weight[0] - 1.0).abs() < 1e-6 && (after.main.bias[1] + 1.0).abs() < 1e-6, "{after:?}");
     }
 }

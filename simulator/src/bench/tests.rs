@@ -96,6 +96,22 @@ fn encodings_cost_bytes_or_digits() {
 }
 
 #[test]
+fn redgrape_plus_descends_where_all_are_asked_for_every_digit() {
+    let all = options(&[Method::RedGrapePlus]);
+    let run = |options: &BenchOptions| run_here(options).runs.swap_remove(0);
+    let descended = run(&all);
+    assert_eq!(descended.hyper_parameters["exact"], 1.0);
+    assert_eq!(run(&BenchOptions { participants: Some(5), ..all.clone() }).head_digest, descended.head_digest);
+    let some = run(&BenchOptions { participants: Some(4), ..all.clone() });
+    let coarse = run(&BenchOptions { encoding: Encoding::F16, ..all.clone() });
+    let asked = run(&BenchOptions { settings: vec!["exact=0".parse().unwrap()], ..all });
+    for trained in [&some, &coarse, &asked] {
+        assert_eq!(trained.hyper_parameters["exact"], 0.0);
+    }
+    assert!(descended.bytes_up_per_device < asked.bytes_up_per_device, "one head in place of two");
+}
+
+#[test]
 fn participants_pay_and_everybody_gets_the_head() {
     let all = run_here(&options(&[Method::FedAvg])).runs.swap_remove(0);
     let some = BenchOptions { participants: Some(1), ..options(&[Method::FedAvg]) };
