@@ -309,7 +309,7 @@ pub(super) mod tests {
         bytes_up_per_device bytes_down_per_device bytes_per_device_by_round hyper_parameters chosen";
     /// The fields of a dial and of a rival in it.
     const DIAL: &str = "\
-        method taus balanced_accuracy head_accuracy tail_accuracy validation_balanced_accuracy \
+        method adds taus balanced_accuracy head_accuracy tail_accuracy validation_balanced_accuracy \
         validation_head_accuracy against rival tau head_accuracy balanced_accuracy rival_head_accuracy \
         rival_balanced_accuracy dominates";
 
