@@ -281,7 +281,6 @@ impl Config {
         class_list::check(&self.classes).map_err(|fault| ConfigError::Classes { path: path.to_owned(), fault })?;
         self.check_ranges(path)?;
         let asks_all = self.round.participants.is_none() && self.round.fraction.is_none();
-        // A gradient is what is left of two heads that are nearly the same, and coarse digits would be all of it.
         let asks_all = asks_all && self.method.encoding == Encoding::F32;
         let params = self.method.params(self.classes.len(), asks_all, path)?;
         let auxiliary = self.method.auxiliary(path)?;

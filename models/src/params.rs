@@ -102,7 +102,8 @@ impl Params {
         params
     }
 
-    /// The same for a run in which every device is asked in every round.
+    /// The same for a run in which every device is asked in every round, and answers with all digits: a gradient is what is
+    /// left of two heads that are nearly the same.
     pub fn where_all_are_asked(mut self) -> Self {
         self.method.adjust_where_all_are_asked(&mut self);
         self

@@ -302,7 +302,6 @@ impl BenchOptions {
     /// The method's own parameters, with the start and the mean of all methods.
     fn unset_params(&self, method: Method, classes: usize) -> Params {
         let mut params = Params::defaults(method, classes);
-        // A gradient is what is left of two heads that are nearly the same, and coarse digits would be all of it.
         if self.participants.is_none_or(|count| count == self.devices) && self.encoding == Encoding::F32 {
             params = params.where_all_are_asked();
         }
