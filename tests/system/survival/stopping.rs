@@ -26,6 +26,10 @@ impl Pair {
             &aggregator.path("aggregator.toml"),
             &[("# epochs = 5", &format!("epochs = {epochs}")), ("# batch = 64", "batch = 1")],
         );
+        if method == Method::RedGrapePlus {
+            // Training, not the gradient of one device that is all there is.
+            edit(&aggregator.path("aggregator.toml"), &[("# exact = 1", "exact = 0")]);
+        }
         let mut serving = aggregator.start("aggregator", &["serve", "--until-finished"]);
         let line = serving.line("serving");
         let broker = line.split_once("broker=").and_then(|(_, rest)| rest.split_whitespace().next()).unwrap();
