@@ -12,6 +12,8 @@ use crate::cholesky::dot;
 
 /// Steps that are remembered.
 const MOST_PAIRS: usize = 8;
+/// Vectors that [`Descent::write`] writes at most.
+pub(crate) const MOST_VECTORS: usize = 2 + 2 * MOST_PAIRS;
 /// A step whose end rises more than this share of what its beginning fell went too far.
 const TOO_FAR: f64 = 0.5;
 /// Steps with less curvature than this, relative to their lengths, are rounding.

@@ -22,10 +22,10 @@ use alloc::vec::Vec;
 use super::{Balanced, Closed, Definition, Dial, Prepared, Setting};
 use crate::aid::{Aid, AidView, Gaussians};
 use crate::curvature::Curvature;
-use crate::descent::Descent;
+use crate::descent::{Descent, MOST_VECTORS};
 use crate::fleet::{FleetModel, Memory, Merged};
 use crate::head::{Head, Heads};
-use crate::limits::MAX_PARAMETER_VALUE;
+use crate::limits::{MAX_CLASSES, MAX_FEATURES, MAX_MEMORY_NUMBERS, MAX_PARAMETER_VALUE};
 use crate::local::Local;
 use crate::oneshot::{LDA_SHRINKAGE, gaussians};
 use crate::params::{Params, Start, Sums, ValidParams};
@@ -69,6 +69,9 @@ const PULL: Setting = Setting {
     whole: false,
     allowed: "0 to 1000000000",
 };
+
+// The number of samples, the start, and the descent.
+const _: () = assert!(1 + (1 + MOST_VECTORS) * MAX_CLASSES * (MAX_FEATURES + 1) <= MAX_MEMORY_NUMBERS);
 
 pub(super) const DEFINITION: Definition = Definition {
     summary: "redgrape from a head that the fleet's sums give; where all devices are asked they send gradients and the \
