@@ -38,6 +38,7 @@ use crate::aid::{Aid, AidView};
 use crate::evaluate::Groups;
 use crate::fleet::{Conditions, FleetModel, Memory, Merged};
 use crate::head::Heads;
+use crate::keys::Key;
 use crate::local::Local;
 use crate::merge::{DeviceWeights, PrototypeSum};
 use crate::params::{Params, Sums, ValidParams};
@@ -78,6 +79,8 @@ struct Definition {
     defaults: fn(&mut Params, usize),
     /// Its values where every device is asked in every round, if they are others.
     asked_of_all: fn(&mut Params),
+    /// Whether a hyper-parameter of a method of its kind makes a difference with these values.
+    reads: fn(&Params, Key) -> bool,
     /// What devices must have told the aggregator before the first round of training.
     needs: Sums,
     /// Whether there are rounds of training at all.
@@ -168,6 +171,7 @@ impl Definition {
         settings: &[],
         defaults: |_, _| {},
         asked_of_all: |_| {},
+        reads: |_, _| true,
         needs: Sums::Nothing,
         trains: true,
         answer: Answer { heads: true, prototypes: false, loss: false },
@@ -290,6 +294,10 @@ impl Method {
 
     pub(crate) fn adjust_where_all_are_asked(self, params: &mut Params) {
         (self.definition().asked_of_all)(params);
+    }
+
+    pub(crate) fn reads(self, params: &Params, key: Key) -> bool {
+        (self.definition().reads)(params, key)
     }
 
     pub(crate) fn local<'a>(self, params: &ValidParams, aid: Option<AidView<'a>>, has_heads: bool) -> Local<'a> {

@@ -25,6 +25,7 @@ use crate::curvature::Curvature;
 use crate::descent::{Descent, MOST_VECTORS};
 use crate::fleet::{FleetModel, Memory, Merged};
 use crate::head::{Head, Heads};
+use crate::keys::Key;
 use crate::limits::{MAX_CLASSES, MAX_FEATURES, MAX_MEMORY_NUMBERS, MAX_PARAMETER_VALUE};
 use crate::local::Local;
 use crate::oneshot::{LDA_SHRINKAGE, gaussians};
@@ -81,6 +82,7 @@ pub(super) const DEFINITION: Definition = Definition {
     settings: &[SPREAD, ROWS, EXACT, PULL],
     defaults,
     asked_of_all: |params| _ = params.set_own(EXACT.name, 1.0),
+    reads,
     needs: Sums::SecondMoment,
     supplementary: true,
     balanced: Balanced::Redrawn,
@@ -97,6 +99,17 @@ fn defaults(params: &mut Params, _: usize) {
     params.start = Start::Posterior;
     params.start_scale = 0.35;
     params.averaged = true;
+}
+
+fn reads(params: &Params, key: Key) -> bool {
+    let descends = params.own(EXACT.name) == Some(1.0);
+    match key {
+        Key::LearningRate | Key::Momentum | Key::Clip | Key::Batch | Key::Epochs => !descends,
+        Key::Lambda | Key::RichSamples => !descends,
+        Key::Own(name) if name == SPREAD.name || name == ROWS.name => !descends,
+        Key::Own(name) if name == PULL.name => descends,
+        Key::MinSamples | Key::StartScale | Key::Tau | Key::Own(_) => true,
+    }
 }
 
 fn prepare(statistics: &Statistics, _: &ValidParams) -> Prepared {

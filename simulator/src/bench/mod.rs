@@ -291,7 +291,8 @@ impl BenchOptions {
         }
         let keys = self.settings.iter().map(|setting| setting.key).chain(self.grid.iter().map(|axis| axis.key));
         for key in keys {
-            let read = |method: &Method| self.unset_params(*method, 2).reads(key);
+            // Wrong values are complained about where they are used.
+            let read = |method: &Method| self.params(*method, 2).map_or(true, |params| params.reads(key));
             if !self.methods.iter().any(read) {
                 return Err(BenchError::Unread(key));
             }
@@ -315,7 +316,10 @@ impl BenchOptions {
     /// The method's parameters before anything is chosen.
     fn params(&self, method: Method, classes: usize) -> Result<Params, ParamsError> {
         let mut params = self.unset_params(method, classes);
-        for setting in &self.settings {
+        // What only one method has may decide what else it reads.
+        let (own, common): (Vec<&Assignment>, _) =
+            self.settings.iter().partition(|setting| matches!(setting.key, Key::Own(_)));
+        for setting in own.into_iter().chain::<Vec<_>>(common) {
             if params.reads(setting.key) {
                 params = params.with(setting.key, setting.value)?;
             }

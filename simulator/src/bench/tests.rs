@@ -104,11 +104,20 @@ fn redgrape_plus_descends_where_all_are_asked_for_every_digit() {
     assert_eq!(run(&BenchOptions { participants: Some(5), ..all.clone() }).head_digest, descended.head_digest);
     let some = run(&BenchOptions { participants: Some(4), ..all.clone() });
     let coarse = run(&BenchOptions { encoding: Encoding::F16, ..all.clone() });
-    let asked = run(&BenchOptions { settings: vec!["exact=0".parse().unwrap()], ..all });
+    let asked = run(&BenchOptions { settings: vec!["exact=0".parse().unwrap()], ..all.clone() });
     for trained in [&some, &coarse, &asked] {
         assert_eq!(trained.hyper_parameters["exact"], 0.0);
     }
     assert!(descended.bytes_up_per_device < asked.bytes_up_per_device, "one head in place of two");
+    // A learning rate makes no difference to a descent, unless there is none.
+    let with = |settings: &[&str]| {
+        let settings = settings.iter().map(|setting| setting.parse().unwrap()).collect();
+        run(&BenchOptions { settings, ..all.clone() })
+    };
+    assert!(!descended.hyper_parameters.contains_key("lr"));
+    assert_eq!(with(&["lr=0.01", "exact=0"]).hyper_parameters["lr"], 0.01);
+    let unread = BenchOptions { settings: vec!["lr=0.01".parse().unwrap()], ..all.clone() };
+    assert!(matches!(super::run(&unread, &Shutdown::manual(), &|_| ()), Err(BenchError::Unread(_))));
 }
 
 #[test]
