@@ -72,7 +72,7 @@ const PULL: Setting = Setting {
 };
 
 // The number of samples, the start, and the descent.
-const _: () = assert!(1 + (1 + MOST_VECTORS) * MAX_CLASSES * (MAX_FEATURES + 1) <= MAX_MEMORY_NUMBERS);
+const _: () = assert!((1 + MOST_VECTORS) * MAX_CLASSES * (MAX_FEATURES + 1) < MAX_MEMORY_NUMBERS);
 
 pub(super) const DEFINITION: Definition = Definition {
     summary: "redgrape from a head that the fleet's sums give; where all devices are asked they send gradients and the \
