@@ -5,7 +5,7 @@
 //! second moment of `h̃` follows from the class means and the covariance. Their product, taken for the mean of the
 //! products, is too small where sure samples have large features, hence a factor.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -21,7 +21,7 @@ const LEAST: f64 = 1e-9;
 
 /// The curvature in the rows `[d + 1]` of a head, weights and bias.
 pub(crate) struct Curvature {
-    /// Of each class, the place of its factor.
+    /// Of each class, which factor is its.
     levels: Vec<i32>,
     factors: BTreeMap<i32, Cholesky>,
     width: usize,
@@ -33,13 +33,15 @@ impl Curvature {
         let moment = second_moment(gaussians, prior, d);
         let level = |share: &f64| libm::round(libm::log((share * (1.0 - share)).max(LEAST)) / libm::log(LEVEL)) as i32;
         let levels: Vec<i32> = prior.iter().map(level).collect();
-        let factor = |level: &i32| {
-            let bend = CAUTION * libm::pow(LEVEL, f64::from(*level));
+        let factor = |level: i32| {
+            let bend = CAUTION * libm::pow(LEVEL, f64::from(level));
             let mut matrix: Vec<f64> = moment.iter().map(|entry| bend * entry).collect();
             matrix.iter_mut().step_by(d + 2).for_each(|entry| *entry += pull);
-            (*level, Cholesky::of(matrix, d + 1))
+            (level, Cholesky::of(matrix, d + 1))
         };
-        Self { factors: levels.iter().map(factor).collect(), levels, width: d + 1 }
+        // A factor costs d³; there are few levels, and may be a thousand classes.
+        let distinct: BTreeSet<i32> = levels.iter().copied().collect();
+        Self { factors: distinct.into_iter().map(factor).collect(), levels, width: d + 1 }
     }
 
     /// The inverse times a vector of all rows, `[C][d + 1]`.

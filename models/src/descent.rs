@@ -8,7 +8,7 @@
 
 use alloc::vec::Vec;
 
-use crate::cholesky::dot;
+use crate::cholesky::{difference, dot};
 
 /// Steps that are remembered.
 const MOST_PAIRS: usize = 8;
@@ -104,10 +104,6 @@ impl Descent {
         }
         Some(Self { base, gradient, pairs })
     }
-}
-
-fn difference(a: &[f64], b: &[f64]) -> Vec<f64> {
-    a.iter().zip(b).map(|(x, y)| x - y).collect()
 }
 
 /// `to += factor * vector`.

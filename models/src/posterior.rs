@@ -10,7 +10,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::cholesky::{Cholesky, dot};
+use crate::cholesky::{Cholesky, difference, dot};
 use crate::eigen;
 
 /// Rounds of estimating the variances, far more than change anything.
@@ -140,8 +140,4 @@ fn directions(rows: &[Vec<f64>], weights: &[f64]) -> Vec<Vec<f64>> {
         direction
     })
     .collect()
-}
-
-fn difference(a: &[f64], b: &[f64]) -> Vec<f64> {
-    a.iter().zip(b).map(|(x, y)| x - y).collect()
 }
