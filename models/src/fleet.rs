@@ -8,6 +8,7 @@ use crate::aid::Aid;
 use crate::head::{Head, Heads};
 use crate::limits::MAX_PARAMETER_VALUE;
 use crate::merge::{HeadSum, PrototypeSum};
+use crate::methods::Prepared;
 use crate::oneshot::{LDA_SHRINKAGE, lda, ncm, posterior_lda};
 use crate::params::{Start, ValidParams};
 use crate::statistics::Statistics;
@@ -95,7 +96,7 @@ impl FleetModel {
 /// Closes a step that gathered sums.
 pub(crate) fn after_sums(statistics: &Statistics, mut known: FleetModel, conditions: &Conditions<'_>) -> Merged {
     let params = conditions.params;
-    let (heads, aid, numbers) = params.method.prepare(statistics, params);
+    let Prepared { heads, aid, numbers } = params.method.prepare(statistics, params);
     known.memory.numbers = numbers;
     let heads = with_start(heads, statistics, params);
     if params.tau != 0.0 {

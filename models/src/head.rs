@@ -103,6 +103,14 @@ impl Heads {
         Self { main: Head::zeros(shape), supplementary: Head::zeros(shape) }
     }
 
+    /// `W + Ŵ` and `b + b̂`.
+    pub(crate) fn summed(&self) -> Head {
+        let mut summed = self.main.clone();
+        summed.weight.iter_mut().zip(&self.supplementary.weight).for_each(|(sum, v)| *sum += v);
+        summed.bias.iter_mut().zip(&self.supplementary.bias).for_each(|(sum, v)| *sum += v);
+        summed
+    }
+
     /// Checks both heads, see [`Head::check`].
     pub fn check(&self, shape: Shape) -> Result<(), HeadError> {
         self.main.check(shape)?;

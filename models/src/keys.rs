@@ -90,8 +90,7 @@ impl Params {
             Key::LearningRate | Key::Momentum | Key::Clip | Key::Batch | Key::Epochs => {
                 !method.is_one_shot() && method.sends_heads()
             }
-            Key::Lambda => method.has_balanced_step(),
-            Key::RichSamples => method.has_balanced_step(),
+            Key::Lambda | Key::RichSamples => method.has_balanced_step(),
             Key::MinSamples => method.sends_prototypes() || method.needs() != Sums::Nothing,
             Key::StartScale => !method.is_one_shot() && self.start.needs() != Sums::Nothing,
             Key::Tau => true,

@@ -141,13 +141,13 @@ enum Dial {
 
 /// What a method makes of the fleet's sums before the first round of training.
 #[derive(Default)]
-struct Prepared {
+pub(crate) struct Prepared {
     /// The heads to start from, unless `Params::start` says otherwise for the main one.
-    heads: Option<Heads>,
+    pub(crate) heads: Option<Heads>,
     /// What devices get beside the heads.
-    aid: Option<Aid>,
+    pub(crate) aid: Option<Aid>,
     /// What the aggregator remembers, see [`Memory::numbers`].
-    numbers: Vec<f32>,
+    pub(crate) numbers: Vec<f32>,
 }
 
 /// The answers of a closed round of training.
@@ -309,13 +309,8 @@ impl Method {
     }
 
     /// What the fleet's sums make of its heads, its aid and the aggregator's memory.
-    pub(crate) fn prepare(
-        self,
-        statistics: &Statistics,
-        params: &ValidParams,
-    ) -> (Option<Heads>, Option<Aid>, Vec<f32>) {
-        let Prepared { heads, aid, numbers } = (self.definition().prepare)(statistics, params);
-        (heads, aid, numbers)
+    pub(crate) fn prepare(self, statistics: &Statistics, params: &ValidParams) -> Prepared {
+        (self.definition().prepare)(statistics, params)
     }
 
     /// What a round's answers make of the fleet's model.

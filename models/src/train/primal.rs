@@ -65,22 +65,23 @@ impl<'a> Primal<'a> {
     ) -> Self {
         let shape = samples.shape();
         let batch = usize::from(params.batch).min(samples.labels().len());
-        let mut primal = Self {
+        let adjustment = local.loss.adjustment(shape.classes());
+        let mut summed = if params.method.has_supplementary_head() { heads.summed() } else { heads.main.clone() };
+        summed.bias.iter_mut().zip(&adjustment).for_each(|(sum, adjustment)| *sum += adjustment);
+        Self {
             samples,
             params,
             loss: local.loss,
             proximal: (local.proximal > 0.0).then(|| (local.proximal, heads.main.clone())),
-            summed: heads.main.clone(),
+            summed,
             heads,
-            adjustment: local.loss.adjustment(shape.classes()),
+            adjustment,
             momentum: Head::zeros(shape),
             gradient: Head::zeros(shape),
             balanced_gradient: Head::zeros(shape),
             balancing,
             logits: vec![0.0; batch.max(BALANCED_ROWS) * shape.classes()],
-        };
-        primal.add_up_heads();
-        primal
+        }
     }
 
     pub(super) fn step(&mut self, batch: &[u32]) {
@@ -151,16 +152,6 @@ impl<'a> Primal<'a> {
         for (bias, adjustment) in self.summed.bias.iter_mut().zip(&self.adjustment) {
             *bias += adjustment;
         }
-    }
-
-    fn add_up_heads(&mut self) {
-        let Heads { main, supplementary } = &self.heads;
-        if self.params.method.has_supplementary_head() {
-            self.summed.weight.iter_mut().zip(&supplementary.weight).for_each(|(sum, v)| *sum += v);
-            self.summed.bias.iter_mut().zip(&supplementary.bias).for_each(|(sum, v)| *sum += v);
-        }
-        debug_assert_eq!(main.bias.len(), self.adjustment.len(), "one adjustment per class");
-        self.summed.bias.iter_mut().zip(&self.adjustment).for_each(|(sum, adjustment)| *sum += adjustment);
     }
 }
 

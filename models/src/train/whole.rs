@@ -25,10 +25,8 @@ pub(crate) fn whole_step(
 ) -> Option<Heads> {
     let (shape, count) = (samples.shape(), samples.labels().len());
     let classes = shape.classes();
-    let Heads { mut main, supplementary } = heads;
-    let mut summed = main.clone();
-    summed.weight.iter_mut().zip(&supplementary.weight).for_each(|(sum, v)| *sum += v);
-    summed.bias.iter_mut().zip(&supplementary.bias).for_each(|(sum, v)| *sum += v);
+    let summed = heads.summed();
+    let mut main = heads.main;
     let mut gradient = Head::zeros(shape);
     let mut logits = vec![0.0; ROWS.min(count) * classes];
     let counts = class_counts(samples.labels(), classes);

@@ -1,4 +1,5 @@
-//! The dial: what a method's final head does when it is turned, more head for less tail, and whether some `tau` that was chosen on held-out training samples beats a rival in both.
+//! The dial: what a method's final head does when it is turned, more head for less tail, and whether some `tau` that was
+//! chosen on held-out training samples beats a rival in both.
 
 use core::fmt::Write;
 
@@ -131,7 +132,8 @@ pub(super) fn cards(dials: &[Dial]) -> String {
         let _ = write!(
             html,
             "<section class=\"card\">\n<h2>The dial of {}</h2>\n<p class=\"lead\">Tau times {} is added to the bias of the \
-             final head: more head for less tail. For each rival the tau was chosen on held-out training samples. {}</p>\n<div class=\"pair\">\n{}{}</div>\n</section>\n",
+             final head: more head for less tail. For each rival the tau was chosen on held-out training samples. {}</p>\n\
+             <div class=\"pair\">\n{}{}</div>\n</section>\n",
             escape(&dial.method),
             escape(&dial.adds),
             escape(&dial.verdict()),
