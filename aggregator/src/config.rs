@@ -280,9 +280,7 @@ impl Config {
     pub fn check(self, path: &Path) -> Result<ValidConfig, ConfigError> {
         class_list::check(&self.classes).map_err(|fault| ConfigError::Classes { path: path.to_owned(), fault })?;
         self.check_ranges(path)?;
-        let asks_all = self.round.participants.is_none() && self.round.fraction.is_none();
-        let asks_all = asks_all && self.method.encoding == Encoding::F32;
-        let params = self.method.params(self.classes.len(), asks_all, path)?;
+        let params = self.method.params(self.classes.len(), path)?;
         let auxiliary = self.method.auxiliary(path)?;
         let select = self.round.select.as_deref().map(str::parse).transpose();
         let select = select.map_err(|fault| ConfigError::Select { path: path.to_owned(), fault })?;

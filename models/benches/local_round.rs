@@ -47,14 +47,8 @@ impl Device {
         let params = params.check().expect("defaults are valid");
         let mut plan = Plan::draw(&self.labels, CLASSES, &params, stream(1, 1, b"device"));
         let balanced = plan.balanced().to_vec();
-        let mut training = LocalTraining::new(
-            self.samples(),
-            heads.clone(),
-            Local { balance, ..Local::PLAIN },
-            &balanced,
-            plan.draws(),
-            params,
-        );
+        let mut training =
+            LocalTraining::new(self.samples(), heads.clone(), Local { balance, ..Local::PLAIN }, &balanced, params);
         training.run(&mut plan);
         training.into_heads()
     }
@@ -88,7 +82,7 @@ fn local_round(criterion: &mut Criterion) {
             bencher.iter(|| black_box(device.round(params, balance, &heads)));
         });
         let rows = match balance {
-            Balance::Nothing | Balance::Local | Balance::Redrawn(_) => 0,
+            Balance::Nothing | Balance::Local => 0,
             Balance::Prototypes(_) => balanced_rows(&device, params),
             Balance::Means(_) => balanced_rows(&device, params) + missing(&device, params),
         };

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use crate::head::Head;
 use crate::prototype::{PrototypeSource, Prototypes};
 use crate::statistics::Means;
 
@@ -16,8 +17,8 @@ pub enum Aid {
     Prior(Vec<f32>),
     /// The weight of each class in the local loss, `[C]`, each 0 to [`crate::limits::MAX_CLASS_WEIGHT`].
     Weights(Vec<f32>),
-    /// The classes as normal distributions.
-    Gaussians(Gaussians),
+    /// A main head that gradients are told against.
+    Anchor(Head),
 }
 
 /// An aid where it lies, as a device reads it.
@@ -31,8 +32,8 @@ pub enum AidView<'a> {
     Prior(&'a [f32]),
     /// See [`Aid::Weights`].
     Weights(&'a [f32]),
-    /// See [`Aid::Gaussians`].
-    Gaussians(&'a Gaussians),
+    /// See [`Aid::Anchor`].
+    Anchor(&'a Head),
 }
 
 impl Aid {
@@ -43,16 +44,7 @@ impl Aid {
             Self::Means(means) => AidView::Means(means),
             Self::Prior(prior) => AidView::Prior(prior),
             Self::Weights(weights) => AidView::Weights(weights),
-            Self::Gaussians(gaussians) => AidView::Gaussians(gaussians),
+            Self::Anchor(head) => AidView::Anchor(head),
         }
     }
-}
-
-/// The classes as normal distributions: a mean each, one covariance for all.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Gaussians {
-    /// The means of the classes somebody holds.
-    pub means: Means,
-    /// A square root `L` of the covariance `L Lᵀ`: lower triangle of `[d][d]`, row after row.
-    pub root: Vec<f32>,
 }

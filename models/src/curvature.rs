@@ -9,8 +9,8 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::aid::Gaussians;
 use crate::cholesky::{Cholesky, dot};
+use crate::oneshot::Gaussians;
 
 /// Of the curvature; found on held-out samples of CIFAR-10 and Tiny ImageNet, where 1 and 10 do about as well.
 const CAUTION: f64 = 3.0;
@@ -28,20 +28,27 @@ pub(crate) struct Curvature {
 }
 
 impl Curvature {
-    /// For class shares `prior [C]` of features with `d` entries, and a pull of `pull / 2 * |row - start|²`.
-    pub(crate) fn new(gaussians: &Gaussians, prior: &[f64], d: usize, pull: f64) -> Self {
-        let moment = second_moment(gaussians, prior, d);
+    /// For class shares `prior [C]`, features whose second moment is `moment`, see [`second_moment`], and a pull of
+    /// `pull / 2 * |row - start|²`.
+    pub(crate) fn new(moment: &[f32], prior: &[f64], width: usize, pull: f64) -> Self {
         let level = |share: &f64| libm::round(libm::log((share * (1.0 - share)).max(LEAST)) / libm::log(LEVEL)) as i32;
         let levels: Vec<i32> = prior.iter().map(level).collect();
         let factor = |level: i32| {
             let bend = CAUTION * libm::pow(LEVEL, f64::from(level));
-            let mut matrix: Vec<f64> = moment.iter().map(|entry| bend * entry).collect();
-            matrix.iter_mut().step_by(d + 2).for_each(|entry| *entry += pull);
-            (level, Cholesky::of(matrix, d + 1))
+            let mut matrix = vec![0.0; width * width];
+            let mut entries = moment.iter();
+            for i in 0..width {
+                for (j, &entry) in (0..=i).zip(&mut entries) {
+                    matrix[i * width + j] = bend * f64::from(entry);
+                    matrix[j * width + i] = matrix[i * width + j];
+                }
+                matrix[i * width + i] += pull;
+            }
+            (level, Cholesky::of(matrix, width))
         };
         // A factor costs d³; there are few levels, and may be a thousand classes.
         let distinct: BTreeSet<i32> = levels.iter().copied().collect();
-        Self { factors: distinct.into_iter().map(factor).collect(), levels, width: d + 1 }
+        Self { factors: distinct.into_iter().map(factor).collect(), levels, width }
     }
 
     /// The inverse times a vector of all rows, `[C][d + 1]`.
@@ -51,57 +58,49 @@ impl Curvature {
     }
 }
 
-/// Of `[h; 1]`, `[d + 1][d + 1]`.
-fn second_moment(gaussians: &Gaussians, prior: &[f64], d: usize) -> Vec<f64> {
-    let width = d + 1;
-    let mut moment = vec![0.0; width * width];
-    let root: Vec<f64> = gaussians.root.iter().map(|&entry| f64::from(entry)).collect();
-    let row = |i: usize| &root[i * (i + 1) / 2..][..=i];
-    for i in 0..d {
+/// The second moment of `[h; 1]` for classes that weigh `prior [C]`: the lower triangle of `[d + 1][d + 1]`, row after row.
+pub(crate) fn second_moment(gaussians: &Gaussians, prior: &[f32], d: usize) -> Vec<f32> {
+    let mut moment = Vec::with_capacity((d + 1) * (d + 2) / 2);
+    let means: Vec<(f64, Vec<f64>)> = prior.iter().zip(&gaussians.means).filter_map(weighted).collect();
+    let root = |i: usize| &gaussians.factor.lower[i * d..][..=i];
+    for i in 0..=d {
         for j in 0..=i {
-            moment[i * width + j] = dot(&row(i)[..=j], row(j));
-        }
-    }
-    for (class, mean) in &gaussians.means.by_class {
-        let share = prior.get(usize::from(*class)).copied().unwrap_or(0.0);
-        let mean: Vec<f64> = mean.iter().map(|&value| f64::from(value)).chain([1.0]).collect();
-        for (i, left) in mean.iter().enumerate() {
-            let row = moment[i * width..][..=i].iter_mut().zip(&mean);
-            row.for_each(|(entry, right)| *entry += share * left * right);
-        }
-    }
-    for i in 0..width {
-        for j in 0..i {
-            moment[j * width + i] = moment[i * width + j];
+            let within = if i < d { dot(&root(i)[..=j], root(j)) } else { 0.0 };
+            let between: f64 = means.iter().map(|(share, mean)| share * mean[i] * mean[j]).sum();
+            moment.push((within + between) as f32);
         }
     }
     moment
 }
 
+/// A class's share, and its mean with a one behind it.
+fn weighted((share, mean): (&f32, &Option<Vec<f64>>)) -> Option<(f64, Vec<f64>)> {
+    let mean = mean.as_ref()?;
+    Some((f64::from(*share), mean.iter().copied().chain([1.0]).collect()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::statistics::Means;
 
     #[test]
     fn curved_directions_are_stepped_in_less() {
-        let means = Means { by_class: [(0, vec![1.0, 0.0]), (1, vec![-1.0, 0.0])].into() };
-        let gaussians = Gaussians { means, root: vec![3.0, 0.0, 0.1] };
-        let prior = [0.5, 0.5];
-        let moment = second_moment(&gaussians, &prior, 2);
-        let expected = [10.0, 0.0, 0.0, 0.0, 0.01, 0.0, 0.0, 0.0, 1.0];
+        let factor = Cholesky::of(vec![9.0, 0.0, 0.0, 0.01], 2);
+        let gaussians = Gaussians { means: vec![Some(vec![1.0, 0.0]), None, Some(vec![-1.0, 0.0])], factor };
+        let moment = second_moment(&gaussians, &[0.5, 0.0, 0.5], 2);
+        let expected = [10.0, 0.0, 0.01, 0.0, 0.0, 1.0];
         assert!(moment.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{moment:?}");
-        let step = Curvature::new(&gaussians, &prior, 2, 0.001).unbend(&[1.0; 6]);
+        let prior = [0.5, 0.5];
+        let step = Curvature::new(&moment, &prior, 3, 0.001).unbend(&[1.0; 6]);
         assert!(step[1] > 100.0 * step[0] && step[2] > 5.0 * step[0], "{step:?}");
         assert_eq!(step[..3], step[3..]);
-        let pulled = Curvature::new(&gaussians, &prior, 2, 1e6).unbend(&[1.0; 6]);
+        let pulled = Curvature::new(&moment, &prior, 3, 1e6).unbend(&[1.0; 6]);
         assert!(pulled.iter().all(|entry| (entry - 1e-6).abs() < 1e-9), "{pulled:?}");
     }
 
     #[test]
     fn rare_classes_take_larger_steps() {
-        let means = Means { by_class: [(0, vec![0.0]), (1, vec![1.0])].into() };
-        let curvature = Curvature::new(&Gaussians { means, root: vec![1.0] }, &[0.5, 0.01], 1, 0.0);
+        let curvature = Curvature::new(&[1.01, 0.01, 1.0], &[0.5, 0.01], 2, 0.0);
         let step = curvature.unbend(&[1.0, 0.0, 1.0, 0.0]);
         assert!(step[2] > 10.0 * step[0], "{step:?}");
     }

@@ -36,16 +36,13 @@ impl Descent {
         Self { base, gradient, pairs: Vec::new() }
     }
 
-    /// Takes in the gradient at the point that was tried.
+    /// Takes in the gradient at the point that was tried, and what it tells of the curvature.
     pub(crate) fn learn(&mut self, tried: Vec<f64>, gradient: Vec<f64>) {
         let step = difference(&tried, &self.base);
         let change = difference(&gradient, &self.gradient);
         let curvature = dot(&step, &change);
-        let (fell, rises) = (dot(&self.gradient, &step), dot(&gradient, &step));
         let lengths = libm::sqrt(dot(&step, &step) * dot(&change, &change));
-        if rises <= TOO_FAR * fell.abs() {
-            (self.base, self.gradient) = (tried, gradient);
-        }
+        self.judge(tried, gradient);
         if curvature > LEAST_CURVATURE * lengths {
             if self.pairs.len() == MOST_PAIRS {
                 self.pairs.remove(0);
@@ -54,15 +51,35 @@ impl Descent {
         }
     }
 
-    /// The point to try next. `unbend` applies an inverse of the curvature, as far as it is known beforehand; its scale is
-    /// corrected by the newest step.
-    pub(crate) fn next(&self, unbend: impl Fn(&[f64]) -> Vec<f64>) -> Vec<f64> {
-        let mut direction = self.direction(&unbend);
-        if dot(&direction, &self.gradient) <= 0.0 {
-            direction = unbend(&self.gradient);
+    /// Takes in a gradient that is too uncertain to tell of the curvature. Says whether the point is the best one now, or
+    /// the step to it went too far.
+    pub(crate) fn glance(&mut self, tried: Vec<f64>, gradient: Vec<f64>) -> bool {
+        self.pairs.clear();
+        self.judge(tried, gradient)
+    }
+
+    fn judge(&mut self, tried: Vec<f64>, gradient: Vec<f64>) -> bool {
+        let step = difference(&tried, &self.base);
+        let (fell, rises) = (dot(&self.gradient, &step), dot(&gradient, &step));
+        let is_better = rises <= TOO_FAR * fell.abs();
+        if is_better {
+            (self.base, self.gradient) = (tried, gradient);
         }
+        is_better
+    }
+
+    /// The point to try next. `unbend` applies an inverse of the curvature, as far as it is known beforehand; its scale is
+    /// corrected by the newest step. Before there is one, `step` of it is taken.
+    pub(crate) fn next(&self, step: f64, unbend: impl Fn(&[f64]) -> Vec<f64>) -> Vec<f64> {
         let mut next = self.base.clone();
-        add(&mut next, -1.0, &direction);
+        if !self.pairs.is_empty() {
+            let direction = self.direction(&unbend);
+            if dot(&direction, &self.gradient) > 0.0 {
+                add(&mut next, -1.0, &direction);
+                return next;
+            }
+        }
+        add(&mut next, -step, &unbend(&self.gradient));
         next
     }
 
@@ -127,7 +144,7 @@ mod tests {
         let start = vec![1.5, -2.0, 0.5, 1.0];
         let mut descent = Descent::new(start.clone(), gradient(&start));
         for _ in 0..rounds {
-            let tried = descent.next(&unbend);
+            let tried = descent.next(1.0, &unbend);
             let there = gradient(&tried);
             descent.learn(tried, there);
         }

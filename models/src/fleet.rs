@@ -117,10 +117,10 @@ pub(crate) fn after_training(
 ) -> Merged {
     let params = conditions.params;
     let before = known.heads.as_ref().map(|heads| heads.main.clone());
-    let mut merged = params.method.conclude(heads.mean(), prototypes, losses, known, conditions);
+    let mut merged = params.method.conclude(heads, prototypes, losses, known, conditions);
     let Some(main) = merged.heads.as_ref().map(|heads| &heads.main).or(before.as_ref()) else { return merged };
-    if params.averaged && merged.in_use.is_none() {
-        take_into_average(&mut merged.memory.average, main, conditions);
+    if params.averaged {
+        take_into_average(&mut merged.memory.average, merged.in_use.as_ref().unwrap_or(main), conditions);
     }
     let average = merged.memory.average.as_ref().map(|average| &average.head);
     let best = merged.in_use.as_ref().or(average);

@@ -55,6 +55,14 @@ impl Head {
         Self { weight: vec![0.0; shape.weights()], bias: vec![0.0; shape.classes()] }
     }
 
+    /// `W + Ŵ` and `b + b̂`.
+    pub(crate) fn plus(&self, other: &Self) -> Self {
+        let mut sum = self.clone();
+        sum.weight.iter_mut().zip(&other.weight).for_each(|(sum, v)| *sum += v);
+        sum.bias.iter_mut().zip(&other.bias).for_each(|(sum, v)| *sum += v);
+        sum
+    }
+
     /// The same head with `tau * direction` added to its bias `[C]`, see [`crate::Method::dial`].
     pub fn shifted(&self, direction: &[f32], tau: f32) -> Self {
         let mut head = self.clone();
@@ -105,10 +113,7 @@ impl Heads {
 
     /// `W + Ŵ` and `b + b̂`.
     pub(crate) fn summed(&self) -> Head {
-        let mut summed = self.main.clone();
-        summed.weight.iter_mut().zip(&self.supplementary.weight).for_each(|(sum, v)| *sum += v);
-        summed.bias.iter_mut().zip(&self.supplementary.bias).for_each(|(sum, v)| *sum += v);
-        summed
+        self.main.plus(&self.supplementary)
     }
 
     /// Checks both heads, see [`Head::check`].

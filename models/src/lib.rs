@@ -40,7 +40,7 @@ mod shape;
 mod statistics;
 mod train;
 
-pub use aid::{Aid, AidView, Gaussians};
+pub use aid::{Aid, AidView};
 pub use fleet::{Average, Conditions, FleetModel, Memory, Merged};
 pub use head::{Head, HeadError, Heads};
 pub use keys::{Key, UnknownKey};
@@ -53,4 +53,4 @@ pub use round::{RoundError, RoundSum, Step, Trained, UpdateContent, train_round,
 pub use sampling::{Plan, class_counts, stream};
 pub use shape::{Shape, ShapeError};
 pub use statistics::{FloatSums, Means, Statistics, StatisticsError, triangle};
-pub use train::{Balance, LocalTraining, Redraw, Samples, SamplesError};
+pub use train::{Balance, LocalTraining, Samples, SamplesError};

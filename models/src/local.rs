@@ -11,9 +11,6 @@ pub struct Local<'a> {
     pub proximal: f32,
     /// What the main head is balanced with.
     pub balance: Balance<'a>,
-    /// Whether the device takes one step down the gradient of all its samples, and no other: the main head comes back less
-    /// by just that gradient, see [`crate::train::whole_step`].
-    pub whole: bool,
 }
 
 /// The loss of one sample with logits `z` of class `y`; a mini-batch takes the mean.
@@ -31,5 +28,5 @@ pub enum Loss<'a> {
 
 impl Local<'_> {
     /// Plain cross-entropy.
-    pub const PLAIN: Self = Self { loss: Loss::CrossEntropy, proximal: 0.0, balance: Balance::Nothing, whole: false };
+    pub const PLAIN: Self = Self { loss: Loss::CrossEntropy, proximal: 0.0, balance: Balance::Nothing };
 }

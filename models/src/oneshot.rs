@@ -3,13 +3,12 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::aid::Gaussians;
 use crate::cholesky::{Cholesky, dot};
 use crate::head::Head;
-use crate::limits::{MAX_FEATURE_VALUE, MAX_PARAMETER_VALUE, MOMENT_FRACTION_BITS};
+use crate::limits::{MAX_PARAMETER_VALUE, MOMENT_FRACTION_BITS};
 use crate::posterior::posterior_means;
 use crate::shape::Shape;
-use crate::statistics::{Means, Statistics};
+use crate::statistics::Statistics;
 
 /// Shrinkage of the covariance towards a multiple of the identity, by default.
 pub const LDA_SHRINKAGE: f64 = 0.1;
@@ -37,35 +36,38 @@ pub fn lda(statistics: &Statistics, shrinkage: f64) -> Head {
     from_rows(statistics.shape(), &means, |_, mean| discriminant(&factor, mean))
 }
 
-/// [`lda`] of class means that are drawn towards their common mean, each as far as its samples leave it uncertain: the
-/// posterior means of [`crate::oneshot::gaussians`].
+/// [`lda`] of class means that are drawn towards their common mean, each as far as its samples leave it uncertain.
 pub fn posterior_lda(statistics: &Statistics, shrinkage: f64) -> Head {
-    let means = statistics.means_f64();
-    let factor = shrunk_covariance(statistics, &means, shrinkage);
-    let posterior = posterior_means(&means, statistics.counts(), &factor);
-    from_rows(statistics.shape(), &posterior, |_, mean| discriminant(&factor, mean))
+    let Gaussians { means, factor } = Gaussians::of(statistics, shrinkage);
+    from_rows(statistics.shape(), &means, |_, mean| discriminant(&factor, mean))
 }
 
-/// The classes as normal distributions: posterior means given the fleet's sums, and the pooled within-class covariance
-/// of [`lda`].
-pub fn gaussians(statistics: &Statistics, shrinkage: f64) -> Gaussians {
-    let means = statistics.means_f64();
-    let factor = shrunk_covariance(statistics, &means, shrinkage);
-    let posterior = posterior_means(&means, statistics.counts(), &factor);
-    Gaussians { means: Means::within_limits(posterior), root: triangle_of(&factor, statistics.shape().features()) }
+/// The classes as normal distributions with one covariance.
+pub(crate) struct Gaussians {
+    /// Posterior means given the fleet's sums, `[C]`; `None` for a class nobody holds.
+    pub(crate) means: Vec<Option<Vec<f64>>>,
+    /// A square root of the covariance of [`lda`].
+    pub(crate) factor: Cholesky,
+}
+
+impl Gaussians {
+    pub(crate) fn of(statistics: &Statistics, shrinkage: f64) -> Self {
+        let means = statistics.means_f64();
+        let factor = shrunk_covariance(statistics, &means, shrinkage);
+        Self { means: posterior_means(&means, statistics.counts(), &factor), factor }
+    }
+
+    /// The mean variance of `d` features within classes.
+    pub(crate) fn variance(&self, d: usize) -> f64 {
+        let rows = self.factor.lower.chunks_exact(d).enumerate();
+        rows.map(|(i, row)| dot(&row[..=i], &row[..=i])).sum::<f64>() / d as f64
+    }
 }
 
 fn discriminant(factor: &Cholesky, mean: &[f64]) -> (Vec<f64>, f64) {
     let weight = factor.solve(mean);
     let bias = -0.5 * dot(&weight, mean);
     (weight, bias)
-}
-
-/// The lower triangle of a factor, row after row.
-fn triangle_of(factor: &Cholesky, d: usize) -> Vec<f32> {
-    let rows = factor.lower.chunks_exact(d).enumerate();
-    let within = |entry: f64| (entry as f32).clamp(-MAX_FEATURE_VALUE, MAX_FEATURE_VALUE);
-    rows.flat_map(|(i, row)| row[..=i].iter().map(move |&entry| within(entry))).collect()
 }
 
 /// Unweighted ridge regression on one-hot targets, with an intercept: every sample weighs the same.
@@ -170,6 +172,7 @@ fn solvable(wanted: f64, variance: f64, means: &[Option<Vec<f64>>]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cholesky::difference;
     use crate::{Samples, Sums};
 
     /// Two features; a class with many samples and two with few, far from and near to it.
@@ -187,12 +190,12 @@ mod tests {
     }
 
     fn moved(statistics: &Statistics) -> Vec<f32> {
-        let (plain, posterior) = (statistics.means(), gaussians(statistics, 0.0).means);
-        let away = |class: &u16| {
-            let pairs = plain.by_class[class].iter().zip(&posterior.by_class[class]);
-            libm::sqrtf(pairs.map(|(a, b)| (a - b) * (a - b)).sum())
+        let (plain, posterior) = (statistics.means_f64(), Gaussians::of(statistics, 0.0).means);
+        let away = |(plain, posterior): (&Option<Vec<f64>>, &Option<Vec<f64>>)| {
+            let away = difference(plain.as_ref().unwrap(), posterior.as_ref().unwrap());
+            libm::sqrt(dot(&away, &away)) as f32
         };
-        [0, 1, 2].iter().map(away).collect()
+        plain.iter().zip(&posterior).map(away).collect()
     }
 
     #[test]

@@ -102,13 +102,6 @@ impl Params {
         params
     }
 
-    /// The same for a run in which every device is asked in every round, and answers with all digits: a gradient is what is
-    /// left of two heads that are nearly the same.
-    pub fn where_all_are_asked(mut self) -> Self {
-        self.method.adjust_where_all_are_asked(&mut self);
-        self
-    }
-
     /// One of the method's own settings by name.
     pub fn own(&self, name: &str) -> Option<f32> {
         self.method.settings().iter().zip(self.own).find(|(setting, _)| setting.name == name).map(|(_, value)| value)

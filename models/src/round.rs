@@ -19,7 +19,7 @@ use crate::prototype::{OwnPrototypes, Prototypes};
 use crate::sampling::Plan;
 use crate::shape::Shape;
 use crate::statistics::{Statistics, StatisticsError};
-use crate::train::{LocalTraining, Samples, whole_step};
+use crate::train::{LocalTraining, Samples, whole_gradient};
 
 /// What a run asks of its devices next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,8 @@ impl ValidParams {
 pub enum UpdateContent {
     /// The answer to a round of training, as far as the method asks for it.
     Trained {
-        /// After local training.
+        /// After local training; the gradient of all samples in their place where the method asks for that, see
+        /// [`crate::Method::sends_gradient`].
         heads: Option<Heads>,
         /// At the received heads, for the classes the device may share.
         prototypes: Prototypes,
@@ -102,7 +103,7 @@ pub fn train_while<'a>(
     goes_on: &mut dyn FnMut() -> bool,
 ) -> Result<Option<Trained<'a>>, HeadError> {
     let (shape, method) = (samples.shape(), params.method);
-    let local = method.local(&params, aid, heads.is_some());
+    let has_heads = heads.is_some();
     let heads = heads.unwrap_or_else(|| Heads::zeros(shape));
     let prototypes = method
         .sends_prototypes()
@@ -111,13 +112,16 @@ pub fn train_while<'a>(
     if !method.sends_heads() {
         return Ok(Some(Trained { heads: None, prototypes, loss }));
     }
-    if local.whole {
-        let Some(heads) = whole_step(samples, heads, params.min_samples_to_share, goes_on) else { return Ok(None) };
-        heads.check(shape)?;
-        return Ok(Some(Trained { heads: Some(heads), prototypes, loss }));
+    if method.sends_gradient() {
+        let anchor = if let Some(AidView::Anchor(anchor)) = aid { Some(anchor) } else { None };
+        let gradient = whole_gradient(samples, &heads, anchor, params.min_samples_to_share, goes_on);
+        let Some(gradient) = gradient else { return Ok(None) };
+        gradient.check(shape)?;
+        return Ok(Some(Trained { heads: Some(gradient), prototypes, loss }));
     }
+    let local = method.local(&params, aid, has_heads);
     let mut plan = Plan::draw(samples.labels(), shape.classes(), &params, rng);
-    let mut training = LocalTraining::new(samples, heads, local, plan.balanced(), plan.draws(), params);
+    let mut training = LocalTraining::new(samples, heads, local, plan.balanced(), params);
     if !training.run_while(&mut plan, goes_on) {
         return Ok(None);
     }

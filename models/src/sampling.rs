@@ -39,7 +39,6 @@ pub(crate) fn standard_normal(rng: &mut impl Rng) -> f32 {
 /// One device's random choices for one round.
 pub struct Plan {
     balanced: Vec<u32>,
-    draws: ChaCha8Rng,
     order: Vec<u32>,
     epochs: u16,
     batch: usize,
@@ -51,29 +50,22 @@ impl Plan {
     pub fn draw(labels: &[u16], classes: usize, params: &ValidParams, mut rng: ChaCha8Rng) -> Self {
         let rich = usize::from(params.rich_samples);
         let mut of_class: Vec<Vec<u32>> = vec![Vec::new(); classes];
-        if params.method.balances() {
+        if params.method.has_balanced_step() {
             for (index, &label) in (0_u32..).zip(labels) {
                 of_class[usize::from(label)].push(index);
             }
         }
-        let mut draws = rng.clone();
-        draws.set_stream(1);
         let mut balanced = Vec::new();
         for members in of_class.iter_mut().filter(|members| members.len() >= rich) {
             balanced.extend_from_slice(members.partial_shuffle(&mut rng, rich).0);
         }
         let order = (0_u32..).take(labels.len()).collect();
-        Self { balanced, draws, order, epochs: params.epochs, batch: usize::from(params.batch), rng }
+        Self { balanced, order, epochs: params.epochs, batch: usize::from(params.batch), rng }
     }
 
     /// Indices of the balanced samples.
     pub fn balanced(&self) -> &[u32] {
         &self.balanced
-    }
-
-    /// Where the sets come from that are drawn anew for every step.
-    pub fn draws(&self) -> ChaCha8Rng {
-        self.draws.clone()
     }
 
     /// Calls `step` with every mini-batch of every epoch, shuffled anew each epoch.

@@ -6,8 +6,8 @@
 use core::hint::black_box;
 
 use grapevine_models::{
-    Balance, Gaussians, Head, Heads, Local, LocalTraining, Loss, Method, Params, Plan, Prototypes, Redraw, Samples,
-    Shape, Statistics, Sums, stream, triangle,
+    Balance, Head, Heads, Local, LocalTraining, Loss, Method, Params, Plan, Prototypes, Samples, Shape, Statistics,
+    Sums, stream,
 };
 use peak_alloc::PeakAlloc;
 use rand::{RngExt, SeedableRng};
@@ -43,14 +43,10 @@ fn allocated_by_batches(shape: Shape, count: usize, method: Method) -> usize {
     let heads = Heads { main: head(), supplementary: head() };
     let prototypes = Prototypes { by_class: (0..shape.classes() as u16).map(|class| (class, head())).collect() };
     let means = Statistics::of(&samples, Sums::Means, 1).means();
-    let root = vec![0.1; triangle(shape.features())];
-    let gaussians = Gaussians { means: means.clone(), root };
     let balance = if method.sends_prototypes() {
         Balance::Prototypes(&prototypes)
     } else if method == Method::RedGrapeLive {
         Balance::Means(&means)
-    } else if method == Method::RedGrapePlus {
-        Balance::Redrawn(Redraw { gaussians: &gaussians, spread: 1.0, rows: 2 })
     } else {
         Balance::Local
     };
@@ -62,11 +58,11 @@ fn allocated_by_batches(shape: Shape, count: usize, method: Method) -> usize {
     ];
     let loss = losses.into_iter().find(|(of, _)| *of == method).map_or(Loss::CrossEntropy, |(_, loss)| loss);
     let proximal = if method == Method::FedProx { 0.1 } else { 0.0 };
-    let local = Local { loss, proximal, balance, ..Local::PLAIN };
+    let local = Local { loss, proximal, balance };
     let params = Params { batch: 32, ..Params::defaults(method, shape.classes()) }.check().unwrap();
     let mut plan = Plan::draw(&labels, shape.classes(), &params, stream(1, 1, b"device"));
     let balanced = plan.balanced().to_vec();
-    let mut training = LocalTraining::new(samples, heads, local, &balanced, plan.draws(), params);
+    let mut training = LocalTraining::new(samples, heads, local, &balanced, params);
     let bytes = peak_of(|| training.run(&mut plan));
     assert!(training.into_heads().main.weight.iter().all(|value| value.is_finite()));
     bytes

@@ -66,7 +66,7 @@ fn round(method: Method, d: usize, count: usize) -> u64 {
     let params = Params { batch: 32, rich_samples: 8, ..Params::defaults(method, 11) }.check().unwrap();
     let mut plan = Plan::draw(&labels, 11, &params, stream(1, 1, b"device"));
     let balanced = plan.balanced().to_vec();
-    let mut training = LocalTraining::new(samples, heads, local, &balanced, plan.draws(), params);
+    let mut training = LocalTraining::new(samples, heads, local, &balanced, params);
     training.run(&mut plan);
     let Heads { main, supplementary } = training.into_heads();
     let sent = Prototypes::of(&main, &samples, 1);

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use grapevine_models::{
-    Aid, Balance, Conditions, DeviceWeight, FleetModel, Gaussians, Head, HeadSum, Heads, Local, LocalTraining, Loss,
-    Means, Memory, Method, Params, PrototypeSum, Prototypes, Redraw, RoundSum, Samples, Shape, Statistics, Step,
-    UpdateContent, ValidParams, oneshot, stream, triangle,
+    Aid, Balance, Conditions, DeviceWeight, FleetModel, Head, HeadSum, Heads, Local, LocalTraining, Loss, Means,
+    Memory, Method, Params, PrototypeSum, Prototypes, RoundSum, Samples, Shape, Statistics, Step, UpdateContent,
+    ValidParams, oneshot,
 };
 use serde_json::Value;
 
@@ -70,14 +70,10 @@ fn training_case(name: &str, case: &Value) {
     }
     let known = case.get("global_prototypes").map(|p| Prototypes { by_class: heads_of(prototypes(p)) });
     let means = case.get("class_means").map(|m| Means { by_class: class_means(m) });
-    let spread = hyper.get("spread").map(number);
-    let root = vec![0.0; triangle(shape.features())];
-    let gaussians = means.clone().map(|means| Gaussians { means, root });
-    let balance = match (&known, &means, &gaussians, spread) {
-        (Some(prototypes), ..) => Balance::Prototypes(prototypes),
-        (None, _, Some(gaussians), Some(spread)) => Balance::Redrawn(Redraw { gaussians, spread, rows: 2 }),
-        (None, Some(means), ..) => Balance::Means(means),
-        (None, None, ..) => Balance::Nothing,
+    let balance = match (&known, &means) {
+        (Some(prototypes), _) => Balance::Prototypes(prototypes),
+        (None, Some(means)) => Balance::Means(means),
+        (None, None) => Balance::Nothing,
     };
     let prior = case.get("class_prior").map(flat);
     let weights = case.get("class_weights").map(flat);
@@ -90,14 +86,7 @@ fn training_case(name: &str, case: &Value) {
     let proximal = hyper.get("mu").map_or(0.0, number);
     let balanced = indices(&case["balanced_samples"]);
     let params = params.check().unwrap();
-    let mut training = LocalTraining::new(
-        samples,
-        heads,
-        Local { loss, proximal, balance, ..Local::PLAIN },
-        &balanced,
-        stream(0, 0, b""),
-        params,
-    );
+    let mut training = LocalTraining::new(samples, heads, Local { loss, proximal, balance }, &balanced, params);
     let trace = doubles(&expected["main_weight_norm_after_each_batch"]);
     for (batch, wanted) in batches.iter().zip(trace) {
         training.step(batch);

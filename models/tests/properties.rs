@@ -40,7 +40,6 @@ impl Case {
             self.heads.clone(),
             Local { balance, ..Local::PLAIN },
             &balanced,
-            plan.draws(),
             params,
         );
         training.run(&mut plan);

@@ -9,8 +9,8 @@ use core::ops::RangeInclusive;
 
 use grapevine_models::limits::{MAX_CLASS_WEIGHT, MAX_FEATURE_VALUE, MAX_LOSS, MAX_SAMPLES};
 use grapevine_models::{
-    Aid, AidView, FloatSums, Gaussians, Head, HeadError, Heads, Means, Method, PrototypeError, Shape, Statistics,
-    StatisticsError, Sums, Trained, UpdateContent, triangle,
+    Aid, AidView, FloatSums, Head, HeadError, Heads, Means, Method, PrototypeError, Shape, Statistics, StatisticsError,
+    Sums, Trained, UpdateContent, triangle,
 };
 use serde::{Deserialize, Serialize};
 
@@ -242,7 +242,7 @@ enum AidHeader {
     Means { classes: u16 },
     Prior,
     Weights,
-    Gaussians { classes: u16 },
+    Anchor,
 }
 
 impl AidBody {
@@ -270,10 +270,9 @@ impl AidBody {
                 Encoding::F32.write(weights, weights.len(), &mut out);
                 out
             }
-            Aid::Gaussians(Gaussians { means, root }) => {
-                let mut out = begin(&AidHeader::Gaussians { classes: means.by_class.len() as u16 });
-                write_means(means, &mut out);
-                Encoding::F32.write(root, root.len(), &mut out);
+            Aid::Anchor(head) => {
+                let mut out = begin(&AidHeader::Anchor);
+                write_head(head, Encoding::F32, &mut out);
                 out
             }
         }
@@ -310,11 +309,10 @@ impl<'a> ReceivedAid<'a> {
             AidHeader::Means { classes } => Aid::Means(read_means(shape, classes, &mut rest)?),
             AidHeader::Prior => Aid::Prior(read_within(0.0..=1.0, shape.classes(), &mut rest)?),
             AidHeader::Weights => Aid::Weights(read_within(0.0..=MAX_CLASS_WEIGHT, shape.classes(), &mut rest)?),
-            AidHeader::Gaussians { classes } => {
-                let means = read_means(shape, classes, &mut rest)?;
-                let entries = triangle(shape.features());
-                let root = read_within(-MAX_FEATURE_VALUE..=MAX_FEATURE_VALUE, entries, &mut rest)?;
-                Aid::Gaussians(Gaussians { means, root })
+            AidHeader::Anchor => {
+                let head = read_head(shape, Encoding::F32, &mut rest)?;
+                head.check(shape)?;
+                Aid::Anchor(head)
             }
         };
         finish(rest)?;
@@ -356,8 +354,7 @@ pub fn largest_update(shape: Shape, task: Task, method: Method) -> usize {
 pub fn largest_aid(shape: Shape, method: Method) -> usize {
     let head = largest_head(shape);
     let gradients = if method.sends_prototypes() { shape.classes() * (head + 2) } else { 0 };
-    let sums = 2 * head + if method.needs_second_moment() { triangle(shape.features()) * 4 } else { 0 };
-    MAX_HEADER_BYTES + gradients.max(sums)
+    MAX_HEADER_BYTES + gradients.max(2 * head)
 }
 
 /// Bytes of the largest heads.

@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use grapevine_models::limits::{
     MAX_CLASS_WEIGHT, MAX_FEATURE_VALUE, MAX_GRADIENT_VALUE, MAX_LOSS, MAX_PARAMETER_VALUE, MAX_SAMPLES,
 };
-use grapevine_models::{
-    Gaussians, Head, Heads, Means, Method, Params, Prototypes, Samples, Shape, Start, Statistics, Sums, triangle,
-};
+use grapevine_models::{Head, Heads, Means, Method, Params, Prototypes, Samples, Shape, Start, Statistics, Sums};
 use grapevine_protocol::limits::{MAX_BLOCKS, MAX_HEADER_BYTES, MAX_LABELS};
 use grapevine_protocol::{
     Aid, AidBody, Bitmap, BlobRef, BlockHeader, BodyError, BootId, Digest, Encoding, HeadsBody, Hello, LabelValue,
@@ -154,7 +152,7 @@ fn one_flipped_byte_is_refused_or_leaves_sound_numbers() {
             Ok(Aid::Weights(weights)) => {
                 assert!(weights.iter().all(|weight| (0.0..=MAX_CLASS_WEIGHT).contains(weight)));
             }
-            Ok(Aid::Gaussians(gaussians)) => assert!(gaussians.root.iter().all(|value| value.is_finite())),
+            Ok(Aid::Anchor(head)) => assert_eq!(head.check(examples::shape()), Ok(()), "{name}"),
             Err(error) => assert!(!error.to_string().is_empty()),
         });
     }
@@ -259,7 +257,7 @@ fn method_of(aid: &Aid) -> Method {
         Aid::Means(_) => Method::RedGrapeLive,
         Aid::Prior(_) => Method::LogitAdjusted,
         Aid::Weights(_) => Method::RatioLoss,
-        Aid::Gaussians(_) => Method::RedGrapePlus,
+        Aid::Anchor(_) => Method::RedGrapePlus,
     }
 }
 
@@ -315,13 +313,12 @@ fn statistics() -> impl Strategy<Value = (Shape, Sums, Statistics)> {
 fn aid() -> impl Strategy<Value = (Shape, Aid)> {
     shape().prop_flat_map(|shape| {
         let mean = vec(value(MAX_FEATURE_VALUE), shape.features());
-        let means = || by_class(shape, mean.clone()).prop_map(|by_class| Means { by_class });
+        let means = by_class(shape, mean).prop_map(|by_class| Aid::Means(Means { by_class }));
         let prior = vec(0.0_f32..=1.0, shape.classes()).prop_map(Aid::Prior);
         let weights = vec(0.0..=MAX_CLASS_WEIGHT, shape.classes()).prop_map(Aid::Weights);
-        let root = vec(value(MAX_FEATURE_VALUE), triangle(shape.features()));
-        let gaussians = (means(), root).prop_map(|(means, root)| Aid::Gaussians(Gaussians { means, root }));
+        let anchor = head(shape, MAX_PARAMETER_VALUE).prop_map(Aid::Anchor);
         let prototypes = prototypes(shape).prop_map(Aid::Prototypes);
-        (Just(shape), prop_oneof![prototypes, means().prop_map(Aid::Means), prior, weights, gaussians])
+        (Just(shape), prop_oneof![prototypes, means, prior, weights, anchor])
     })
 }
 

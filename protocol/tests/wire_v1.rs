@@ -176,7 +176,7 @@ fn aids() {
         ("means", "0102000001000000003f0000a0bf000000400000003e"),
         ("prior", "020000403f0000803e"),
         ("weights", "030000c03f0080fa43"),
-        ("gaussians", "0402000001000000003f0000a0bf000000400000003e0000403f000000bf0000a03f"),
+        ("anchor", "040000803f000000bf0000803e0000003e0000003f000000bf"),
     ];
     let aids = examples::aids();
     assert_eq!(aids.len(), frozen.len());

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use grapevine_models::limits::{MAX_CLASS_WEIGHT, MAX_FEATURE_VALUE, MAX_LOSS, MAX_MEMORY_NUMBERS, MAX_SAMPLES};
-use grapevine_models::{Gaussians, Heads, Means, Memory, Method, Prototypes, Shape, Sums, triangle};
+use grapevine_models::{Heads, Means, Memory, Method, Prototypes, Shape, Sums};
 use grapevine_protocol::limits::{BLOCK_BYTES, MAX_BLOCKS, MAX_DEVICES, MAX_FRAME_BYTES};
 use grapevine_protocol::{
     Aid, AidBody, Assembler, Bitmap, BlobRef, BlockError, BlockHeader, BodyError, Digest, Encoding, HeadsBody,
@@ -144,10 +144,8 @@ pub fn aid(bytes: &[u8]) {
             assert!(weights.iter().all(|weight| (0.0..=MAX_CLASS_WEIGHT).contains(weight)));
             Method::RatioLoss
         }
-        Aid::Gaussians(Gaussians { means, root }) => {
-            sound_means(means, shape);
-            assert_eq!(root.len(), triangle(shape.features()));
-            assert!(root.iter().all(|value| value.abs() <= MAX_FEATURE_VALUE));
+        Aid::Anchor(head) => {
+            assert_eq!(head.check(shape), Ok(()));
             Method::RedGrapePlus
         }
     };

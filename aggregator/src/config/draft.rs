@@ -137,8 +137,7 @@ seed = {seed}
     }
 
     fn method_text(&self) -> String {
-        // Of a run whose `participants` and `fraction` are left out, as above.
-        let defaults = Params::defaults(self.method, self.classes.len()).where_all_are_asked();
+        let defaults = Params::defaults(self.method, self.classes.len());
         let names: Vec<&str> = Method::ALL.into_iter().map(Method::name).collect();
         format!(
             r#"[method]

@@ -73,11 +73,9 @@ impl Default for MethodSection {
 }
 
 impl MethodSection {
-    /// The hyper-parameters of a fleet with so many classes, all of whose devices are asked in every round or not. `path` is
-    /// where the configuration lies.
-    pub(super) fn params(&self, classes: usize, asks_all: bool, path: &Path) -> Result<ValidParams, ConfigError> {
+    /// The hyper-parameters of a fleet with so many classes. `path` is where the configuration lies.
+    pub(super) fn params(&self, classes: usize, path: &Path) -> Result<ValidParams, ConfigError> {
         let defaults = Params::defaults(self.name, classes);
-        let defaults = if asks_all { defaults.where_all_are_asked() } else { defaults };
         let mut params = Params {
             method: self.name,
             learning_rate: self.learning_rate.unwrap_or(defaults.learning_rate),

@@ -89,17 +89,6 @@ fn every_commented_setting_is_one_with_its_published_value() {
 }
 
 #[test]
-fn redgrape_plus_descends_where_all_are_asked_for_every_digit() {
-    let text = Draft { method: Method::RedGrapePlus, ..draft() }.text();
-    let exact = |from: &str, to: &str| check(&text.replace(from, to)).unwrap().params.own("exact");
-    assert_eq!(exact("", ""), Some(1.0));
-    assert_eq!(exact("# fraction = 0.1", "fraction = 0.1"), Some(0.0));
-    assert_eq!(exact("# participants = 100", "participants = 100"), Some(0.0));
-    assert_eq!(exact("encoding = \"f32\"", "encoding = \"f16\""), Some(0.0));
-    assert_eq!(exact("# exact = 1", "exact = 0"), Some(0.0));
-}
-
-#[test]
 fn faults_name_the_setting_and_what_it_may_be() {
     for (from, to, expected) in [
         ("rounds = 50", "rounds = 0", "`round.rounds` is 0; it must be 1 to 1000000"),

@@ -26,11 +26,11 @@ impl Coordinator {
         if able < needed {
             return;
         }
-        let round = RoundId(self.progress.next_round);
+        let (round, method) = (RoundId(self.progress.next_round), self.config.params.method);
         let participants = match task {
-            Task::Train => self.config.participants,
-            // Sums are of everybody.
-            Task::Statistics { .. } | Task::Wait | Task::Finished => Participants::All,
+            Task::Train if !method.asks_everybody(self.progress.model.aid.is_some()) => self.config.participants,
+            // Sums and beginnings are of everybody.
+            Task::Train | Task::Statistics { .. } | Task::Wait | Task::Finished => Participants::All,
         };
         let (wanted, chosen) = participants.of(able, self.config.over_select);
         let (asked, highest_ticket) = match participants {

@@ -83,7 +83,7 @@ pub(super) const DEFINITION: Definition = Definition {
     source: "Shang et al., IJCAI 2022",
     settings: &[FEATURES, MATCH_STEPS, MATCH_RATE, RETRAIN_EPOCHS, RETRAIN_RATE],
     defaults,
-    answer: Answer { heads: false, prototypes: true, loss: false },
+    answer: Answer { heads: false, prototypes: true, ..Definition::PLAIN.answer },
     conclude,
     ..Definition::PLAIN
 };

@@ -15,7 +15,7 @@ pub(super) const DEFINITION: Definition = Definition {
     prepare: |statistics, _| Prepared { aid: Some(Aid::Prior(statistics.prior())), ..Prepared::default() },
     local: |_, aid, _| match aid {
         Some(AidView::Prior(prior)) => Local { loss: Loss::Shifted(prior), ..Local::PLAIN },
-        Some(AidView::Prototypes(_) | AidView::Means(_) | AidView::Weights(_) | AidView::Gaussians(_)) | None => {
+        Some(AidView::Prototypes(_) | AidView::Means(_) | AidView::Weights(_) | AidView::Anchor(_)) | None => {
             Local::PLAIN
         }
     },

@@ -38,9 +38,8 @@ use crate::aid::{Aid, AidView};
 use crate::evaluate::Groups;
 use crate::fleet::{Conditions, FleetModel, Memory, Merged};
 use crate::head::Heads;
-use crate::keys::Key;
 use crate::local::Local;
-use crate::merge::{DeviceWeights, PrototypeSum};
+use crate::merge::{DeviceWeights, HeadSum, PrototypeSum};
 use crate::params::{Params, Sums, ValidParams};
 use crate::prior::log_prior;
 use crate::statistics::Statistics;
@@ -77,20 +76,18 @@ struct Definition {
     settings: &'static [Setting],
     /// Its published values where they are not the common ones; the second argument is the number of classes.
     defaults: fn(&mut Params, usize),
-    /// Its values where every device is asked in every round, if they are others.
-    asked_of_all: fn(&mut Params),
-    /// Whether a hyper-parameter of a method of its kind makes a difference with these values.
-    reads: fn(&Params, Key) -> bool,
     /// What devices must have told the aggregator before the first round of training.
     needs: Sums,
     /// Whether there are rounds of training at all.
     trains: bool,
     /// What devices answer in a round of training.
     answer: Answer,
+    /// Whether rounds of training are of every device until one has made an aid.
+    begins_with_everybody: bool,
     /// Whether a supplementary head is trained beside the main one.
     supplementary: bool,
-    /// Where the balanced gradient comes from.
-    balanced: Balanced,
+    /// Whether the main head takes a balanced step after every local one.
+    balanced: bool,
     /// Samples of each class that the aggregator must hold itself.
     auxiliary: Option<u16>,
     /// What `tau` adds to the bias of the head in use.
@@ -110,21 +107,12 @@ struct Definition {
 struct Answer {
     /// The trained heads.
     heads: bool,
+    /// The gradient of all samples in their place.
+    gradient: bool,
     /// Gradient prototypes at the received main head.
     prototypes: bool,
     /// The mean loss at the received main head.
     loss: bool,
-}
-
-/// Where the balanced gradient comes from.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Balanced {
-    /// There is none.
-    Never,
-    /// A set drawn once a round; its gradient is rescaled to the local one's norm.
-    DrawnOnce,
-    /// A small set drawn anew for every step; its gradient is taken as it is.
-    Redrawn,
 }
 
 /// What `tau` adds to the bias of the head in use, times `tau`.
@@ -154,6 +142,8 @@ pub(crate) struct Prepared {
 struct Closed<'a> {
     /// The weighted mean of the trained heads.
     heads: Option<Heads>,
+    /// Samples of the devices that answered.
+    samples: u64,
     /// The round's gradient prototypes.
     prototypes: PrototypeSum,
     /// The round's losses by device.
@@ -170,13 +160,12 @@ impl Definition {
         source: "",
         settings: &[],
         defaults: |_, _| {},
-        asked_of_all: |_| {},
-        reads: |_, _| true,
         needs: Sums::Nothing,
         trains: true,
-        answer: Answer { heads: true, prototypes: false, loss: false },
+        answer: Answer { heads: true, gradient: false, prototypes: false, loss: false },
+        begins_with_everybody: false,
         supplementary: false,
-        balanced: Balanced::Never,
+        balanced: false,
         auxiliary: None,
         dial: Dial::Prior,
         local: |_, _, _| Local::PLAIN,
@@ -221,9 +210,21 @@ impl Method {
         self.definition().supplementary
     }
 
-    /// Whether devices send the heads that they trained.
+    /// Whether devices send the heads that they trained, or something in their place.
     pub fn sends_heads(self) -> bool {
         self.definition().answer.heads
+    }
+
+    /// Whether what devices send in place of heads is the gradient, in the main head, of the mean cross-entropy of both heads'
+    /// sum on all their samples, less that at [`Aid::Anchor`] where they have one.
+    pub fn sends_gradient(self) -> bool {
+        self.definition().answer.gradient
+    }
+
+    /// Whether the next round of training is of every device that can take part, however many are asked in others. `has_aid`:
+    /// there is something that devices get beside the heads.
+    pub fn asks_everybody(self, has_aid: bool) -> bool {
+        self.definition().begins_with_everybody && !has_aid
     }
 
     /// Whether devices send gradient prototypes every round.
@@ -248,12 +249,7 @@ impl Method {
 
     /// Whether the main head takes a balanced step after every local one.
     pub fn has_balanced_step(self) -> bool {
-        self.definition().balanced != Balanced::Never
-    }
-
-    /// Whether a balanced set is drawn once a round.
-    pub(crate) fn balances(self) -> bool {
-        self.definition().balanced == Balanced::DrawnOnce
+        self.definition().balanced
     }
 
     /// Whether the second moment of all features is part of what the fleet gathers or of what devices get.
@@ -292,14 +288,6 @@ impl Method {
         (self.definition().defaults)(params, classes);
     }
 
-    pub(crate) fn adjust_where_all_are_asked(self, params: &mut Params) {
-        (self.definition().asked_of_all)(params);
-    }
-
-    pub(crate) fn reads(self, params: &Params, key: Key) -> bool {
-        (self.definition().reads)(params, key)
-    }
-
     pub(crate) fn local<'a>(self, params: &ValidParams, aid: Option<AidView<'a>>, has_heads: bool) -> Local<'a> {
         (self.definition().local)(params, aid, has_heads)
     }
@@ -316,13 +304,14 @@ impl Method {
     /// What a round's answers make of the fleet's model.
     pub(crate) fn conclude(
         self,
-        heads: Option<Heads>,
+        heads: &HeadSum,
         prototypes: PrototypeSum,
         losses: BTreeMap<String, f32>,
         known: FleetModel,
         conditions: &Conditions<'_>,
     ) -> Merged {
-        (self.definition().conclude)(Closed { heads, prototypes, losses, known, conditions })
+        let (heads, samples) = (heads.mean(), heads.samples());
+        (self.definition().conclude)(Closed { heads, samples, prototypes, losses, known, conditions })
     }
 }
 

@@ -62,7 +62,7 @@ pub(super) const DEFINITION: Definition = Definition {
 fn local<'a>(_: &ValidParams, aid: Option<AidView<'a>>, _: bool) -> Local<'a> {
     match aid {
         Some(AidView::Weights(weights)) => Local { loss: Loss::Weighted(weights), ..Local::PLAIN },
-        Some(AidView::Prototypes(_) | AidView::Means(_) | AidView::Prior(_) | AidView::Gaussians(_)) | None => {
+        Some(AidView::Prototypes(_) | AidView::Means(_) | AidView::Prior(_) | AidView::Anchor(_)) | None => {
             Local::PLAIN
         }
     }

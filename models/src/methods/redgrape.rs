@@ -7,7 +7,7 @@
 //! classifiers on frozen features; without momentum and clipping for the balanced step, as the paper has it and the
 //! authors' code has not.
 
-use super::{Answer, Balanced, Closed, Definition};
+use super::{Answer, Closed, Definition};
 use crate::aid::{Aid, AidView};
 use crate::fleet::Merged;
 use crate::local::Local;
@@ -21,7 +21,7 @@ pub(super) const DEFINITION: Definition = Definition {
     source: "Yang et al., TMLR 2024",
     answer: Answer { prototypes: true, ..Definition::PLAIN.answer },
     supplementary: true,
-    balanced: Balanced::DrawnOnce,
+    balanced: true,
     local,
     conclude,
     ..Definition::PLAIN
@@ -31,9 +31,7 @@ pub(super) const DEFINITION: Definition = Definition {
 fn local<'a>(_: &ValidParams, aid: Option<AidView<'a>>, _: bool) -> Local<'a> {
     match aid {
         Some(AidView::Prototypes(prototypes)) => Local { balance: Balance::Prototypes(prototypes), ..Local::PLAIN },
-        Some(AidView::Means(_) | AidView::Prior(_) | AidView::Weights(_) | AidView::Gaussians(_)) | None => {
-            Local::PLAIN
-        }
+        Some(AidView::Means(_) | AidView::Prior(_) | AidView::Weights(_) | AidView::Anchor(_)) | None => Local::PLAIN,
     }
 }
 
@@ -41,7 +39,7 @@ fn local<'a>(_: &ValidParams, aid: Option<AidView<'a>>, _: bool) -> Local<'a> {
 fn conclude(mut closed: Closed<'_>) -> Merged {
     let mut prototypes = match closed.known.aid.take() {
         Some(Aid::Prototypes(prototypes)) => prototypes,
-        Some(Aid::Means(_) | Aid::Prior(_) | Aid::Weights(_) | Aid::Gaussians(_)) | None => Prototypes::default(),
+        Some(Aid::Means(_) | Aid::Prior(_) | Aid::Weights(_) | Aid::Anchor(_)) | None => Prototypes::default(),
     };
     closed.prototypes.merge_into(&mut prototypes);
     Merged { aid: Some(Aid::Prototypes(prototypes)), ..closed.plain() }

@@ -5,7 +5,7 @@
 //! gradient is never stale and `C` times smaller on the wire. It is the gradient of the mean, not the mean of the
 //! gradients: the spread within a class is lost.
 
-use super::{Balanced, Definition, Prepared};
+use super::{Definition, Prepared};
 use crate::aid::{Aid, AidView};
 use crate::local::Local;
 use crate::params::{Sums, ValidParams};
@@ -21,7 +21,7 @@ pub(super) const DEFINITION: Definition = Definition {
     },
     needs: Sums::Means,
     supplementary: true,
-    balanced: Balanced::DrawnOnce,
+    balanced: true,
     local,
     prepare: |statistics, _| Prepared { aid: Some(Aid::Means(statistics.means())), ..Prepared::default() },
     ..Definition::PLAIN
@@ -31,11 +31,7 @@ fn local<'a>(_: &ValidParams, aid: Option<AidView<'a>>, _: bool) -> Local<'a> {
     let balance = match aid {
         Some(AidView::Means(means)) if !means.by_class.is_empty() => Balance::Means(means),
         Some(
-            AidView::Means(_)
-            | AidView::Prototypes(_)
-            | AidView::Prior(_)
-            | AidView::Weights(_)
-            | AidView::Gaussians(_),
+            AidView::Means(_) | AidView::Prototypes(_) | AidView::Prior(_) | AidView::Weights(_) | AidView::Anchor(_),
         )
         | None => Balance::Nothing,
     };

@@ -1,7 +1,7 @@
 //! `redgrape-no-prototypes`: the ablation of [`redgrape`](super::redgrape) in which only classes that a device is rich in
 //! are balanced (Yang et al., TMLR 2024, section on ablations). As there, balancing begins when the fleet has heads.
 
-use super::{Balanced, Definition};
+use super::Definition;
 use crate::local::Local;
 use crate::train::Balance;
 
@@ -9,7 +9,7 @@ pub(super) const DEFINITION: Definition = Definition {
     summary: "redgrape without the fleet's class gradients: only classes that a device has enough of are balanced",
     source: "Yang et al., TMLR 2024",
     supplementary: true,
-    balanced: Balanced::DrawnOnce,
+    balanced: true,
     local: |_, _, has_heads| {
         let balance = if has_heads { Balance::Local } else { Balance::Nothing };
         Local { balance, ..Local::PLAIN }

@@ -1,186 +1,140 @@
-//! `redgrape-plus`: [`redgrape`](super::redgrape) that starts from the fleet's sums.
+//! `redgrape-plus`: [`redgrape`](super::redgrape)'s two heads, without local training.
 //!
 //! Ours, after Yang et al., TMLR 2024. Devices tell counts, class sums and the second moment of their features once. The
-//! means of rare classes are drawn towards the common one (see [`crate::oneshot::gaussians`]). The main head starts at
-//! the scaled down LDA head of these means and the supplementary one at the logarithm of the class prior, so that the
-//! main head is the balanced one and their sum the long-tailed one from the first round on.
+//! means of rare classes are drawn towards the common one (see [`crate::oneshot::posterior_lda`]). The main head starts at
+//! the scaled down LDA head of these means, and the supplementary one is the logarithm of the class prior, so that the main
+//! head is the balanced one and their sum the long-tailed one.
 //!
-//! Where some devices are asked in each round, they train. For every step a device draws a small balanced set anew, as
-//! many rows of each class: its own samples of a class it has enough of, else draws from the class's normal
-//! distribution. The gradient on it, at the current main head, is not rescaled. The head in use is the mean over the
-//! last half of the rounds.
-//!
-//! Where all are asked (`exact`), local steps would only drift apart. The supplementary head stays as it is, each device
-//! takes one step down the gradient of the summed head on all its samples, and the merge of these heads is the fleet's
-//! gradient to the last digit. With it the aggregator minimises `sum of cross-entropies + pull * v / 2 * |W - W_start|²`,
-//! `v` being the mean variance of a feature within classes, by [`crate::descent`]: a round is one point. The start
-//! counts as much as `pull` samples of unit variance.
+//! The aggregator then minimises `sum of cross-entropies + pull * v / 2 * |W - W_start|²` of the summed head, `v` being the
+//! mean variance of a feature within classes: the start counts as much as `pull` samples of unit variance. The gradient
+//! comes from devices, one point a round. In the first round all are asked for it at the start. Afterwards devices tell by
+//! how much it changed since, so that of a round that only some of them answer, only the change is uncertain (Johnson and
+//! Zhang, NIPS 2013). Where most of the fleet answered, [`crate::descent`] takes the next step; else it is a damped one, and
+//! the head in use is the mean over the last half of the rounds.
 
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::{Balanced, Closed, Definition, Dial, Prepared, Setting};
-use crate::aid::{Aid, AidView, Gaussians};
-use crate::curvature::Curvature;
+use super::{Answer, Closed, Definition, Dial, Prepared, Setting};
+use crate::aid::Aid;
+use crate::curvature::{Curvature, second_moment};
 use crate::descent::{Descent, MOST_VECTORS};
-use crate::fleet::{FleetModel, Memory, Merged};
+use crate::fleet::{FleetModel, Merged};
 use crate::head::{Head, Heads};
-use crate::keys::Key;
 use crate::limits::{MAX_CLASSES, MAX_FEATURES, MAX_MEMORY_NUMBERS, MAX_PARAMETER_VALUE};
-use crate::local::Local;
-use crate::oneshot::{LDA_SHRINKAGE, gaussians};
+use crate::oneshot::{Gaussians, LDA_SHRINKAGE};
 use crate::params::{Params, Start, Sums, ValidParams};
 use crate::prior::log_prior;
-use crate::statistics::Statistics;
-use crate::train::{Balance, Redraw};
+use crate::statistics::{Statistics, triangle};
 
-const SPREAD: Setting = Setting {
-    name: "spread",
-    meaning: "how far virtual samples scatter about their class mean, 1 being as far as the fleet's samples do",
-    default: 1.0,
-    least: 0.0,
-    most: 10.0,
-    whole: false,
-    allowed: "0 to 10",
-};
-const ROWS: Setting = Setting {
-    name: "rows",
-    meaning: "rows of each class in the balanced set of a step",
-    default: 2.0,
-    least: 1.0,
-    most: 64.0,
-    whole: true,
-    allowed: "a whole number from 1 to 64",
-};
-const EXACT: Setting = Setting {
-    name: "exact",
-    meaning: "1 where devices send the gradient of all their samples and the aggregator does the steps, 0 where they train",
-    default: 0.0,
-    least: 0.0,
-    most: 1.0,
-    whole: true,
-    allowed: "0 or 1",
-};
 const PULL: Setting = Setting {
     name: "pull",
-    meaning: "as how many samples the start counts, where exact is 1",
+    meaning: "as how many samples the start counts",
     default: 100.0,
     least: 0.0,
     most: 1e9,
     whole: false,
     allowed: "0 to 1000000000",
 };
+/// Of the fleet's samples, what must have answered at the start; below it the first round is done again.
+const ENOUGH_TO_BEGIN: f64 = 0.75;
+/// Of the step that the curvature suggests, the most that is taken while no gradient but one is known.
+const LONGEST_STEP: f64 = 0.5;
+/// The same after a step that went too far, as a share of what it would be.
+const AFTER_TOO_FAR: f64 = 0.25;
+/// From this share of the fleet's samples on, a round's gradient is taken for the fleet's.
+const MOST: f64 = 0.5;
 
-// The number of samples, the start, and the descent.
-const _: () = assert!((1 + MOST_VECTORS) * MAX_CLASSES * (MAX_FEATURES + 1) < MAX_MEMORY_NUMBERS);
+// Two numbers, the second moment, the gradient at the start, and the descent.
+const _: () = assert!(
+    2 + triangle(MAX_FEATURES + 1) + (1 + MOST_VECTORS) * MAX_CLASSES * (MAX_FEATURES + 1) < MAX_MEMORY_NUMBERS
+);
 
 pub(super) const DEFINITION: Definition = Definition {
-    summary: "redgrape from a head that the fleet's sums give; where all devices are asked they send gradients and the \
-              aggregator descends, else they balance every step with a few samples of each class, drawn from the fleet's \
-              class statistics where a device lacks the class",
+    summary: "redgrape's two heads from a start that the fleet's sums give; devices send gradients, all of them in the first \
+              round, and the aggregator descends",
     source: "Grapevine, after Yang et al., TMLR 2024",
-    settings: &[SPREAD, ROWS, EXACT, PULL],
+    settings: &[PULL],
     defaults,
-    asked_of_all: |params| _ = params.set_own(EXACT.name, 1.0),
-    reads,
     needs: Sums::SecondMoment,
+    answer: Answer { gradient: true, ..Definition::PLAIN.answer },
+    begins_with_everybody: true,
     supplementary: true,
-    balanced: Balanced::Redrawn,
     dial: Dial::Head,
-    local,
     prepare,
     conclude,
     ..Definition::PLAIN
 };
 
 fn defaults(params: &mut Params, _: usize) {
-    params.learning_rate = 0.05;
-    params.lambda = 0.5;
     params.start = Start::Posterior;
     params.start_scale = 0.35;
     params.averaged = true;
 }
 
-fn reads(params: &Params, key: Key) -> bool {
-    let descends = params.own(EXACT.name) == Some(1.0);
-    match key {
-        Key::LearningRate | Key::Momentum | Key::Clip | Key::Batch | Key::Epochs => !descends,
-        Key::Lambda | Key::RichSamples => !descends,
-        Key::Own(name) if name == SPREAD.name || name == ROWS.name => !descends,
-        Key::Own(name) if name == PULL.name => descends,
-        Key::MinSamples | Key::StartScale | Key::Tau | Key::Own(_) => true,
-    }
-}
-
 fn prepare(statistics: &Statistics, _: &ValidParams) -> Prepared {
+    let (prior, d) = (statistics.prior(), statistics.shape().features());
+    let gaussians = Gaussians::of(statistics, LDA_SHRINKAGE);
     let mut heads = Heads::zeros(statistics.shape());
-    heads.supplementary.bias = log_prior(&statistics.prior());
-    let aid = Aid::Gaussians(gaussians(statistics, LDA_SHRINKAGE));
-    Prepared { heads: Some(heads), aid: Some(aid), numbers: vec![statistics.samples() as f32] }
+    heads.supplementary.bias = log_prior(&prior);
+    let mut numbers = vec![statistics.samples() as f32, gaussians.variance(d) as f32];
+    numbers.extend(second_moment(&gaussians, &prior, d));
+    Prepared { heads: Some(heads), aid: None, numbers }
 }
 
-fn local<'a>(params: &ValidParams, aid: Option<AidView<'a>>, _: bool) -> Local<'a> {
-    let [spread, rows, exact, ..] = params.own;
-    if exact == 1.0 {
-        return Local { whole: true, ..Local::PLAIN };
-    }
-    let balance = match aid {
-        Some(AidView::Gaussians(gaussians)) => Balance::Redrawn(Redraw { gaussians, spread, rows: rows as u16 }),
-        Some(AidView::Prototypes(_) | AidView::Means(_) | AidView::Prior(_) | AidView::Weights(_)) | None => {
-            Balance::Nothing
-        }
+fn conclude(closed: Closed<'_>) -> Merged {
+    let Closed { heads: answer, samples, known, conditions, .. } = closed;
+    let FleetModel { heads, aid, mut memory, .. } = known;
+    let (Some(tried), Some(answer)) = (heads, answer) else { return Merged { memory, ..Merged::default() } };
+    let start = match aid {
+        Some(Aid::Anchor(start)) => Some(start),
+        Some(Aid::Prototypes(_) | Aid::Means(_) | Aid::Prior(_) | Aid::Weights(_)) | None => None,
     };
-    Local { balance, ..Local::PLAIN }
-}
-
-fn conclude(mut closed: Closed<'_>) -> Merged {
-    let [_, _, exact, pull, ..] = closed.conditions.params.own;
-    if exact != 1.0 || closed.known.memory.numbers.is_empty() {
-        return closed.plain();
-    }
-    let FleetModel { heads, aid, memory, .. } = &mut closed.known;
-    match (heads.take(), aid.take(), closed.heads.take()) {
-        (Some(tried), Some(Aid::Gaussians(gaussians)), Some(answers)) => {
-            let memory = core::mem::take(memory);
-            descend(&gaussians, memory, tried, &answers.main, pull)
-        }
-        _ => closed.plain(),
-    }
-}
-
-/// One round of the descent: the gradient at the heads that were `tried`, from the mean of the `answers`, then the heads to
-/// try next. The head in use is the best point known, not the one that nobody has tried yet.
-fn descend(gaussians: &Gaussians, mut memory: Memory, tried: Heads, answers: &Head, pull: f32) -> Merged {
-    let numbers = &mut memory.numbers;
-    let at = rows_of(&tried.main);
-    let (length, d) = (at.len(), tried.main.weight.len() / tried.main.bias.len());
-    if numbers.len() <= length {
-        numbers.truncate(1);
-        numbers.extend(at.iter().map(|&value| value as f32));
-    }
-    let (samples, start) = (f64::from(numbers[0]).max(1.0), &numbers[1..=length]);
-    let variance = gaussians.root.iter().map(|&entry| f64::from(entry) * f64::from(entry)).sum::<f64>() / d as f64;
-    let pull = f64::from(pull) * variance / samples;
-    let answers = rows_of(answers);
-    let away = at.iter().zip(start).map(|(value, start)| pull * (value - f64::from(*start)));
-    let gradient = at.iter().zip(&answers).zip(away).map(|((at, answer), away)| at - answer + away).collect();
-    let descent = match Descent::read(&numbers[1 + length..], length) {
-        Some(mut descent) => {
-            descent.learn(at, gradient);
-            descent
-        }
-        None => Descent::new(at, gradient),
+    let width = tried.main.weight.len() / tried.main.bias.len() + 1;
+    let gathered = 2 + triangle(width);
+    let &[fleet, variance, ref moment @ ..] = memory.numbers.get(..gathered).unwrap_or_default() else {
+        return Merged { memory, ..Merged::default() };
     };
-    numbers.truncate(1 + length);
-    descent.write(numbers);
+    let fleet = f64::from(fleet).max(1.0);
+    let answered = samples as f64 / fleet;
+    if start.is_none() && answered < ENOUGH_TO_BEGIN {
+        return Merged { memory, ..Merged::default() };
+    }
+    let [pull, ..] = conditions.params.own;
+    let pull = f64::from(pull) * f64::from(variance) / fleet;
     let prior: Vec<f64> = tried.supplementary.bias.iter().map(|&log| libm::exp(f64::from(log))).collect();
-    let curvature = Curvature::new(gaussians, &prior, d, pull);
-    let next = head_of(&descent.next(|vector| curvature.unbend(vector)), d);
+    let curvature = Curvature::new(moment, &prior, width, pull);
+    let (at, mut gradient) = (rows_of(&tried.main), rows_of(&answer.main));
+    let length = at.len();
+    let course = memory.numbers.get(gathered..).unwrap_or_default();
+    let mut step = LONGEST_STEP.min(libm::sqrt(answered));
+    let (first, descent) = match &start {
+        None => (gradient.iter().map(|&entry| entry as f32).collect(), Descent::new(at, gradient)),
+        Some(start) => {
+            let (first, course) = course.split_at(length.min(course.len()));
+            for (((entry, first), at), start) in gradient.iter_mut().zip(first).zip(&at).zip(rows_of(start)) {
+                *entry += f64::from(*first) + pull * (at - start);
+            }
+            let mut descent =
+                Descent::read(course, length).unwrap_or_else(|| Descent::new(at.clone(), gradient.clone()));
+            if answered >= MOST {
+                descent.learn(at, gradient);
+            } else if !descent.glance(at, gradient) {
+                step *= AFTER_TOO_FAR;
+            }
+            (first.to_vec(), descent)
+        }
+    };
+    memory.numbers.truncate(gathered);
+    memory.numbers.extend(first);
+    descent.write(&mut memory.numbers);
+    let next = head_of(&descent.next(step, |vector| curvature.unbend(vector)), width);
+    let is_found = start.is_some() && answered >= MOST;
     Merged {
         heads: Some(Heads { main: next, supplementary: tried.supplementary }),
-        in_use: Some(head_of(&descent.base, d)),
+        in_use: is_found.then(|| head_of(&descent.base, width)),
+        aid: if start.is_some() { None } else { Some(Aid::Anchor(tried.main)) },
         memory,
-        aid: None,
     }
 }
 
@@ -191,14 +145,14 @@ fn rows_of(head: &Head) -> Vec<f64> {
 }
 
 /// The other way, with every entry within what a device accepts.
-fn head_of(rows: &[f64], d: usize) -> Head {
+fn head_of(rows: &[f64], width: usize) -> Head {
     let within = |value: &f64| {
         let value = *value as f32;
         if value.is_finite() { value.clamp(-MAX_PARAMETER_VALUE, MAX_PARAMETER_VALUE) } else { 0.0 }
     };
-    let rows = || rows.chunks_exact(d + 1);
+    let rows = || rows.chunks_exact(width);
     Head {
-        weight: rows().flat_map(|row| row[..d].iter().map(within)).collect(),
-        bias: rows().map(|row| within(&row[d])).collect(),
+        weight: rows().flat_map(|row| row[..width - 1].iter().map(within)).collect(),
+        bias: rows().map(|row| within(&row[width - 1])).collect(),
     }
 }

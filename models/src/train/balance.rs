@@ -3,7 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::{Redraw, Samples};
+use super::Samples;
 use crate::head::Head;
 use crate::params::ValidParams;
 use crate::prototype::PrototypeSource;
@@ -21,8 +21,6 @@ pub enum Balance<'a> {
     Prototypes(&'a dyn PrototypeSource),
     /// The fleet's class means stand for the classes the device lacks.
     Means(&'a Means),
-    /// A small set drawn anew for every step.
-    Redrawn(Redraw<'a>),
 }
 
 /// The locally balanced set: rows with the weight each has in the balanced gradient, and the constant part that gradient
@@ -51,7 +49,7 @@ impl BalancedSet {
         let is_rich = |class: &u16| counts[usize::from(*class)] >= u32::from(params.rich_samples);
         let rich = (0..shape.classes() as u16).filter(is_rich).count();
         let known: Vec<u16> = match balance {
-            Balance::Nothing | Balance::Redrawn(_) => return None,
+            Balance::Nothing => return None,
             Balance::Local => Vec::new(),
             Balance::Prototypes(prototypes) => prototypes.classes(),
             Balance::Means(means) => means.by_class.keys().copied().collect(),
@@ -77,7 +75,7 @@ impl BalancedSet {
                 set.constant = Some(mean);
             }
             Balance::Means(means) => set.add_means(samples, means, &missing, 1.0 - rich_share),
-            Balance::Nothing | Balance::Local | Balance::Prototypes(_) | Balance::Redrawn(_) => {}
+            Balance::Nothing | Balance::Local | Balance::Prototypes(_) => {}
         }
         Some(set)
     }

@@ -7,7 +7,6 @@
 mod balance;
 mod dual;
 mod primal;
-mod redrawn;
 mod samples;
 mod whole;
 
@@ -15,8 +14,6 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
-
-use rand_chacha::ChaCha8Rng;
 
 use crate::exp::{focal_error, softmax_error};
 use crate::head::{Head, Heads};
@@ -29,11 +26,9 @@ use crate::sampling::Plan;
 pub use balance::Balance;
 use balance::BalancedSet;
 use dual::Dual;
-use primal::{Balancing, Primal};
-pub use redrawn::Redraw;
-use redrawn::Redrawn;
+use primal::Primal;
 pub use samples::{Samples, SamplesError};
-pub(crate) use whole::whole_step;
+pub(crate) use whole::whole_gradient;
 
 /// One device's training in one round. Make it, call [`LocalTraining::run`], take the heads.
 ///
@@ -50,41 +45,13 @@ enum Form<'a> {
 }
 
 impl<'a> LocalTraining<'a> {
-    /// Prepares a round: `balanced` holds the indices of the samples drawn from rich classes once for the round, `draws`
-    /// is where sets that are drawn for every step come from (see [`Plan`] for both).
-    pub fn new(
-        samples: Samples<'a>,
-        heads: Heads,
-        local: Local<'a>,
-        balanced: &[u32],
-        draws: ChaCha8Rng,
-        params: ValidParams,
-    ) -> Self {
-        let set = match local.balance {
-            Balance::Redrawn(redraw) => {
-                let redrawn = Redrawn::new(samples, redraw, &params, draws).map(Box::new);
-                let balancing = redrawn.map_or(Balancing::Nothing, Balancing::Redrawn);
-                return Self::primal(samples, heads, balancing, local, params);
-            }
-            balance @ (Balance::Nothing | Balance::Local | Balance::Prototypes(_) | Balance::Means(_)) => {
-                BalancedSet::new(&samples, balance, balanced, &params)
-            }
-        };
+    /// Prepares a round: `balanced` holds the indices of the samples drawn from rich classes, see [`Plan`].
+    pub fn new(samples: Samples<'a>, heads: Heads, local: Local<'a>, balanced: &[u32], params: ValidParams) -> Self {
+        let set = BalancedSet::new(&samples, local.balance, balanced, &params);
         if local.proximal == 0.0 && Dual::is_quicker(&samples, set.as_ref(), &params) {
             return Self { form: Form::Dual(Box::new(Dual::new(samples, heads, set, local.loss, params))) };
         }
-        let balancing = set.map_or(Balancing::Nothing, |set| Balancing::once(set, &samples));
-        Self::primal(samples, heads, balancing, local, params)
-    }
-
-    fn primal(
-        samples: Samples<'a>,
-        heads: Heads,
-        balancing: Balancing<'a>,
-        local: Local<'a>,
-        params: ValidParams,
-    ) -> Self {
-        Self { form: Form::Primal(Box::new(Primal::new(samples, heads, balancing, local, params))) }
+        Self { form: Form::Primal(Box::new(Primal::new(samples, heads, set, local, params))) }
     }
 
     /// Every mini-batch of every epoch of a plan.

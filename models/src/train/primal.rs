@@ -1,11 +1,9 @@
 //! Training on the heads themselves: for devices with at least as many samples as features.
 
-use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use super::balance::BalancedSet;
-use super::redrawn::Redrawn;
 use super::{Samples, Step, Tensor, clip_factor, rescale_factor};
 use crate::exp::{norm, softmax_error};
 use crate::head::{Head, Heads};
@@ -31,27 +29,49 @@ pub(super) struct Primal<'a> {
     momentum: Head,
     gradient: Head,
     balanced_gradient: Head,
-    balancing: Balancing<'a>,
+    balanced: Option<BalancedRows>,
     logits: Vec<f32>,
 }
 
 /// What the main head is balanced with.
-pub(super) enum Balancing<'a> {
-    Nothing,
-    /// A set and its rows, `[row][d]`; its gradient is rescaled to the norm of the local one.
-    Once(BalancedSet, Vec<f32>),
-    /// A set that is drawn for every step; its gradient is taken as it is.
-    Redrawn(Box<Redrawn<'a>>),
+struct BalancedRows {
+    set: BalancedSet,
+    /// Of the set, `[row][d]`.
+    rows: Vec<f32>,
 }
 
-impl Balancing<'_> {
-    pub(super) fn once(set: BalancedSet, samples: &Samples<'_>) -> Self {
+impl BalancedRows {
+    fn new(set: BalancedSet, samples: &Samples<'_>) -> Self {
         let d = samples.shape().features();
         let own = set.members.len() - set.means.len() / d;
         let mut rows = vec![0.0; own * d];
         samples.gather(&set.members[..own], &mut rows);
         rows.extend_from_slice(&set.means);
-        Self::Once(set, rows)
+        Self { set, rows }
+    }
+
+    /// Writes the gradient at the main head; `logits` is scratch space.
+    fn gradient(&self, main: &Head, logits: &mut [f32], gradient: &mut Head) {
+        let Self { set, rows } = self;
+        let classes = main.bias.len();
+        let features = main.weight.len() / classes;
+        let mut beta = 0.0;
+        if let Some(constant) = &set.constant {
+            gradient.weight.copy_from_slice(&constant.weight);
+            gradient.bias.copy_from_slice(&constant.bias);
+            beta = 1.0;
+        }
+        let chunks = rows.chunks(BALANCED_ROWS * features);
+        let labels = set.labels.chunks(BALANCED_ROWS).zip(set.weights.chunks(BALANCED_ROWS));
+        for (rows, (labels, weights)) in chunks.zip(labels) {
+            let logits = &mut logits[..labels.len() * classes];
+            kernel::logits(rows, &main.weight, &main.bias, features, logits);
+            for ((row, &label), &weight) in logits.chunks_exact_mut(classes).zip(labels).zip(weights) {
+                softmax_error(row, usize::from(label), weight);
+            }
+            kernel::accumulate_gradient(logits, rows, features, beta, &mut gradient.weight, &mut gradient.bias);
+            beta = 1.0;
+        }
     }
 }
 
@@ -59,7 +79,7 @@ impl<'a> Primal<'a> {
     pub(super) fn new(
         samples: Samples<'a>,
         heads: Heads,
-        balancing: Balancing<'a>,
+        set: Option<BalancedSet>,
         local: Local<'a>,
         params: ValidParams,
     ) -> Self {
@@ -79,7 +99,7 @@ impl<'a> Primal<'a> {
             momentum: Head::zeros(shape),
             gradient: Head::zeros(shape),
             balanced_gradient: Head::zeros(shape),
-            balancing,
+            balanced: set.map(|set| BalancedRows::new(set, &samples)),
             logits: vec![0.0; batch.max(BALANCED_ROWS) * shape.classes()],
         }
     }
@@ -110,21 +130,10 @@ impl<'a> Primal<'a> {
 
     /// Fills the balanced gradient and gives what rescales its two parts.
     fn balance(&mut self, local: (f64, f64)) -> (f32, f32) {
-        let (main, logits, gradient) = (&self.heads.main, &mut self.logits, &mut self.balanced_gradient);
-        match &mut self.balancing {
-            Balancing::Nothing => (0.0, 0.0),
-            Balancing::Once(set, rows) => {
-                let of = Weighted { rows, labels: &set.labels, weights: &set.weights, constant: set.constant.as_ref() };
-                balanced_gradient(of, main, logits, gradient);
-                (rescale_factor(local.0, norm(&gradient.weight)), rescale_factor(local.1, norm(&gradient.bias)))
-            }
-            Balancing::Redrawn(set) => {
-                set.draw();
-                let of = Weighted { rows: &set.rows, labels: &set.labels, weights: &set.weights, constant: None };
-                balanced_gradient(of, main, logits, gradient);
-                (1.0, 1.0)
-            }
-        }
+        let Some(balanced) = &self.balanced else { return (0.0, 0.0) };
+        let gradient = &mut self.balanced_gradient;
+        balanced.gradient(&self.heads.main, &mut self.logits, gradient);
+        (rescale_factor(local.0, norm(&gradient.weight)), rescale_factor(local.1, norm(&gradient.bias)))
     }
 
     fn update(&mut self, clip: f32, rescale: (f32, f32)) {
@@ -159,35 +168,4 @@ impl<'a> Primal<'a> {
 fn hold_back(mu: f32, gradient: &mut [f32], weights: &[f32], received: &[f32]) {
     let entries = gradient.iter_mut().zip(weights.iter().zip(received));
     entries.for_each(|(gradient, (weight, received))| *gradient += mu * (weight - received));
-}
-
-/// A balanced set: rows `[row][d]` with the weight of each, and a part that does not change.
-struct Weighted<'a> {
-    rows: &'a [f32],
-    labels: &'a [u16],
-    weights: &'a [f32],
-    constant: Option<&'a Head>,
-}
-
-/// Writes the balanced gradient at the main head; `logits` is scratch space.
-fn balanced_gradient(set: Weighted<'_>, main: &Head, logits: &mut [f32], gradient: &mut Head) {
-    let classes = main.bias.len();
-    let features = main.weight.len() / classes;
-    let mut beta = 0.0;
-    if let Some(constant) = set.constant {
-        gradient.weight.copy_from_slice(&constant.weight);
-        gradient.bias.copy_from_slice(&constant.bias);
-        beta = 1.0;
-    }
-    let chunks = set.rows.chunks(BALANCED_ROWS * features);
-    let labels = set.labels.chunks(BALANCED_ROWS).zip(set.weights.chunks(BALANCED_ROWS));
-    for (rows, (labels, weights)) in chunks.zip(labels) {
-        let logits = &mut logits[..labels.len() * classes];
-        kernel::logits(rows, &main.weight, &main.bias, features, logits);
-        for ((row, &label), &weight) in logits.chunks_exact_mut(classes).zip(labels).zip(weights) {
-            softmax_error(row, usize::from(label), weight);
-        }
-        kernel::accumulate_gradient(logits, rows, features, beta, &mut gradient.weight, &mut gradient.bias);
-        beta = 1.0;
-    }
 }

@@ -57,8 +57,7 @@ fn both_forms_train_the_same_heads() {
             let set = || BalancedSet::new(&samples, local.balance, &balanced, &params);
             assert!(Dual::is_quicker(&samples, set().as_ref(), &params));
             let mut dual = Dual::new(samples, heads.clone(), set(), local.loss, params);
-            let balancing = set().map_or(Balancing::Nothing, |set| Balancing::once(set, &samples));
-            let mut primal = Primal::new(samples, heads.clone(), balancing, local, params);
+            let mut primal = Primal::new(samples, heads.clone(), set(), local, params);
             plan.for_each_batch(|batch| {
                 dual.step(batch);
                 primal.step(batch);
@@ -87,8 +86,7 @@ fn training_that_is_ended_early_took_no_further_step() {
     let params = Params { batch: 8, epochs: 4, ..Params::defaults(Method::FedAvg, 3) }.check().unwrap();
     let train = |steps: usize| {
         let mut plan = Plan::draw(&labels, 3, &params, ChaCha8Rng::seed_from_u64(2));
-        let mut training =
-            LocalTraining::new(samples, Heads::zeros(shape), Local::PLAIN, plan.balanced(), plan.draws(), params);
+        let mut training = LocalTraining::new(samples, Heads::zeros(shape), Local::PLAIN, plan.balanced(), params);
         let mut asked = 0;
         let ended = training.run_while(&mut plan, &mut || {
             asked += 1;

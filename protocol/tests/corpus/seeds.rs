@@ -114,7 +114,8 @@ fn aids() -> Seeds {
         named(aids.iter().map(|(name, aid, encoding)| (*name, [&[0], &aid.encode(*encoding)[..]].concat())));
     break_one(&mut seeds, "prior", "above-one", |bytes| put(bytes, 2, 1.5));
     break_one(&mut seeds, "weights", "below-zero", |bytes| put(bytes, 2, -1.5));
-    break_one(&mut seeds, "gaussians", "half-a-root", |bytes| bytes.truncate(bytes.len() - 6));
+    break_one(&mut seeds, "anchor", "half-a-bias", |bytes| bytes.truncate(bytes.len() - 6));
+    break_one(&mut seeds, "anchor", "nan", |bytes| put(bytes, 2, f32::NAN));
     break_one(&mut seeds, "means", "class-twice", |bytes| bytes[5] = 0);
     break_one(&mut seeds, "means", "nan", |bytes| put(bytes, 7, f32::NAN));
     break_one(&mut seeds, "prototypes-f32", "unknown-class", |bytes| bytes[6] = 2);

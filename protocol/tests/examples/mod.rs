@@ -2,8 +2,8 @@
 //! features. Every weight is a multiple of 1/64 whose row reaches 127/64, so that all encodings hold it exactly.
 
 use grapevine_models::{
-    Average, FloatSums, Gaussians, Head, Heads, Means, Memory, Method, Params, Prototypes, Samples, Shape, Start,
-    Statistics, Sums, triangle,
+    Average, FloatSums, Head, Heads, Means, Memory, Method, Params, Prototypes, Samples, Shape, Start, Statistics,
+    Sums, triangle,
 };
 use grapevine_protocol::{
     Aid, AidBody, Bitmap, BlobRef, BlockHeader, BootId, Digest, Encoding, HeadsBody, Hello, LabelValue, Labels,
@@ -142,10 +142,10 @@ pub fn aids() -> Vec<(&'static str, AidBody, Encoding)> {
         ("prototypes-f32", AidBody(Aid::Prototypes(prototypes())), Encoding::F32),
         ("prototypes-f16", AidBody(Aid::Prototypes(prototypes())), Encoding::F16),
         ("prototypes-int8", AidBody(Aid::Prototypes(prototypes())), Encoding::Int8),
-        ("means", AidBody(Aid::Means(means.clone())), Encoding::F32),
+        ("means", AidBody(Aid::Means(means)), Encoding::F32),
         ("prior", AidBody(Aid::Prior(vec![0.75, 0.25])), Encoding::F32),
         ("weights", AidBody(Aid::Weights(vec![1.5, 501.0])), Encoding::F32),
-        ("gaussians", AidBody(Aid::Gaussians(Gaussians { means, root: vec![0.75, -0.5, 1.25] })), Encoding::F32),
+        ("anchor", AidBody(Aid::Anchor(head([64, -32, 16, 8], [0.5, -0.5]))), Encoding::Int8),
     ]
 }
 

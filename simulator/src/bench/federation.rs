@@ -265,6 +265,9 @@ impl<'a> Federation<'a> {
     fn choose(&self, step: Step) -> Vec<usize> {
         let all = 0..self.devices.len();
         let (Step::Train, Some(wanted)) = (step, self.setup.participants) else { return all.collect() };
+        if self.setup.params.method.asks_everybody(self.model.aid.is_some()) {
+            return all.collect();
+        }
         let able: Vec<&DeviceId> = self.devices.iter().map(|device| &device.id).collect();
         let (chosen, _): (BTreeSet<DeviceId>, u64) = choose(&able, wanted, self.fleet.seed, RoundId(self.round));
         all.filter(|&number| chosen.contains(&self.devices[number].id)).collect()

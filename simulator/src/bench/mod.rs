@@ -303,9 +303,6 @@ impl BenchOptions {
     /// The method's own parameters, with the start and the mean of all methods.
     fn unset_params(&self, method: Method, classes: usize) -> Params {
         let mut params = Params::defaults(method, classes);
-        if self.participants.is_none_or(|count| count == self.devices) && self.encoding == Encoding::F32 {
-            params = params.where_all_are_asked();
-        }
         if let Some(start) = self.start.filter(|_| !method.is_one_shot()) {
             params.start = start;
         }

@@ -208,9 +208,6 @@ pub(crate) struct Place {
 
 fn params(options: &DemoOptions, method: Method, classes: usize) -> Result<ValidParams, ParamsError> {
     let mut params = Params::defaults(method, classes);
-    if options.participants.is_none_or(|count| count == options.devices) {
-        params = params.where_all_are_asked();
-    }
     match options.source {
         Source::Digits if params.reads(Key::Lambda) => params.lambda = DIGITS_LAMBDA,
         Source::Images { .. } if params.reads(Key::Lambda) => params.lambda = IMAGES_LAMBDA,
