@@ -38,8 +38,10 @@ const PULL: Setting = Setting {
 };
 /// Of the fleet's samples, what must have answered at the start; below it the first round is done again.
 const ENOUGH_TO_BEGIN: f64 = 0.75;
-/// Of the step that the curvature suggests, the most that is taken while no gradient but one is known.
-const LONGEST_STEP: f64 = 0.5;
+/// Of the step that the curvature suggests, what is taken while no gradient but one is known.
+const LONGEST_STEP: f64 = 0.7;
+/// Of the fleet's samples, what must have answered for that; with fewer, steps are shorter.
+const ENOUGH: f64 = 0.25;
 /// The same after a step that went too far, as a share of what it would be.
 const AFTER_TOO_FAR: f64 = 0.25;
 /// From this share of the fleet's samples on, a round's gradient is taken for the fleet's.
@@ -107,7 +109,7 @@ fn conclude(closed: Closed<'_>) -> Merged {
     let (at, mut gradient) = (rows_of(&tried.main), rows_of(&answer.main));
     let length = at.len();
     let course = memory.numbers.get(gathered..).unwrap_or_default();
-    let mut step = LONGEST_STEP.min(libm::sqrt(answered));
+    let mut step = LONGEST_STEP * libm::sqrt(1.0_f64.min(answered / ENOUGH));
     let (first, descent) = match &start {
         None => (gradient.iter().map(|&entry| entry as f32).collect(), Descent::new(at, gradient)),
         Some(start) => {

@@ -26,9 +26,9 @@ impl Pair {
             &aggregator.path("aggregator.toml"),
             &[("# epochs = 5", &format!("epochs = {epochs}")), ("# batch = 64", "batch = 1")],
         );
-        if method == Method::RedGrapePlus {
-            // Training, not the gradient of one device that is all there is.
-            edit(&aggregator.path("aggregator.toml"), &[("# exact = 1", "exact = 0")]);
+        if method == Method::RedGrapeLive {
+            // With class means from the first round of training on.
+            edit(&aggregator.path("aggregator.toml"), &[("# start = \"zeros\"", "start = \"lda\"")]);
         }
         let mut serving = aggregator.start("aggregator", &["serve", "--until-finished"]);
         let line = serving.line("serving");
@@ -74,8 +74,8 @@ fn stop(running: Running) -> String {
 
 #[test]
 fn a_long_round_is_left_at_once_and_done_after_the_restart() {
-    // Sums first, then steps that each draw a set anew: seconds of work on a quick machine.
-    let pair = Pair::start(Method::RedGrapePlus, 1_000);
+    // Sums first, then steps that each balance with a set of many rows: seconds of work on a quick machine.
+    let pair = Pair::start(Method::RedGrapeLive, 1_000);
     let mut running = pair.device.start("edge-client", &["run"]);
     running.line("round began round=1");
     let log = stop(running);
