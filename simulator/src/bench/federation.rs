@@ -19,6 +19,7 @@ use rayon::prelude::*;
 use super::fleet::Fleet;
 use super::now;
 use super::wire::{Traffic, Wire, blob};
+use crate::data::class_counts;
 
 /// Rows of the test set that one thread classifies at a time.
 const TEST_ROWS: usize = 1_024;
@@ -46,6 +47,8 @@ pub(super) struct Outcome {
     pub(super) dial: Vec<Accuracy>,
     /// SHA-256 of the final heads, as they are published.
     pub(super) digest: Digest,
+    /// Test samples of each class, `[C]`.
+    pub(super) tested: Vec<u64>,
     /// Of all devices in the whole run.
     pub(super) traffic: Traffic,
     /// Rounds, those that gather sums included.
@@ -122,7 +125,8 @@ pub(super) fn run(
     let dial = federation.model.in_use().map_or_else(Vec::new, turned);
     let digest = federation.finish()?;
     let seconds = (now() - began).as_secs_f64();
-    Ok(Some(Outcome { rounds, dial, digest, traffic: federation.traffic, steps: federation.round, seconds }))
+    let tested = class_counts(fleet.test.labels.iter().copied(), fleet.shape.classes());
+    Ok(Some(Outcome { rounds, dial, digest, tested, traffic: federation.traffic, steps: federation.round, seconds }))
 }
 
 /// How a head does on a test set, on all cores.

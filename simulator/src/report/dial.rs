@@ -33,8 +33,8 @@ pub struct Dial {
     pub against: Vec<Against>,
 }
 
-/// A rival, and the `tau` at which the smaller of the two leads over it on the held-out samples is largest: the one in head
-/// accuracy and the one in balanced accuracy.
+/// A rival, and the `tau` at which, after the held-out samples, head and balanced accuracy are most probably both at least
+/// the rival's.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Against {
     /// Name of the rival, whose own dial is left alone.
