@@ -11,7 +11,7 @@ use grapevine_host::broker_address::DEFAULT_PORT;
 use grapevine_host::config::beside;
 use grapevine_host::{BrokerAddress, class_list, config};
 use grapevine_models::manifest::Manifest;
-use grapevine_models::{Shape, Step, ValidParams};
+use grapevine_models::{Method, Shape, Step, ValidParams};
 use grapevine_protocol::limits::{MAX_BLOB_BYTES, MAX_DEVICES};
 use grapevine_protocol::{
     Digest, Encoding, FleetId, Refusal, Task, class_list_digest, largest_aid, largest_heads, largest_update,
@@ -38,6 +38,8 @@ pub const DEFAULT_STATE: &str = "state";
 pub const ADVICE: &str = "run `aggregator init` to write one, or name it with `--config`";
 /// Samples of a class below which nothing about that class leaves a device, unless the file says otherwise.
 pub const DEFAULT_MIN_SAMPLES_TO_SHARE: u16 = 5;
+/// How a fleet learns that says nothing about it.
+pub const DEFAULT_METHOD: Method = Method::RedGrapePlus;
 
 /// Most rounds of one run.
 const MAX_ROUNDS: u32 = 1_000_000;

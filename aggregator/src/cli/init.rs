@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use clap::Args;
-use grapevine_aggregator::config::{BrokerDraft, Config, DEFAULT_STATE, Draft};
+use grapevine_aggregator::config::{BrokerDraft, Config, DEFAULT_METHOD, DEFAULT_STATE, Draft};
 use grapevine_host::broker_address::DEFAULT_PORT;
 use grapevine_host::draft::{DraftArguments, keep_secret, seen_from};
 use grapevine_host::{BrokerAddress, broker_address, config, files, manifest};
@@ -38,7 +38,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "PORT", default_value_t = DEFAULT_PORT, requires = "embedded")]
     port: u16,
     /// How the fleet learns.
-    #[arg(long, value_name = "NAME", default_value_t = Method::RedGrape)]
+    #[arg(long, value_name = "NAME", default_value_t = DEFAULT_METHOD)]
     method: Method,
 }
 

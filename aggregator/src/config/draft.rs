@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use grapevine_host::draft::{quoted, quoted_list};
-use grapevine_models::{Method, Params, Start};
+use grapevine_models::{Key, Method, Params, Start};
 use grapevine_protocol::FleetId;
 
 use super::{LimitsSection, MethodSection, QuarantineSection, RoundSection};
@@ -148,14 +148,7 @@ min_samples_to_share = {min_samples_to_share}
 # How weights are sent: "f32" exact, "f16" half the bytes, "int8" a quarter.
 encoding = "f32"
 # The published values. These, the method and min_samples_to_share stay as they are within a run.
-# learning_rate = {learning_rate:?}
-# momentum = {momentum:?}
-# lambda = {lambda:?}
-# rich_samples = {rich_samples}
-# clip = {clip:?}
-# batch = {batch}
-# epochs = {epochs}
-# Where the head starts: at "zeros", or at what sums of the devices' features give, "ncm" or "lda", times start_scale.
+{training}# Where the head starts: at "zeros", or at what sums of the devices' features give, "ncm" or "lda", times start_scale.
 # start = "{start}"
 # start_scale = {start_scale:?}
 # Whether the head in use is the mean of those of the last half of the rounds.
@@ -166,13 +159,7 @@ encoding = "f32"
             names = names.join(", "),
             method = self.method,
             min_samples_to_share = MethodSection::default().min_samples_to_share,
-            learning_rate = defaults.learning_rate,
-            momentum = defaults.momentum,
-            lambda = defaults.lambda,
-            rich_samples = defaults.rich_samples,
-            clip = defaults.clip,
-            batch = defaults.batch,
-            epochs = defaults.epochs,
+            training = training_text(&defaults),
             start = start_name(defaults.start),
             start_scale = defaults.start_scale,
             averaged = defaults.averaged,
@@ -180,6 +167,20 @@ encoding = "f32"
             own = own_text(&defaults),
         )
     }
+}
+
+/// What the method reads of the settings of local training.
+fn training_text(defaults: &Params) -> String {
+    let settings = [
+        (Key::LearningRate, format!("# learning_rate = {:?}\n", defaults.learning_rate)),
+        (Key::Momentum, format!("# momentum = {:?}\n", defaults.momentum)),
+        (Key::Lambda, format!("# lambda = {:?}\n", defaults.lambda)),
+        (Key::RichSamples, format!("# rich_samples = {}\n", defaults.rich_samples)),
+        (Key::Clip, format!("# clip = {:?}\n", defaults.clip)),
+        (Key::Batch, format!("# batch = {}\n", defaults.batch)),
+        (Key::Epochs, format!("# epochs = {}\n", defaults.epochs)),
+    ];
+    settings.into_iter().filter(|(key, _)| defaults.reads(*key)).map(|(_, line)| line).collect()
 }
 
 /// The settings that only this method has.

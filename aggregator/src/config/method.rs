@@ -10,7 +10,7 @@ use grapevine_protocol::Encoding;
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::{ConfigError, DEFAULT_MIN_SAMPLES_TO_SHARE};
+use super::{ConfigError, DEFAULT_METHOD, DEFAULT_MIN_SAMPLES_TO_SHARE};
 
 /// How the fleet learns; what is absent has the published value of the method.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,7 +52,7 @@ pub struct MethodSection {
 impl Default for MethodSection {
     fn default() -> Self {
         Self {
-            name: Method::RedGrape,
+            name: DEFAULT_METHOD,
             learning_rate: None,
             momentum: None,
             lambda: None,

@@ -1,5 +1,5 @@
-use grapevine_models::Method;
 use grapevine_models::manifest::{Input, Layout, Output};
+use grapevine_models::{Key, Params};
 
 use super::*;
 
@@ -59,6 +59,7 @@ fn the_packaged_configuration_says_what_a_new_one_says() {
         classes: ["cat", "dog"].map(String::from).into(),
         state: "/var/lib/grapevine-aggregator".into(),
         broker: BrokerDraft::Url("mqtt://localhost:1883".into()),
+        method: DEFAULT_METHOD,
         seed: 0,
         ..draft()
     };
@@ -74,14 +75,26 @@ fn every_commented_setting_is_one_with_its_published_value() {
     for method in Method::ALL {
         let draft = Draft { method, ..draft() };
         let written: String = draft.text().replace("# participants", "participants");
-        let common = ["learning_rate", "momentum", "lambda", "rich_samples", "clip", "batch", "epochs"];
+        let common = [
+            ("learning_rate", Key::LearningRate),
+            ("momentum", Key::Momentum),
+            ("lambda", Key::Lambda),
+            ("rich_samples", Key::RichSamples),
+            ("clip", Key::Clip),
+            ("batch", Key::Batch),
+            ("epochs", Key::Epochs),
+        ];
+        let params = Params::defaults(method, 3);
+        let (read, unread): (Vec<_>, Vec<_>) = common.into_iter().partition(|(_, key)| params.reads(*key));
+        assert!(unread.iter().all(|(name, _)| !written.contains(&format!("# {name} ="))), "{method}");
+        let common = read.into_iter().map(|(name, _)| name);
         let options = ["start", "start_scale", "averaged", "tau"];
         let own = method.settings().iter().map(|setting| setting.name);
         let uncomment = |text: String, key: &str| {
             assert!(text.contains(&format!("# {key} =")), "{method}: {key}");
             text.replace(&format!("# {key} ="), &format!("{key} ="))
         };
-        let written = common.into_iter().chain(options).chain(own).fold(written, uncomment);
+        let written = common.chain(options).chain(own).fold(written, uncomment);
         let valid = check(&written).unwrap();
         assert_eq!(*valid.params, *check(&draft.text()).unwrap().params, "{method}");
         assert_eq!(valid.round.participants, Some(100));
