@@ -21,7 +21,9 @@ fn init_writes_a_configuration_that_the_other_commands_read() {
     let program = Program::new();
     let said = init(&program, &["--embedded", "--port", "0"]);
     assert!(
-        said.contains("wrote aggregator.toml: fleet north, redgrape, 3 classes, extractor digits with 64 features")
+        said.contains(
+            "wrote aggregator.toml: fleet north, redgrape-plus, 3 classes, extractor digits with 64 features"
+        )
     );
     assert_eq!(program.files(), ["aggregator.toml"]);
     let text = fs::read_to_string(program.path("aggregator.toml")).unwrap();
@@ -112,13 +114,14 @@ fn a_wide_fleet_is_told_to_use_the_live_method() {
     fs::copy(extractor().replace(".toml", ".onnx"), program.path("digits.onnx")).unwrap();
     let classes = (0..200).map(|class| format!("c{class}")).collect::<Vec<_>>().join(",");
     let arguments = ["init", "--fleet", "north", "--extractor", "digits.toml", "--classes", &classes];
-    let line = program.fail(&arguments, 1);
+    let line = program.fail(&[&arguments[..], &["--method", "redgrape"]].concat(), 1);
     assert!(
         line.contains("`redgrape` with 200 classes of 2048 features") && line.contains("use `redgrape-live`"),
         "{line}"
     );
     assert_eq!(program.files(), ["digits.onnx", "digits.toml"]);
     program.succeed(&[&arguments[..], &["--method", "redgrape-live"]].concat());
+    program.succeed(&[&arguments[..], &["--force"]].concat());
 }
 
 #[test]

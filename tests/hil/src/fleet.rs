@@ -61,7 +61,7 @@ impl Fleet {
         let shared = Shared { folder: &folder, tools: &tools, interruption: &interruption };
         let (extractor, classes) = (tools.extractor.to_string_lossy(), digits::class_names());
         let common = ["--fleet", FLEET, "--extractor", &extractor, "--classes", &classes, "--broker", &address];
-        shared.succeed("aggregator", "aggregator", &[&["init"], &common[..]].concat())?;
+        shared.succeed("aggregator", "aggregator", &[&["init", "--method", "redgrape"], &common[..]].concat())?;
         let aggregator = shared.serve()?;
         shared.succeed("companion", "edge-client", &[&["init", "--device", "companion"], &common[..]].concat())?;
         digits::write(&folder.join("companion/images"), images)?;
