@@ -51,6 +51,7 @@ fn both(source: (demo::Source, bench::Source), participants: Option<usize>, seed
         averaged: false,
         grid: Vec::new(),
         dial: DialOptions::default(),
+        folds: 1,
         encoding: Encoding::F32,
         command: "fleet bench".into(),
     };

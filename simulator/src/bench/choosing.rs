@@ -1,6 +1,7 @@
 //! Choosing hyper-parameters on samples held out of the training samples, each method for itself.
 
 use super::federation::Outcome;
+use super::fleet::Validation;
 use super::grid::Point;
 use super::{Bench, BenchError, VALIDATION_SHARE, results};
 use crate::report::results::Trial;
@@ -8,7 +9,7 @@ use crate::report::results::Trial;
 /// What a method's runs are made with.
 pub(super) struct Chosen {
     pub(super) point: Point,
-    /// What it did on each seed's held-out samples; empty where nothing had to be chosen.
+    /// What it did on held-out samples, fold after fold and seed after seed; empty where nothing had to be chosen.
     pub(super) held_out: Vec<Outcome>,
 }
 
@@ -19,7 +20,12 @@ impl Bench<'_> {
         // A dial is turned on the held-out samples too.
         let is_tried = |points: &[Point]| points.len() > 1 || !self.options.dial.methods.is_empty();
         let tried: Vec<&Point> = plans.iter().filter(|points| is_tried(points)).flatten().collect();
-        let mut outcomes = self.run_points(&tried, Some(VALIDATION_SHARE))?.into_iter();
+        let folds = (0..self.options.folds.max(1)).map(|fold| {
+            let validation = Validation { share: VALIDATION_SHARE, fold };
+            Ok(self.run_points(&tried, Some(validation))?.into_iter())
+        });
+        let mut folds = folds.collect::<Result<Vec<_>, BenchError>>()?;
+        let seeds = self.options.seeds.len();
         let (mut chosen, mut trials) = (Vec::new(), Vec::new());
         for points in plans {
             if !is_tried(points) {
@@ -28,12 +34,12 @@ impl Bench<'_> {
             }
             let of_point = |_: &Point| {
                 // Half a search chooses nothing.
-                let outcomes = outcomes.by_ref().take(self.options.seeds.len()).collect::<Option<Vec<Outcome>>>();
-                outcomes.ok_or(BenchError::Stopped)
+                let of_seeds = folds.iter_mut().flat_map(|fold| fold.by_ref().take(seeds));
+                of_seeds.collect::<Option<Vec<Outcome>>>().ok_or(BenchError::Stopped)
             };
             let mut by_point = points.iter().map(of_point).collect::<Result<Vec<_>, _>>()?;
             let mut results: Vec<Trial> =
-                points.iter().zip(&by_point).map(|(point, outcomes)| results::trial(point, outcomes)).collect();
+                points.iter().zip(&by_point).map(|(point, outcomes)| results::trial(point, outcomes, seeds)).collect();
             let best = results.iter().map(|trial| trial.validation_accuracy).fold(f64::MIN, f64::max);
             let at = results.iter().position(|trial| trial.validation_accuracy >= best).unwrap_or(0);
             results[at].chosen = true;

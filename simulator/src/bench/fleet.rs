@@ -14,6 +14,15 @@ use crate::data::synthetic::SampleSet;
 const HELD_OUT_STREAM: u64 = 1;
 const AUXILIARY_STREAM: u64 = 2;
 
+/// Which of the training samples are held out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Validation {
+    /// Of every class.
+    pub(super) share: f64,
+    /// How many such shares to leave before this one.
+    pub(super) fold: u32,
+}
+
 /// The samples of a fleet, device by device, and what it is tested on.
 #[derive(Clone, Debug)]
 pub(super) struct Fleet {
@@ -36,10 +45,10 @@ impl Fleet {
         self.devices.iter().map(|device| Samples::new(self.shape, &device.features, &device.labels)).collect()
     }
 
-    /// The same fleet less `share` of every class, which becomes its test set: for choosing hyper-parameters without a
-    /// look at the real one. A class of two samples or more gives at least one and keeps at least one; no device is left
-    /// without samples.
-    pub(super) fn with_validation(&self, share: f64) -> Self {
+    /// The same fleet less a share of every class, which becomes its test set: for choosing hyper-parameters without a
+    /// look at the real one. A class gives at least one sample as long as there are any that no fold before gave, and keeps
+    /// at least one; no device is left without samples.
+    pub(super) fn with_validation(&self, Validation { share, fold }: Validation) -> Self {
         let mut left: Vec<usize> = self.devices.iter().map(|device| device.labels.len()).collect();
         let mut held_out = vec![Vec::new(); self.devices.len()];
         let mut test = SampleSet { features: Vec::new(), labels: Vec::new() };
@@ -47,7 +56,7 @@ impl Fleet {
             let wanted = ((places.len() as f64 * share).round() as usize).clamp(1, places.len().max(2) - 1);
             let wanted = if places.len() < 2 { 0 } else { wanted };
             let mut taken = 0;
-            for (device, row) in places {
+            for (device, row) in places.into_iter().skip(fold as usize * wanted) {
                 if taken < wanted && left[device] > 1 {
                     left[device] -= 1;
                     taken += 1;
@@ -118,7 +127,8 @@ mod tests {
     #[test]
     fn validation_samples_are_taken_and_nothing_is_lost() {
         let whole = fleet();
-        let split = whole.with_validation(0.25);
+        let fold = |fold| Validation { share: 0.25, fold };
+        let split = whole.with_validation(fold(0));
         let counts = class_counts(split.test.labels.iter().copied(), 4);
         assert_eq!(counts, [3, 1, 0, 0]);
         assert_eq!(split.devices.len(), 3);
@@ -126,13 +136,20 @@ mod tests {
         let mut again = [all(&split), split.test.features.clone()].concat();
         again.sort_by(f32::total_cmp);
         assert_eq!(again, all(&whole));
-        assert_eq!(whole.with_validation(0.25).test, split.test);
-        assert_ne!(Fleet { seed: 4, ..whole }.with_validation(0.25).test, split.test);
+        assert_eq!(whole.with_validation(fold(0)).test, split.test);
+        assert_ne!(Fleet { seed: 4, ..whole.clone() }.with_validation(fold(0)).test, split.test);
+        // No sample is held out twice.
+        let mut held_out: Vec<f32> =
+            (0..4).flat_map(|at| whole.with_validation(fold(at)).test.features.clone()).collect();
+        let count = held_out.len();
+        held_out.sort_by(f32::total_cmp);
+        held_out.dedup();
+        assert!(count == held_out.len() && count >= 12, "{held_out:?}");
     }
 
     #[test]
     fn no_share_leaves_a_device_or_a_class_empty() {
-        let split = fleet().with_validation(0.99);
+        let split = fleet().with_validation(Validation { share: 0.99, fold: 0 });
         assert!(split.devices.iter().all(|device| !device.labels.is_empty()));
         let left: Vec<u64> = split
             .device_class_counts()

@@ -38,14 +38,17 @@ use choosing::Chosen;
 pub use dial::{DialOptions, USUAL_TAUS};
 pub use federation::FederationError;
 use federation::{Outcome, Setup};
+use fleet::Validation;
 pub use grid::{Assignment, Axis, AxisError, MAX_POINTS};
 use grid::{Point, points};
 use pool::{Deal, Pool};
 use schedule::{Fleets, run_all};
 pub use sources::{Cache, Source};
 
-/// Share of the training samples that hyper-parameters are chosen on.
+/// Share of the training samples that hyper-parameters are chosen on at a time.
 pub const VALIDATION_SHARE: f64 = 0.2;
+/// Such shares that there are.
+pub const MAX_FOLDS: u32 = 5;
 
 /// What is to be run.
 #[derive(Clone, Debug)]
@@ -78,6 +81,9 @@ pub struct BenchOptions {
     pub grid: Vec<Axis>,
     /// Whose final heads are shifted by the class shares, and how far.
     pub dial: DialOptions,
+    /// How many shares of the training samples are held out, one after another, where something is chosen; at most
+    /// [`MAX_FOLDS`].
+    pub folds: u32,
     /// How updates are written.
     pub encoding: Encoding,
     /// The command line, for the report.
@@ -324,6 +330,11 @@ impl BenchOptions {
         params.check().map(|_| params)
     }
 
+    /// Whether anything is chosen on held-out samples.
+    fn chooses(&self) -> bool {
+        !self.grid.is_empty() || !self.dial.methods.is_empty()
+    }
+
     /// For each method what is to be tried.
     fn plans(&self, classes: usize) -> Result<Vec<Vec<Point>>, BenchError> {
         let plan = |&method: &Method| {
@@ -358,7 +369,11 @@ impl Bench<'_> {
         self.run_points(&chosen.iter().map(|chosen| &chosen.point).collect::<Vec<_>>(), None)
     }
 
-    fn run_points(&self, points: &[&Point], validation: Option<f64>) -> Result<Vec<Option<Outcome>>, BenchError> {
+    fn run_points(
+        &self,
+        points: &[&Point],
+        validation: Option<Validation>,
+    ) -> Result<Vec<Option<Outcome>>, BenchError> {
         let mut jobs = Vec::new();
         for &point in points {
             let is_dialled = self.options.dial.methods.contains(&point.params.method);

@@ -34,9 +34,11 @@ impl Outcome {
     }
 }
 
-/// What a point did on the validation samples of each seed.
-pub(super) fn trial(point: &Point, outcomes: &[Outcome]) -> Trial {
-    let by_seed: Vec<f64> = outcomes.iter().map(Outcome::balanced).collect();
+/// What a point did on the validation samples, fold after fold of so many seeds.
+pub(super) fn trial(point: &Point, outcomes: &[Outcome], seeds: usize) -> Trial {
+    let mean = |outcomes: Vec<f64>| outcomes.iter().sum::<f64>() / outcomes.len().max(1) as f64;
+    let of_seed = |seed: usize| mean(outcomes.iter().skip(seed).step_by(seeds).map(Outcome::balanced).collect());
+    let by_seed: Vec<f64> = (0..seeds).map(of_seed).collect();
     Trial {
         method: point.params.method.name().into(),
         values: point.values.iter().map(|value| (value.key.name().to_owned(), value.value)).collect(),
@@ -206,7 +208,8 @@ fn arguments(options: &BenchOptions) -> Value {
         "grid": grid,
         "dial": options.dial.methods,
         "taus": options.dial.taus,
-        "validation_share": if options.grid.is_empty() && options.dial.methods.is_empty() { None } else { Some(VALIDATION_SHARE) },
+        "validation_share": options.chooses().then_some(VALIDATION_SHARE),
+        "folds": options.chooses().then_some(options.folds),
         "encoding": options.encoding,
     })
 }

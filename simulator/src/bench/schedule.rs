@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use super::BenchError;
-use super::fleet::Fleet;
+use super::fleet::{Fleet, Validation};
 use super::pool::{Deal, Pool};
 
 /// The fleets of all seeds, each made when its first run begins and dropped after its last.
@@ -14,8 +14,8 @@ pub(super) struct Fleets<'a> {
     pub(super) pool: &'a Pool,
     pub(super) deal: Deal,
     pub(super) seeds: &'a [u64],
-    /// Share of the training samples to test on, in place of the test set.
-    pub(super) validation: Option<f64>,
+    /// The training samples to test on, in place of the test set.
+    pub(super) validation: Option<Validation>,
 }
 
 struct Slot {
@@ -76,7 +76,7 @@ impl Fleets<'_> {
         }
         let whole = self.pool.draw(&self.deal, self.seeds[seed])?;
         let fleet = match self.validation {
-            Some(share) => whole.with_validation(share),
+            Some(validation) => whole.with_validation(validation),
             None => whole,
         };
         let fleet = Arc::new(fleet);

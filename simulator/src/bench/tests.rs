@@ -19,6 +19,7 @@ fn options(methods: &[Method]) -> BenchOptions {
         averaged: false,
         grid: Vec::new(),
         dial: DialOptions::default(),
+        folds: 1,
         encoding: Encoding::F32,
         command: "fleet bench".into(),
     }
@@ -77,6 +78,11 @@ fn hyper_parameters_are_chosen_on_held_out_training_samples_for_each_method() {
         assert!(of(name).iter().all(|trial| trial.validation_accuracy <= chosen[0].validation_accuracy));
         assert_eq!(chosen[0].validation_accuracy_by_seed.len(), 2);
     }
+    // More folds, other held-out samples.
+    let folded = run_here(&BenchOptions { folds: 5, ..searched.clone() });
+    assert_eq!(folded.trials.len(), report.trials.len());
+    assert_eq!(folded.trials[0].validation_accuracy_by_seed.len(), 2);
+    assert_ne!(folded.trials[1].validation_accuracy, report.trials[1].validation_accuracy);
     // What was chosen is run as if it had been given.
     let chosen = of("fedavg").into_iter().find(|trial| trial.chosen).unwrap();
     let settings = vec![format!("lr={}", chosen.values["lr"]).parse().unwrap()];

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use grapevine_models::{Key, Method, Start};
 use grapevine_protocol::{Encoding, largest_aid};
-use grapevine_simulator::bench::{Assignment, Axis, BenchOptions, Cache, DialOptions, Source, USUAL_TAUS};
+use grapevine_simulator::bench::{Assignment, Axis, BenchOptions, Cache, DialOptions, MAX_FOLDS, Source, USUAL_TAUS};
 use grapevine_simulator::data::partition::Partition;
 use grapevine_simulator::data::synthetic::SyntheticSpec;
 
@@ -94,6 +94,10 @@ pub(in crate::cli) struct Arguments {
     /// The values of tau that --dial goes through, separated by commas [default: 29 values from -1 to 5].
     #[arg(long, value_name = "NUMBERS", requires = "dial", value_delimiter = ',', allow_hyphen_values = true, value_parser = parse_tau)]
     taus: Vec<f64>,
+    /// How many fifths of the training samples --grid and --dial hold out, one after another: more of them choose better
+    /// where samples are few.
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_FOLDS)))]
+    folds: u32,
     #[command(flatten)]
     training: Training,
     /// How updates are written: f32, f16 or int8.
@@ -176,6 +180,7 @@ impl Arguments {
             averaged: self.training.average,
             grid: self.grid.clone(),
             dial: self.dial(),
+            folds: self.folds,
             encoding: self.encoding,
             command: env::args_os().skip(1).fold("fleet".to_owned(), |line, word| line + " " + &word.to_string_lossy()),
         })
