@@ -41,7 +41,7 @@ const ENOUGH_TO_BEGIN: f64 = 0.75;
 /// Of the step that the curvature suggests, what is taken while no gradient but one is known.
 const LONGEST_STEP: f64 = 0.7;
 /// Of the fleet's samples, what must have answered for that; with fewer, steps are shorter.
-const ENOUGH: f64 = 0.25;
+const ENOUGH_FOR_IT: f64 = 0.25;
 /// The same after a step that went too far, as a share of what it would be.
 const AFTER_TOO_FAR: f64 = 0.25;
 /// From this share of the fleet's samples on, a round's gradient is taken for the fleet's.
@@ -87,49 +87,43 @@ fn prepare(statistics: &Statistics, _: &ValidParams) -> Prepared {
 fn conclude(closed: Closed<'_>) -> Merged {
     let Closed { heads: answer, samples, known, conditions, .. } = closed;
     let FleetModel { heads, aid, mut memory, .. } = known;
+    let start = if let Some(Aid::Anchor(start)) = aid { Some(start) } else { None };
     let (Some(tried), Some(answer)) = (heads, answer) else { return Merged { memory, ..Merged::default() } };
-    let start = match aid {
-        Some(Aid::Anchor(start)) => Some(start),
-        Some(Aid::Prototypes(_) | Aid::Means(_) | Aid::Prior(_) | Aid::Weights(_)) | None => None,
-    };
     let width = tried.main.weight.len() / tried.main.bias.len() + 1;
-    let gathered = 2 + triangle(width);
-    let &[fleet, variance, ref moment @ ..] = memory.numbers.get(..gathered).unwrap_or_default() else {
+    let (at, gradient) = (rows_of(&tried.main), rows_of(&answer.main));
+    let Some(past) = Past::read(&memory.numbers, width, at.len()) else {
         return Merged { memory, ..Merged::default() };
     };
-    let fleet = f64::from(fleet).max(1.0);
-    let answered = samples as f64 / fleet;
+    let answered = samples as f64 / past.samples;
     if start.is_none() && answered < ENOUGH_TO_BEGIN {
         return Merged { memory, ..Merged::default() };
     }
     let [pull, ..] = conditions.params.own;
-    let pull = f64::from(pull) * f64::from(variance) / fleet;
+    let pull = f64::from(pull) * past.variance / past.samples;
     let prior: Vec<f64> = tried.supplementary.bias.iter().map(|&log| libm::exp(f64::from(log))).collect();
-    let curvature = Curvature::new(moment, &prior, width, pull);
-    let (at, mut gradient) = (rows_of(&tried.main), rows_of(&answer.main));
-    let length = at.len();
-    let course = memory.numbers.get(gathered..).unwrap_or_default();
-    let mut step = LONGEST_STEP * libm::sqrt(1.0_f64.min(answered / ENOUGH));
-    let (first, descent) = match &start {
-        None => (gradient.iter().map(|&entry| entry as f32).collect(), Descent::new(at, gradient)),
+    let curvature = Curvature::new(past.moment, &prior, width, pull);
+    let mut step = LONGEST_STEP * libm::sqrt(1.0_f64.min(answered / ENOUGH_FOR_IT));
+    let mut numbers = past.gathered.to_vec();
+    let descent = match &start {
+        None => {
+            numbers.extend(gradient.iter().map(|&entry| entry as f32));
+            Descent::new(at, gradient)
+        }
         Some(start) => {
-            let (first, course) = course.split_at(length.min(course.len()));
-            for (((entry, first), at), start) in gradient.iter_mut().zip(first).zip(&at).zip(rows_of(start)) {
-                *entry += f64::from(*first) + pull * (at - start);
-            }
-            let mut descent =
-                Descent::read(course, length).unwrap_or_else(|| Descent::new(at.clone(), gradient.clone()));
+            numbers.extend(past.first);
+            let gradient = past.whole(&gradient, &at, &rows_of(start), pull);
+            let known = Descent::read(past.course, at.len());
+            let mut descent = known.unwrap_or_else(|| Descent::new(at.clone(), gradient.clone()));
             if answered >= MOST {
                 descent.learn(at, gradient);
             } else if !descent.glance(at, gradient) {
                 step *= AFTER_TOO_FAR;
             }
-            (first.to_vec(), descent)
+            descent
         }
     };
-    memory.numbers.truncate(gathered);
-    memory.numbers.extend(first);
-    descent.write(&mut memory.numbers);
+    descent.write(&mut numbers);
+    memory.numbers = numbers;
     let next = head_of(&descent.next(step, |vector| curvature.unbend(vector)), width);
     let is_found = start.is_some() && answered >= MOST;
     Merged {
@@ -137,6 +131,46 @@ fn conclude(closed: Closed<'_>) -> Merged {
         in_use: is_found.then(|| head_of(&descent.base, width)),
         aid: if start.is_some() { None } else { Some(Aid::Anchor(tried.main)) },
         memory,
+    }
+}
+
+/// What the aggregator remembers, as it lies in the numbers of [`crate::fleet::Memory`].
+struct Past<'a> {
+    /// All that is known from the fleet's sums.
+    gathered: &'a [f32],
+    /// Of the fleet.
+    samples: f64,
+    /// Of a feature within classes, the mean over the features.
+    variance: f64,
+    /// See [`second_moment`].
+    moment: &'a [f32],
+    /// The gradient at the start, `[C][d + 1]`.
+    first: &'a [f32],
+    /// See [`Descent::write`].
+    course: &'a [f32],
+}
+
+impl<'a> Past<'a> {
+    /// For rows of this width, so many numbers in all; `None` where sums are missing. Before the first round there is no
+    /// gradient, and no course.
+    fn read(numbers: &'a [f32], width: usize, length: usize) -> Option<Self> {
+        let (gathered, since) = numbers.split_at_checked(2 + triangle(width))?;
+        let (&[samples, variance], moment) = gathered.split_first_chunk()?;
+        let (first, course) = since.split_at(length.min(since.len()));
+        Some(Self {
+            gathered,
+            samples: f64::from(samples).max(1.0),
+            variance: f64::from(variance),
+            moment,
+            first,
+            course,
+        })
+    }
+
+    /// The gradient at a point, from its change since the start, and with the pull towards that.
+    fn whole(&self, change: &[f64], at: &[f64], start: &[f64], pull: f64) -> Vec<f64> {
+        let entries = change.iter().zip(self.first).zip(at.iter().zip(start));
+        entries.map(|((change, first), (at, start))| change + f64::from(*first) + pull * (at - start)).collect()
     }
 }
 

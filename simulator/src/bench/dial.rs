@@ -48,7 +48,7 @@ fn dial(taus: &[f64], dialled: &Measured<'_>, measured: &[Measured<'_>], order: 
     let (test, validation) = (at(&dialled.test), at(&held_out));
     let last = |outcome: &Outcome| Some(Point::of(outcome.last()?, &outcome.tested, order));
     let against = |rival: &Measured<'_>| {
-        let chosen = surest(&validation, Point::mean(rival.held_out.iter().filter_map(last)));
+        let chosen = surest(&validation, taus, Point::mean(rival.held_out.iter().filter_map(last)));
         let (own, other) = (test[chosen], Point::mean(rival.test.iter().copied().filter_map(last)));
         Against {
             rival: rival.method.name().into(),
@@ -76,10 +76,13 @@ fn dial(taus: &[f64], dialled: &Measured<'_>, measured: &[Measured<'_>], order: 
 }
 
 /// The position at which both, head and balanced accuracy, are most probably at least those of the goal, given how few
-/// samples they were measured on; the first among equals.
-fn surest(points: &[Point], goal: Point) -> usize {
+/// samples they were measured on; among equals the one that turns the least.
+fn surest(points: &[Point], taus: &[f64], goal: Point) -> usize {
     let chances: Vec<f64> = points.iter().map(|point| point.chance_against(goal)).collect();
-    let better = |best: usize, at: usize| if chances[at] > chances[best] { at } else { best };
+    let better = |best: usize, at: usize| {
+        let order = chances[at].total_cmp(&chances[best]).then(taus[best].abs().total_cmp(&taus[at].abs()));
+        if order.is_gt() { at } else { best }
+    };
     (0..points.len()).fold(0, better)
 }
 
@@ -156,13 +159,14 @@ mod tests {
     fn the_position_that_is_most_probably_ahead_in_both_is_chosen() {
         let surely = |balanced, head| point((balanced, 0.001), (head, 0.001));
         let points = [surely(0.52, 0.5), surely(0.51, 0.6), surely(0.49, 0.7), surely(0.51, 0.6)];
-        assert_eq!(surest(&points, surely(0.5, 0.55)), 1);
-        assert_eq!(surest(&points, surely(0.3, 0.69)), 2);
-        assert_eq!(surest(&points, surely(0.515, 0.499)), 0);
-        assert_eq!(surest(&points[..1], surely(0.9, 0.9)), 0);
+        let taus = [-1.0, 0.5, 1.0, 0.2];
+        assert_eq!(surest(&points, &taus, surely(0.5, 0.55)), 3);
+        assert_eq!(surest(&points, &taus, surely(0.3, 0.69)), 2);
+        assert_eq!(surest(&points, &taus, surely(0.515, 0.499)), 0);
+        assert_eq!(surest(&points[..1], &taus[..1], surely(0.9, 0.9)), 0);
         // What is known well is not given away for what may be chance.
         let points = [point((0.50, 0.02), (0.60, 0.002)), point((0.51, 0.02), (0.55, 0.002))];
-        assert_eq!(surest(&points, point((0.512, 0.02), (0.55, 0.002))), 0);
+        assert_eq!(surest(&points, &[0.0, -0.2], point((0.512, 0.02), (0.55, 0.002))), 0);
     }
 
     #[test]
