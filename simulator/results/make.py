@@ -94,13 +94,14 @@ def grid(page, name, data, title=""):
 def started(page, name, data, title=""):
     """Every method that trains from the same start and averaged, at a learning rate chosen on held-out samples."""
     more = ("--warm-start", "lda", "--average", "--grid", "lr=0.01,0.05", *dial(page))
-    tables = [table(page, f"{name}-started", data, "global-prior", fleet, "1", methods=STARTED, more=more) for fleet in FLEETS]
+    settings = [(partition, fleet) for partition in PARTITIONS for fleet in FLEETS]
+    tables = [table(page, f"{name}-started", data, *setting, "1", methods=STARTED, more=more) for setting in settings]
     return [{**one, "title": "every method from lda and averaged, " + title + one["title"]} for one in tables]
 
 
 def wanted(npz, images, hundred):
     """All tables, the most telling first."""
-    tables = grid("digits", "digits", [])
+    tables = started("digits", "digits", []) + grid("digits", "digits", [])
     if npz:
         data = ["--data", npz]
         for fleet in FLEETS:
@@ -118,8 +119,7 @@ def wanted(npz, images, hundred):
                 tables.append(table("hundred", "hundred", data, partition, fleet, "1", methods=HUNDRED))
     for ratio in IMAGE_RATIOS if images else ():
         data = ["--data", images, "--extractor", "models/onnx/general.toml", "--imbalance", ratio]
-        if ratio == IMAGE_RATIOS[0]:
-            tables += started("images", f"images-ir{ratio}", data, title=f"imbalance ratio {ratio}, ")
+        tables += started("images", f"images-ir{ratio}", data, title=f"imbalance ratio {ratio}, ")
         tables += grid("images", f"images-ir{ratio}", data, title=f"imbalance ratio {ratio}, ")
     # Of every data set the tables of the first alpha before those of the next.
     return sorted(tables, key=lambda one: ALPHAS.index(one["alpha"]))
