@@ -4,7 +4,7 @@ use alloc::borrow::Cow;
 use alloc::vec::Vec;
 
 use grapevine_models::{
-    Balance, Head, Local, LocalTraining, Method, OwnPrototypes, Params, Prototypes, Samples, Shape, Trained, stream,
+    Balance, Head, Local, LocalTraining, Method, OwnPrototypes, Params, Prototypes, Samples, Shape, Trained,
 };
 use grapevine_protocol::{
     Assembler, BlobRef, Encoding, Task, ToAggregator, Update, UpdateContent, block, decode_to_aggregator, encode,
@@ -53,8 +53,7 @@ fn train(case: &Case, shape: Shape) -> Vec<u8> {
     let (heads, fleet) = (case.heads(), case.prototypes());
     let own = OwnPrototypes::new(Cow::Owned(heads.main.clone()), samples, 1);
     let local = Local { balance: Balance::Prototypes(&fleet), ..Local::PLAIN };
-    let mut training =
-        LocalTraining::new(samples, heads, local, case.balanced_samples, stream(0, 0, b"cortex-m4"), params);
+    let mut training = LocalTraining::new(samples, heads, local, case.balanced_samples, params);
     case.batches.iter().for_each(|batch| training.step(batch));
     let trained = Trained { heads: Some(training.into_heads()), prototypes: Some(own), loss: None };
     Update::encode_trained(&trained, case.labels.len() as u32, shape, Encoding::F32)
