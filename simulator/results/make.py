@@ -92,8 +92,8 @@ def grid(page, name, data, title=""):
 
 
 def started(page, name, data, title=""):
-    """Every method that trains from the same start and averaged, at a learning rate chosen on held-out samples."""
-    more = ("--warm-start", "lda", "--average", "--grid", "lr=0.01,0.05", *dial(page))
+    """Every method that trains from the same start and averaged, at a learning rate and a lambda chosen on held-out samples."""
+    more = ("--warm-start", "lda", "--average", "--grid", "lr=0.01,0.05", "--grid", "lambda=0.1,1", *dial(page))
     settings = [(partition, fleet) for partition in PARTITIONS for fleet in FLEETS]
     tables = [table(page, f"{name}-started", data, *setting, "1", methods=STARTED, more=more) for setting in settings]
     return [{**one, "title": "every method from lda and averaged, " + title + one["title"]} for one in tables]
