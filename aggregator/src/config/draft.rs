@@ -148,7 +148,8 @@ min_samples_to_share = {min_samples_to_share}
 # How weights are sent: "f32" exact, "f16" half the bytes, "int8" a quarter.
 encoding = "f32"
 # The published values. These, the method and min_samples_to_share stay as they are within a run.
-{training}# Where the head starts: at "zeros", or at what sums of the devices' features give, "ncm" or "lda", times start_scale.
+{training}# Where the head starts: at "zeros", or at what sums of the devices' features give, "ncm", "lda" or
+# "posterior", times start_scale.
 # start = "{start}"
 # start_scale = {start_scale:?}
 # Whether the head in use is the mean of those of the last half of the rounds.

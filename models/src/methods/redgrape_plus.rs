@@ -88,15 +88,14 @@ fn conclude(closed: Closed<'_>) -> Merged {
     let Closed { heads: answer, samples, known, conditions, .. } = closed;
     let FleetModel { heads, aid, mut memory, .. } = known;
     let start = if let Some(Aid::Anchor(start)) = aid { Some(start) } else { None };
-    let (Some(tried), Some(answer)) = (heads, answer) else { return Merged { memory, ..Merged::default() } };
+    let as_before = |memory| Merged { memory, ..Merged::default() };
+    let (Some(tried), Some(answer)) = (heads, answer) else { return as_before(memory) };
     let width = tried.main.weight.len() / tried.main.bias.len() + 1;
     let (at, gradient) = (rows_of(&tried.main), rows_of(&answer.main));
-    let Some(past) = Past::read(&memory.numbers, width, at.len()) else {
-        return Merged { memory, ..Merged::default() };
-    };
+    let Some(past) = Past::read(&memory.numbers, width, at.len()) else { return as_before(memory) };
     let answered = samples as f64 / past.samples;
     if start.is_none() && answered < ENOUGH_TO_BEGIN {
-        return Merged { memory, ..Merged::default() };
+        return as_before(memory);
     }
     let [pull, ..] = conditions.params.own;
     let pull = f64::from(pull) * past.variance / past.samples;

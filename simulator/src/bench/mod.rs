@@ -297,8 +297,7 @@ impl BenchOptions {
         }
         let keys = self.settings.iter().map(|setting| setting.key).chain(self.grid.iter().map(|axis| axis.key));
         for key in keys {
-            // Wrong values are complained about where they are used.
-            let read = |method: &Method| self.params(*method, 2).map_or(true, |params| params.reads(key));
+            let read = |method: &Method| self.unset_params(*method, 2).reads(key);
             if !self.methods.iter().any(read) {
                 return Err(BenchError::Unread(key));
             }
@@ -319,10 +318,7 @@ impl BenchOptions {
     /// The method's parameters before anything is chosen.
     fn params(&self, method: Method, classes: usize) -> Result<Params, ParamsError> {
         let mut params = self.unset_params(method, classes);
-        // What only one method has may decide what else it reads.
-        let (own, common): (Vec<&Assignment>, _) =
-            self.settings.iter().partition(|setting| matches!(setting.key, Key::Own(_)));
-        for setting in own.into_iter().chain::<Vec<_>>(common) {
+        for setting in &self.settings {
             if params.reads(setting.key) {
                 params = params.with(setting.key, setting.value)?;
             }

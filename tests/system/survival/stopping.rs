@@ -19,17 +19,10 @@ struct Pair {
 }
 
 impl Pair {
-    /// A round of so many passes over the samples, one sample a step.
-    fn start(method: Method, epochs: u32) -> Self {
+    /// A round of one sample a step, with these changes to the aggregator's configuration.
+    fn start(method: Method, changes: &[(&str, &str)]) -> Self {
         let aggregator = fleet::aggregator(None, 1, 1, method);
-        edit(
-            &aggregator.path("aggregator.toml"),
-            &[("# epochs = 5", &format!("epochs = {epochs}")), ("# batch = 64", "batch = 1")],
-        );
-        if method == Method::RedGrapeLive {
-            // With class means from the first round of training on.
-            edit(&aggregator.path("aggregator.toml"), &[("# start = \"zeros\"", "start = \"lda\"")]);
-        }
+        edit(&aggregator.path("aggregator.toml"), &[&[("# batch = 64", "batch = 1")], changes].concat());
         let mut serving = aggregator.start("aggregator", &["serve", "--until-finished"]);
         let line = serving.line("serving");
         let broker = line.split_once("broker=").and_then(|(_, rest)| rest.split_whitespace().next()).unwrap();
@@ -75,7 +68,8 @@ fn stop(running: Running) -> String {
 #[test]
 fn a_long_round_is_left_at_once_and_done_after_the_restart() {
     // Sums first, then steps that each balance with a set of many rows: seconds of work on a quick machine.
-    let pair = Pair::start(Method::RedGrapeLive, 1_000);
+    let changes = [("# epochs = 5", "epochs = 1000"), ("# start = \"zeros\"", "start = \"lda\"")];
+    let pair = Pair::start(Method::RedGrapeLive, &changes);
     let mut running = pair.device.start("edge-client", &["run"]);
     running.line("round began round=1");
     let log = stop(running);
@@ -88,7 +82,7 @@ fn a_long_round_is_left_at_once_and_done_after_the_restart() {
 
 #[test]
 fn a_hot_device_pauses_and_goes_on_when_it_is_cool() {
-    let pair = Pair::start(Method::RedGrape, 5);
+    let pair = Pair::start(Method::RedGrape, &[("# epochs = 5", "epochs = 5")]);
     let zone = pair.device.path("sensors/thermal/thermal_zone0");
     fs::create_dir_all(&zone).unwrap();
     fs::write(zone.join("type"), "cpu-thermal\n").unwrap();
