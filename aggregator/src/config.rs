@@ -10,6 +10,7 @@ use std::sync::Arc;
 use grapevine_host::broker_address::DEFAULT_PORT;
 use grapevine_host::config::beside;
 use grapevine_host::{BrokerAddress, class_list, config};
+use grapevine_models::limits::MAX_SAMPLES;
 use grapevine_models::manifest::Manifest;
 use grapevine_models::{Method, Shape, Step, ValidParams};
 use grapevine_protocol::limits::{MAX_BLOB_BYTES, MAX_DEVICES};
@@ -24,6 +25,7 @@ mod auxiliary;
 mod draft;
 mod error;
 mod method;
+mod rounds;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +33,7 @@ pub use auxiliary::AuxiliaryError;
 pub use draft::{BrokerDraft, Draft};
 pub use error::ConfigError;
 pub use method::MethodSection;
+pub use rounds::Rounds;
 
 /// Where the state lies when nothing else is said: beside the configuration.
 pub const DEFAULT_STATE: &str = "state";
@@ -57,6 +60,8 @@ const KEEP_ALIVE_SECONDS: [u64; 2] = [5, 65_535];
 const PAUSE_SECONDS: [u64; 2] = [1, 3_600];
 /// What a deadline may be; the notice counts it in 32 bits of milliseconds.
 const DEADLINE_SECONDS: [u64; 2] = [1, 30 * 24 * 3_600];
+/// What the pause before small news may be.
+const NEWS_SECONDS: [u64; 2] = [0, 30 * 24 * 3_600];
 
 /// The file as written; [`Config::check`] makes it usable.
 #[derive(Clone, Debug, Deserialize)]
@@ -121,7 +126,12 @@ pub struct MqttSection {
 #[serde(deny_unknown_fields, default)]
 pub struct RoundSection {
     /// Rounds of training.
-    pub rounds: u32,
+    pub rounds: Rounds,
+    /// Rounds of training without new samples, after which a run without an end rests.
+    pub rest_after: u32,
+    /// Pause before news of few samples are gathered.
+    #[serde(with = "humantime_serde")]
+    pub news_after: Duration,
     /// Devices with samples that must be there before a round opens.
     pub min_devices: usize,
     /// Which devices take part: an expression over their labels, see [`crate::round::select`]; all when absent.
@@ -151,6 +161,8 @@ pub struct LimitsSection {
     pub upload_megabytes: usize,
     /// Merged rounds whose heads are kept, the newest ones.
     pub kept_heads: u32,
+    /// Most samples that a device may say it holds.
+    pub max_samples: u32,
 }
 
 /// See [`Config::quarantine`].
@@ -178,7 +190,9 @@ impl Default for MqttSection {
 impl Default for RoundSection {
     fn default() -> Self {
         Self {
-            rounds: 50,
+            rounds: Rounds::Endless,
+            rest_after: 50,
+            news_after: Duration::from_secs(60),
             min_devices: 2,
             select: None,
             participants: None,
@@ -194,7 +208,7 @@ impl Default for RoundSection {
 
 impl Default for LimitsSection {
     fn default() -> Self {
-        Self { upload_megabytes: 64, kept_heads: 100 }
+        Self { upload_megabytes: 64, kept_heads: 100, max_samples: 20_000 }
     }
 }
 
@@ -269,6 +283,8 @@ pub struct ValidConfig {
     pub upload_bytes: usize,
     /// Merged rounds whose heads are kept.
     pub kept_heads: u32,
+    /// Most samples that a device may say it holds.
+    pub max_samples: u32,
 }
 
 /// Reads the file at `path` with `environment` over it (see [`grapevine_host::config`]), and checks it.
@@ -303,6 +319,7 @@ impl Config {
             auxiliary,
             upload_bytes: self.limits.upload_megabytes << 20,
             kept_heads: self.limits.kept_heads,
+            max_samples: self.limits.max_samples,
         })
     }
 
@@ -318,10 +335,14 @@ impl Config {
             range(key, format!("{value:?}"), fits, format!("\"{least}s\" to \"{most}s\""))
         };
         let RoundSection { rounds, min_devices, participants, quorum, deadline, extensions, .. } = self.round;
-        let RoundSection { fraction, over_select, .. } = self.round;
+        let RoundSection { fraction, over_select, rest_after, news_after, .. } = self.round;
         let is_share = |share: f64| share > 0.0 && share <= 1.0;
         let share = "a share above 0, at most 1";
-        count("round.rounds", rounds as usize, 1, MAX_ROUNDS as usize)?;
+        if let Rounds::Count(rounds) = rounds {
+            count("round.rounds", rounds as usize, 1, MAX_ROUNDS as usize)?;
+        }
+        count("round.rest_after", rest_after as usize, 1, MAX_ROUNDS as usize)?;
+        seconds("round.news_after", news_after, NEWS_SECONDS)?;
         count("round.min_devices", min_devices, 1, MAX_DEVICES)?;
         participants.map_or(Ok(()), |wanted| count("round.participants", wanted, 1, MAX_DEVICES))?;
         if let Some(fraction) = fraction {
@@ -338,6 +359,7 @@ impl Config {
         seconds("mqtt.longest_pause", self.mqtt.longest_pause, PAUSE_SECONDS)?;
         count("quarantine.after", self.quarantine.after as usize, 0, MAX_STRIKES as usize)?;
         count("limits.upload_megabytes", self.limits.upload_megabytes, 1, MAX_UPLOAD_MEGABYTES)?;
+        count("limits.max_samples", self.limits.max_samples as usize, 1, MAX_SAMPLES as usize)?;
         count("limits.kept_heads", self.limits.kept_heads as usize, 1, MAX_ROUNDS as usize)
     }
 }
@@ -387,7 +409,10 @@ impl ValidConfig {
             extractor: Digest::from_hex(&manifest.sha256).expect("a checked manifest holds a digest"),
             classes: class_list_digest(self.classes.iter().map(String::as_str)),
             params: self.params,
-            rounds: self.round.rounds,
+            rounds: self.round.rounds.count(),
+            rest_after: self.round.rest_after,
+            news_after: self.round.news_after,
+            max_samples: self.max_samples,
             min_devices: self.round.min_devices,
             select: self.select.clone(),
             participants: match (self.round.participants, self.round.fraction) {

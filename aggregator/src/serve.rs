@@ -104,8 +104,10 @@ pub enum ServePhase {
         /// Until its deadline.
         closes_in: Duration,
     },
-    /// The run is over.
+    /// The number of rounds that was asked for is done.
     Finished,
+    /// Nothing new is to be learned for now.
+    Resting,
     /// Ended in good order.
     Stopped,
 }

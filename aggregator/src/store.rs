@@ -31,8 +31,8 @@ pub use error::StoreError;
 pub use labels::labels_json;
 pub use ledger::Ledger;
 pub use rows::{
-    Accepted, DeviceRow, Digest, GONE, MergedRound, NewRound, NewUpdate, PRESENT, RoundPhase, RoundRow, RunRow,
-    UpdateRow, digest_hex,
+    Accepted, ContributionRow, CountersRow, DeviceRow, Digest, GONE, MergedRound, NewRound, NewUpdate, PRESENT,
+    RoundPhase, RoundRow, RunRow, TakesIn, UpdateRow, digest_hex,
 };
 
 /// The file with the rows, in the state folder.

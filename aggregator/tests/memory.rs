@@ -8,7 +8,8 @@ use grapevine_aggregator::round::{
 };
 use grapevine_models::{Head, Heads, Method, Params, Shape, UpdateContent};
 use grapevine_protocol::{
-    BlobRef, BootId, DeviceId, Digest, Encoding, Hello, Labels, Offer, RoundId, RunId, ToAggregator, Update, block,
+    BlobRef, BootId, DatasetId, DeviceId, Digest, Encoding, Hello, Labels, Offer, RoundId, RunId, ToAggregator, Update,
+    block,
 };
 use peak_alloc::PeakAlloc;
 
@@ -18,7 +19,7 @@ static ALLOCATOR: PeakAlloc = PeakAlloc;
 const FEW: u32 = 100;
 const MANY: u32 = 10_000;
 /// What a device may cost by being known: its record, its name, once, and half a digest of its update. That has 3 KiB.
-const BYTES_PER_DEVICE: usize = 150;
+const BYTES_PER_DEVICE: usize = 200;
 
 fn shape() -> Shape {
     Shape::new(10, 76).unwrap()
@@ -35,7 +36,10 @@ fn peak_of_a_round(devices: u32, noise: usize) -> usize {
         extractor: Digest([1; 32]),
         classes: Digest([2; 32]),
         params: Params::defaults(Method::FedAvg, 10).check().unwrap(),
-        rounds: 1,
+        rounds: Some(1),
+        rest_after: 50,
+        news_after: Duration::ZERO,
+        max_samples: 100_000,
         min_devices: devices as usize,
         select: Select::default(),
         participants: Participants::All,
@@ -60,6 +64,7 @@ fn peak_of_a_round(devices: u32, noise: usize) -> usize {
             classes: Digest([2; 32]),
             shape: shape(),
             samples: 10,
+            dataset: DatasetId(1),
             labels: Labels::default(),
         };
         say(&mut coordinator, number, ToAggregator::Hello(hello), &[]);
@@ -70,7 +75,7 @@ fn peak_of_a_round(devices: u32, noise: usize) -> usize {
             supplementary: Head::zeros(shape()),
         };
         let content = UpdateContent::Trained { heads: Some(heads), prototypes: Default::default(), loss: None };
-        let content = Update { samples: 10, content }.encode(shape(), Encoding::F32);
+        let content = Update { samples: 10, dataset: DatasetId(1), content }.encode(shape(), Encoding::F32);
         let blob = BlobRef::of(&content);
         let (header, bytes) = block(&blob, &content, 0).unwrap();
         let offer = |round| Offer { run: RunId(5), round: RoundId(round), blob, crc: header.crc };
@@ -88,7 +93,9 @@ fn say(coordinator: &mut Coordinator, number: u32, message: ToAggregator, block:
     coordinator.handle_message(Duration::ZERO, &device(number), message, block);
     while let Some(action) = coordinator.poll_action() {
         match action {
-            Action::StoreUpdate(update) => coordinator.handle_stored(&update.device, update.round),
+            Action::StoreUpdate(update) => {
+                coordinator.handle_stored(Duration::ZERO, &update.device, update.round, None);
+            }
             Action::Commit(_) => coordinator.handle_committed(Duration::ZERO),
             Action::Send(..)
             | Action::PublishBlock(..)

@@ -2,15 +2,18 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 use core::time::Duration;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use grapevine_aggregator::round::{
-    Action, Auxiliary, Coordinator, Model, Participants, Progress, Quarantine, Registry, RoundConfig, Select,
+    AcceptedUpdate, Action, Auxiliary, Contribution, Coordinator, Model, Participants, Progress, Quarantine, Registry,
+    RoundConfig, RoundOutcome, Select,
 };
+use grapevine_models::evaluate::Accuracy;
 use grapevine_models::{Heads, Method, Params, Samples, Shape, Start, Statistics, UpdateContent, stream, train_round};
 use grapevine_protocol::{
-    AidBody, BlobRef, BootId, DeviceId, Digest, Encoding, HeadsBody, Hello, Labels, Notice, Offer, RunId, Task,
-    ToAggregator, Update, block,
+    AidBody, BlobRef, BootId, DatasetId, DeviceId, Digest, Encoding, HeadsBody, Hello, Labels, Notice, Offer, RunId,
+    Task, ToAggregator, Update, block, is_selected,
 };
 
 const RUN: RunId = RunId(5);
@@ -24,8 +27,12 @@ fn shape() -> Shape {
 fn samples_of(device: u16) -> (Vec<f32>, Vec<u16>) {
     let labels: Vec<u16> = (0..30).map(|at| if at % 5 == 0 { (device + at / 5) % 3 } else { device }).collect();
     let centre = |label: u16| [[1.0, 0.0], [-0.5, 0.8], [-0.5, -0.8]][usize::from(label)];
-    let scatter = |at: u16| f32::from(at % 7) * 0.05 - 0.15;
-    let features = (0..).zip(&labels).flat_map(|(at, label)| centre(*label).map(|value| value + scatter(at))).collect();
+    let scatter = |at: u16, feature: u16| f32::from((at + device) * (3 + 2 * feature) % 7) * 0.3 - 0.9;
+    let row = |(at, label): (u16, &u16)| {
+        let [x, y] = centre(*label);
+        [x + scatter(at, 0), y + scatter(at, 1)]
+    };
+    let features = (0..).zip(&labels).flat_map(row).collect();
     (features, labels)
 }
 
@@ -36,7 +43,10 @@ fn config(params: Params) -> RoundConfig {
         extractor: Digest([1; 32]),
         classes: Digest([2; 32]),
         params: params.check().unwrap(),
-        rounds: 4,
+        rounds: Some(4),
+        rest_after: 50,
+        news_after: Duration::ZERO,
+        max_samples: 100_000,
         min_devices: usize::from(DEVICES),
         select: Select::default(),
         participants: Participants::All,
@@ -58,7 +68,7 @@ fn answer(device: u16, notice: &Notice, model: &Model) -> Vec<u8> {
     let samples = Samples::new(shape(), &features, &labels).unwrap();
     let content = match notice.task {
         Task::Statistics { extent } => UpdateContent::Statistics(Statistics::of(&samples, extent, 1)),
-        Task::Train | Task::Wait | Task::Finished => {
+        Task::Train | Task::Wait | Task::Rest => {
             assert_eq!(notice.heads, model.heads.as_ref().map(|content| content.blob));
             let heads = model.heads.as_ref().map(|heads| HeadsBody::decode(&heads.bytes, shape()).unwrap().0);
             let aid = model.aid.as_ref().map(|aid| AidBody::decode(&aid.bytes, shape()).unwrap().0);
@@ -66,7 +76,7 @@ fn answer(device: u16, notice: &Notice, model: &Model) -> Vec<u8> {
             train_round(samples, heads, aid.as_ref(), notice.params.check().unwrap(), rng).unwrap()
         }
     };
-    Update { samples: labels.len() as u32, content }.encode(shape(), notice.encoding)
+    Update { samples: labels.len() as u32, dataset: DatasetId(1), content }.encode(shape(), notice.encoding)
 }
 
 fn name(device: u16) -> DeviceId {
@@ -77,14 +87,15 @@ fn say(coordinator: &mut Coordinator, device: u16, message: ToAggregator, block:
     coordinator.handle_message(Duration::ZERO, &name(device), message, block);
 }
 
-fn greet(coordinator: &mut Coordinator) {
-    for device in 0..DEVICES {
+fn greet(coordinator: &mut Coordinator, devices: core::ops::Range<u16>) {
+    for device in devices {
         let hello = Hello {
             boot: BootId(u64::from(device)),
             extractor: Digest([1; 32]),
             classes: Digest([2; 32]),
             shape: shape(),
             samples: 30,
+            dataset: DatasetId(1),
             labels: Labels::default(),
         };
         say(coordinator, device, ToAggregator::Hello(hello), &[]);
@@ -99,50 +110,146 @@ fn offer(coordinator: &mut Coordinator, device: u16, notice: &Notice) {
     say(coordinator, device, ToAggregator::Offer(offer), bytes);
 }
 
-/// The model after each round, the last notice, and the model at the end.
-fn run(config: &RoundConfig, with_restarts: bool) -> (Vec<Model>, Notice) {
-    let mut progress = Progress::default();
-    let begin = |progress: &Progress| {
-        Coordinator::new(config.clone(), BootId(1), RUN, progress.clone(), Registry::default(), None, Duration::ZERO)
-    };
-    let mut coordinator = begin(&progress);
-    greet(&mut coordinator);
-    let (mut models, mut notice) = (Vec::new(), None);
-    while let Some(action) = coordinator.poll_action() {
-        match action {
-            Action::PublishNotice(new) => {
-                let is_open = matches!(new.task, Task::Train | Task::Statistics { .. });
-                notice = Some(new.clone());
-                if is_open {
-                    (0..DEVICES).for_each(|device| offer(&mut coordinator, device, &new));
-                }
-            }
-            Action::StoreUpdate(update) => coordinator.handle_stored(&update.device, update.round),
-            Action::Commit(outcome) => {
-                progress.next_round += 1;
-                progress.has_sums |= matches!(outcome.task, Task::Statistics { .. });
-                progress.trained += u32::from(outcome.task == Task::Train);
-                progress.model = outcome.model.clone();
-                models.push(outcome.model);
-                if with_restarts {
-                    coordinator = begin(&progress);
-                    greet(&mut coordinator);
-                } else {
-                    coordinator.handle_committed(Duration::ZERO);
-                }
-            }
-            Action::Send(..)
-            | Action::Report(_)
-            | Action::PublishBlock(..)
-            | Action::OpenRound { .. }
-            | Action::AbandonRound(..)
-            | Action::KeepDevice(_)
-            | Action::ExtendRound(..)
-            | Action::FinishRun(_) => {}
+/// A fleet on one machine whose ledger is never wrong.
+struct Fleet<'a> {
+    config: &'a RoundConfig,
+    coordinator: Coordinator,
+    progress: Progress,
+    with_restarts: bool,
+    /// Who is there.
+    devices: core::ops::Range<u16>,
+    /// The newest update of statistics of each device that was merged.
+    statistics: BTreeMap<DeviceId, Vec<u8>>,
+    /// What devices told of their samples, as far as it was merged.
+    contributions: BTreeMap<DeviceId, Contribution>,
+    /// Updates of the open round.
+    open: Vec<AcceptedUpdate>,
+    models: Vec<Model>,
+    notice: Option<Notice>,
+}
+
+impl<'a> Fleet<'a> {
+    fn new(config: &'a RoundConfig, devices: core::ops::Range<u16>, with_restarts: bool) -> Self {
+        let progress = Progress::default();
+        Self {
+            coordinator: begin(config, &progress),
+            config,
+            progress,
+            with_restarts,
+            devices,
+            statistics: BTreeMap::new(),
+            contributions: BTreeMap::new(),
+            open: Vec::new(),
+            models: Vec::new(),
+            notice: None,
         }
     }
-    assert!(coordinator.is_finished());
-    (models, notice.unwrap())
+
+    /// Until nothing is left to do.
+    fn run(&mut self) {
+        greet(&mut self.coordinator, self.devices.clone());
+        while let Some(action) = self.coordinator.poll_action() {
+            match action {
+                Action::PublishNotice(new) => self.answer_all(new),
+                Action::StoreUpdate(update) => {
+                    let former = self.statistics.get(&update.device).filter(|_| self.coordinator.replaces_statistics());
+                    let former = former.map(Vec::as_slice);
+                    self.coordinator.handle_stored(Duration::ZERO, &update.device, update.round, former);
+                    self.open.push(update);
+                }
+                Action::Commit(outcome) => self.commit(outcome),
+                Action::Send(..)
+                | Action::Report(_)
+                | Action::PublishBlock(..)
+                | Action::OpenRound { .. }
+                | Action::AbandonRound(..)
+                | Action::KeepDevice(_)
+                | Action::ExtendRound(..)
+                | Action::FinishRun(_) => {}
+            }
+        }
+        assert!(self.coordinator.is_resting());
+    }
+
+    fn answer_all(&mut self, notice: Notice) {
+        if matches!(notice.task, Task::Train | Task::Statistics { .. }) {
+            let asked = self.devices.clone().filter(|device| is_selected(&notice, &name(*device)));
+            asked.for_each(|device| offer(&mut self.coordinator, device, &notice));
+        }
+        self.notice = Some(notice);
+    }
+
+    fn commit(&mut self, outcome: RoundOutcome) {
+        for update in core::mem::take(&mut self.open) {
+            if outcome.takes_in {
+                self.contributions.insert(update.device.clone(), update.contribution);
+            }
+            if matches!(outcome.task, Task::Statistics { .. }) {
+                self.statistics.insert(update.device, update.content);
+            }
+        }
+        self.progress.next_round += 1;
+        self.progress.trained += u32::from(outcome.task == Task::Train);
+        self.progress.counters = outcome.counters;
+        self.progress.model = outcome.model.clone();
+        self.models.push(outcome.model);
+        if self.with_restarts {
+            self.coordinator = begin(self.config, &self.progress);
+            for (device, contribution) in &self.contributions {
+                self.coordinator.handle_contribution(device, *contribution);
+            }
+            greet(&mut self.coordinator, self.devices.clone());
+        } else {
+            self.coordinator.handle_committed(Duration::ZERO);
+        }
+    }
+
+    /// The share of the right ones among all devices' samples.
+    fn accuracy(&self) -> f64 {
+        let head = self.coordinator.model().head_in_use(self.config).unwrap();
+        let all: Vec<(Vec<f32>, Vec<u16>)> = (0..DEVICES).map(samples_of).collect();
+        let features: Vec<f32> = all.iter().flat_map(|(features, _)| features.clone()).collect();
+        let labels: Vec<u16> = all.iter().flat_map(|(_, labels)| labels.clone()).collect();
+        Accuracy::of(&head, &Samples::new(shape(), &features, &labels).unwrap()).balanced()
+    }
+}
+
+fn begin(config: &RoundConfig, progress: &Progress) -> Coordinator {
+    Coordinator::new(config.clone(), BootId(1), RUN, progress.clone(), Registry::default(), None, Duration::ZERO)
+}
+
+/// The model after each round, the last notice, and the model at the end.
+fn run(config: &RoundConfig, with_restarts: bool) -> (Vec<Model>, Notice) {
+    let mut fleet = Fleet::new(config, 0..DEVICES, with_restarts);
+    fleet.run();
+    assert!(fleet.coordinator.is_finished());
+    (fleet.models, fleet.notice.unwrap())
+}
+
+#[test]
+fn a_device_that_comes_late_counts_as_much_as_one_from_the_start() {
+    for method in Method::ALL {
+        let mut params = Params { batch: 8, ..Params::defaults(method, 3) };
+        params.set_own("features_per_class", 5.0);
+        params.set_own("retrain_epochs", 10.0);
+        for start in [params.start, Start::Lda] {
+            let params = Params { start, ..params };
+            let config = RoundConfig { rounds: None, rest_after: 40, min_devices: 1, ..config(params) };
+            let mut whole = Fleet::new(&config, 0..DEVICES, false);
+            whole.run();
+            // The last device holds nearly all samples of the last class.
+            let mut late = Fleet::new(&config, 0..DEVICES - 1, false);
+            late.run();
+            let before = late.accuracy();
+            late.devices = 0..DEVICES;
+            late.run();
+            assert!(late.accuracy() + 0.01 >= whole.accuracy(), "{method} from {start:?}: {} before", before);
+            if method.sends_gradient() || method.is_one_shot() {
+                let used = |fleet: &Fleet<'_>| fleet.coordinator.model().for_use().unwrap().blob;
+                assert_eq!(used(&late), used(&whole), "{method}: to the bit what it would be");
+            }
+        }
+    }
 }
 
 #[test]
@@ -159,7 +266,7 @@ fn a_restart_after_every_round_changes_no_byte_of_any_method() {
             assert_eq!(models.len(), steps, "{method}");
             assert_eq!((models.clone(), notice.clone()), run(&config, true), "{method}");
             let last = models.last().unwrap();
-            assert_eq!(notice.task, Task::Finished);
+            assert_eq!(notice.task, Task::Rest);
             assert_eq!(notice.heads, last.for_use().map(|content| content.blob), "{method}");
             let Heads { main, .. } = HeadsBody::decode(&last.for_use().unwrap().bytes, shape()).unwrap().0;
             assert_eq!(Some(main), last.head_in_use(&config), "{method}");

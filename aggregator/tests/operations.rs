@@ -71,7 +71,7 @@ fn updates_that_do_not_belong_are_counted_by_reason_and_change_no_head() {
             assert_eq!(reason, Refusal::UnknownDevice);
         }
         assert_eq!(devices[1].answer(&notice, 0.75).refused, None);
-        devices[0].notice(Task::Finished, 3);
+        devices[0].notice(Task::Rest, 3);
         aggregator.terminate();
         assert_eq!(aggregator.exit_code(), Some(0));
         heads.push(head(&program, "state"));
@@ -127,7 +127,7 @@ fn a_device_with_bad_updates_is_quarantined_across_restarts_and_released_by_a_co
     device.say(&ToAggregator::Hello(device.hello()), &[]);
     let notice = device.notice(Task::Train, 0);
     assert_eq!(device.answer(&notice, 1.0).refused, None);
-    device.notice(Task::Finished, 1);
+    device.notice(Task::Rest, 1);
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn a_backup_taken_in_the_middle_of_a_round_goes_on_to_the_same_head() {
     let written = json(&program, &["backup", "north.tar", "--json"]);
     assert_eq!(written["blobs"], 2, "the first round's heads and the second round's one update");
     assert_eq!(devices[1].answer(&second, 0.7).refused, None);
-    devices[0].notice(Task::Finished, 2);
+    devices[0].notice(Task::Rest, 2);
     aggregator.terminate();
     assert_eq!(aggregator.exit_code(), Some(0));
 
@@ -170,7 +170,7 @@ fn a_backup_taken_in_the_middle_of_a_round_goes_on_to_the_same_head() {
     let resumed = device.notice(Task::Train, 1);
     assert_eq!((resumed.run, resumed.heads), (second.run, second.heads));
     assert_eq!(device.answer(&resumed, 0.7).refused, None);
-    device.notice(Task::Finished, 2);
+    device.notice(Task::Rest, 2);
     aggregator.terminate();
     assert_eq!(aggregator.exit_code(), Some(0));
     assert_eq!(head(&program, "restored"), head(&program, "state"));
@@ -188,7 +188,7 @@ fn old_heads_are_let_go_and_their_names_stay() {
         let notice = device.notice(Task::Train, round.into());
         assert_eq!(device.answer(&notice, f32::from(round)).refused, None);
     }
-    device.notice(Task::Finished, 4);
+    device.notice(Task::Rest, 4);
     aggregator.terminate();
     assert_eq!(aggregator.exit_code(), Some(0));
     let rounds = json(&program, &["rounds", "--json"]);
@@ -259,7 +259,7 @@ fn a_disk_that_is_full_at_the_merge_keeps_the_round_until_there_is_room() {
     assert!(line.contains("nothing is lost"), "{line}");
     fs::remove_file(ballast).unwrap();
     aggregator.line("there is room on the disk again");
-    devices[0].notice(Task::Finished, 1);
+    devices[0].notice(Task::Rest, 1);
     aggregator.terminate();
     assert_eq!(aggregator.exit_code(), Some(0));
     let rounds = json(&program, &["rounds", "--json"]);
@@ -280,7 +280,7 @@ fn a_disk_that_is_full_at_the_opening_of_a_round_opens_it_when_there_is_room() {
     devices.iter().for_each(|device| assert_eq!(device.answer(&notice, 2.0).refused, None));
     let line = aggregator.line("round merged");
     assert!(line.contains("updates=2"), "{line}");
-    devices[0].notice(Task::Finished, 1);
+    devices[0].notice(Task::Rest, 1);
     aggregator.terminate();
     assert_eq!(aggregator.exit_code(), Some(0));
 }

@@ -26,7 +26,7 @@ fn a_run_is_served_to_its_end_and_exported() {
         assert_eq!(notice.params.min_samples_to_share, 5);
         assert_eq!(device.answer(&notice, 0.25).refused, None);
     }
-    let last = device.notice(Task::Finished, 2);
+    let last = device.notice(Task::Rest, 2);
     assert!(last.heads.is_some());
     let line = aggregator.line("round merged");
     for part in ["round=0", "updates=1", "of=1", "chosen=1", "extensions=0", "samples=40", "seconds=", "refusals=0"] {
@@ -41,7 +41,7 @@ fn a_run_is_served_to_its_end_and_exported() {
     assert_eq!((&status["rounds_merged"], &status["devices"]["known"]), (&2.into(), &1.into()));
     assert_eq!(status["run"]["method"], "fedavg");
     let text = program.succeed(&["status"]);
-    assert!(text.contains("the run is over") && text.contains("0 present of 1 known"), "{text}");
+    assert!(text.contains("all rounds are done") && text.contains("0 present of 1 known"), "{text}");
     let rounds = program.succeed(&["rounds"]);
     assert_eq!(rounds.lines().count(), 3, "{rounds}");
     assert!(rounds.contains("train  merged   1 of 1       1         0       40"), "{rounds}");
@@ -109,7 +109,7 @@ fn a_kill_in_the_middle_of_a_run_loses_nothing() {
     assert_eq!(device.answer(&resumed, 1.5).refused, None);
     let line = aggregator.line("round merged");
     assert!(line.contains("round=1") && line.contains("updates=2"), "{line}");
-    device.notice(Task::Finished, 2);
+    device.notice(Task::Rest, 2);
     aggregator.terminate();
     assert_eq!(aggregator.exit_code(), Some(0));
 

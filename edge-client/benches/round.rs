@@ -10,7 +10,7 @@ use grapevine_edge_client::session::Job;
 use grapevine_edge_client::store::Dataset;
 use grapevine_edge_client::work::work;
 use grapevine_models::{Aid, Head, Heads, Method, Params, Prototypes, Samples, Shape, Statistics, Sums};
-use grapevine_protocol::{AidBody, BootId, DeviceId, Encoding, HeadsBody, Notice, RoundId, RunId, Task};
+use grapevine_protocol::{AidBody, BootId, DatasetId, DeviceId, Encoding, HeadsBody, Notice, RoundId, RunId, Task};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -40,7 +40,7 @@ impl Fleet {
         let mut head = || Head { weight: random(shape.weights(), 0.1), bias: random(CLASSES, 0.1) };
         let heads = Heads { main: head(), supplementary: head() };
         let by_class = (0..CLASSES as u16).map(|class| (class, head())).collect();
-        let dataset = Dataset { features, labels, damaged: 0 };
+        let dataset = Dataset { features, labels, id: DatasetId::default(), damaged: 0 };
         Self { shape, heads, prototypes: Prototypes { by_class }, dataset }
     }
 
@@ -65,6 +65,7 @@ impl Fleet {
             aid: None,
             seed: 1,
             highest_ticket: u64::MAX,
+            only: Vec::new(),
             closes_in_ms: 60_000,
         };
         let heads: Arc<[u8]> = HeadsBody(self.heads.clone()).encode(self.shape).into();

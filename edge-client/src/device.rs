@@ -32,7 +32,7 @@ pub const LEAVE_BEHIND: Duration = Duration::from_millis(1_800);
 /// How soon it is looked for acknowledgements while [`DeviceOptions::outgoing`] waits for them.
 const ACKNOWLEDGEMENT_PAUSE: Duration = Duration::from_millis(50);
 /// How often the stored samples are counted: an ingest may go on beside the session.
-const COUNT_PERIOD: Duration = Duration::from_secs(30);
+const COUNT_PERIOD: Duration = Duration::from_secs(5);
 
 /// What a device needs to run.
 #[derive(Clone, Debug)]
@@ -102,7 +102,7 @@ pub fn run(
         transport,
         worker,
         heartbeat: options.service.heartbeat(),
-        session: Session::new(options.identity.clone(), samples, pending),
+        session: Session::new(options.identity.clone(), samples, store.dataset()?, pending),
         started: now(),
         count_at: COUNT_PERIOD,
         delivered: 0,
@@ -181,7 +181,7 @@ impl Shell<'_> {
             self.session.handle_timeout(now);
             if self.count_at <= now {
                 self.count_at = now + COUNT_PERIOD;
-                self.session.handle_samples(now, self.store.counts()?.iter().sum());
+                self.session.handle_samples(now, self.store.counts()?.iter().sum(), self.store.dataset()?);
             }
         }
         let asked_at = shutdown.requested_at().unwrap_or_else(now);
@@ -330,7 +330,7 @@ fn log(event: &Event) {
         Event::Delivered(round) => tracing::debug!(round = round.0, "update delivered"),
         Event::Outdated(round) => tracing::warn!(round = round.0, "update dropped: its round is over"),
         Event::Ignored(reason) => tracing::debug!(%reason, "ignored"),
-        Event::Finished(round) => tracing::info!(round = round.0, "the run is over"),
+        Event::Rests(round) => tracing::info!(round = round.0, "the fleet rests: it has nothing new to learn"),
         // The governor has told, wherever the pause began.
         Event::Paused(_) | Event::Resumed => {}
         Event::NewHeads(digest) => tracing::debug!(?digest, "new heads"),

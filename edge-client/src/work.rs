@@ -2,7 +2,9 @@
 
 use grapevine_models::{ParamsError, Samples, SamplesError, Statistics, stream, train_while};
 use grapevine_protocol::limits::{MAX_BLOB_BYTES, MAX_HEADER_BYTES};
-use grapevine_protocol::{BodyError, DeviceId, HeadsBody, ReceivedAid, Task, Update, UpdateContent, trained_bytes};
+use grapevine_protocol::{
+    BodyError, DatasetId, DeviceId, HeadsBody, ReceivedAid, Task, Update, UpdateContent, trained_bytes,
+};
 
 use crate::session::Job;
 use crate::store::Dataset;
@@ -46,22 +48,24 @@ pub fn work(
         return Err(WorkError::Nothing);
     }
     match notice.task {
-        Task::Wait | Task::Finished => Err(WorkError::Nothing),
+        Task::Wait | Task::Rest => Err(WorkError::Nothing),
         Task::Statistics { extent } => {
             if !goes_on() {
                 return Err(WorkError::Interrupted);
             }
             let statistics = Statistics::of(&samples, extent, notice.params.min_samples_to_share);
             let content = UpdateContent::Statistics(statistics);
-            Ok(Update { samples: dataset.labels.len() as u32, content }.encode(notice.shape, notice.encoding))
+            let update = Update { samples: dataset.labels.len() as u32, dataset: dataset.id, content };
+            Ok(update.encode(notice.shape, notice.encoding))
         }
-        Task::Train => train_and_encode(job, device, samples, goes_on),
+        Task::Train => train_and_encode(job, device, dataset.id, samples, goes_on),
     }
 }
 
 fn train_and_encode(
     job: &Job,
     device: &DeviceId,
+    dataset: DatasetId,
     samples: Samples<'_>,
     goes_on: &mut dyn FnMut() -> bool,
 ) -> Result<Vec<u8>, WorkError> {
@@ -78,5 +82,5 @@ fn train_and_encode(
     if bytes > MAX_BLOB_BYTES {
         return Err(WorkError::TooLarge(bytes));
     }
-    Ok(Update::encode_trained(&trained, samples.labels().len() as u32, shape, notice.encoding))
+    Ok(Update::encode_trained(&trained, samples.labels().len() as u32, dataset, shape, notice.encoding))
 }

@@ -25,6 +25,8 @@ pub struct FleetModel {
     pub memory: Memory,
     /// The head in use, where it is not the main head of `heads`.
     pub in_use: Option<Head>,
+    /// The sum of all devices' statistics, where the method needs any and devices have told them.
+    pub statistics: Option<Statistics>,
 }
 
 /// What only the aggregator knows: it is kept from round to round and never published.
@@ -56,9 +58,10 @@ pub struct Conditions<'a> {
     pub params: &'a ValidParams,
     /// Every random choice of the run comes from this.
     pub seed: u64,
-    /// Rounds of training in the run.
+    /// Rounds of training in the run; in one without an end, how many it takes before it rests.
     pub rounds: u32,
-    /// Rounds of training that were merged before this step.
+    /// Rounds of training that were merged before this step, since the run last started anew (see
+    /// [`Merged::starts_anew`]).
     pub trained: u32,
     /// The aggregator's own samples, for a method that needs some, see [`crate::Method::auxiliary`].
     pub auxiliary: Option<Samples<'a>>,
@@ -67,6 +70,12 @@ pub struct Conditions<'a> {
 /// What a closed step makes of the fleet's model; `None` leaves a part as it was, but for the head in use.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Merged {
+    /// New statistics gave a new start: of the model before nothing is left but what is here.
+    pub starts_anew: bool,
+    /// Why the step changed nothing, if it did not.
+    pub held_back: Option<HeldBack>,
+    /// The sum of all devices' statistics.
+    pub statistics: Option<Statistics>,
     /// The heads that devices train from.
     pub heads: Option<Heads>,
     /// What devices get beside them.
@@ -77,6 +86,20 @@ pub struct Merged {
     pub in_use: Option<Head>,
 }
 
+/// Why a closed step leaves the fleet's model as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeldBack {
+    /// The gradient at the start came from devices with too few of the fleet's samples.
+    TooFewSamples {
+        /// Samples of the devices that answered.
+        answered: u64,
+        /// Samples in the fleet's statistics.
+        fleet: u64,
+        /// Of these, what must answer, in percent.
+        needed_percent: u8,
+    },
+}
+
 impl FleetModel {
     /// The head that people classify with; none before the first step that makes any.
     pub fn in_use(&self) -> Option<&Head> {
@@ -85,26 +108,36 @@ impl FleetModel {
 
     /// Takes over what a step made.
     pub fn update(&mut self, merged: Merged) {
-        let Merged { heads, aid, memory, in_use } = merged;
+        let Merged { heads, aid, memory, in_use, statistics, starts_anew, held_back: _ } = merged;
+        if starts_anew {
+            (self.heads, self.aid) = (None, None);
+        }
         self.heads = heads.or(self.heads.take());
         self.aid = aid.or(self.aid.take());
+        self.statistics = statistics.or(self.statistics.take());
         self.memory = memory;
         self.in_use = in_use;
     }
 }
 
-/// Closes a step that gathered sums.
-pub(crate) fn after_sums(statistics: &Statistics, mut known: FleetModel, conditions: &Conditions<'_>) -> Merged {
+/// Closes a step that gathered statistics; `statistics` is the sum over the whole fleet. Where they give the heads to start
+/// from, the run starts anew, and is to the bit what it would be had all devices been there at its beginning. Where they
+/// give none, training goes on from the heads that there are.
+pub(crate) fn after_sums(statistics: Statistics, known: FleetModel, conditions: &Conditions<'_>) -> Merged {
     let params = conditions.params;
-    let Prepared { heads, aid, numbers } = params.method.prepare(statistics, params);
-    known.memory.numbers = numbers;
-    let heads = with_start(heads, statistics, params);
-    if params.tau != 0.0 {
-        known.memory.prior = statistics.prior();
+    let Prepared { heads, aid, numbers } = params.method.prepare(&statistics, params);
+    let heads = with_start(heads, &statistics, params);
+    let starts_anew = heads.is_some();
+    let FleetModel { heads: known_heads, mut memory, .. } = known;
+    if starts_anew {
+        memory = Memory { numbers, ..Memory::default() };
     }
-    let main = heads.as_ref().map(|heads| &heads.main);
-    let in_use = main.and_then(|main| shifted(main, &known.memory.prior, params));
-    Merged { heads, aid, memory: known.memory, in_use }
+    if params.tau != 0.0 {
+        memory.prior = statistics.prior();
+    }
+    let main = heads.as_ref().or(known_heads.as_ref()).map(|heads| &heads.main);
+    let in_use = main.and_then(|main| shifted(main, &memory.prior, params));
+    Merged { heads, aid, memory, in_use, statistics: Some(statistics), starts_anew, held_back: None }
 }
 
 /// Closes a round of training.
@@ -140,7 +173,10 @@ fn with_start(heads: Option<Heads>, statistics: &Statistics, params: &ValidParam
         Start::Posterior => posterior_lda(statistics, LDA_SHRINKAGE),
     };
     scale(&mut main, params.start_scale);
-    raise_absent(&mut main, statistics);
+    // A gradient leaves out what may not be shared, so nothing would ever speak for such a class.
+    if !params.method.sends_gradient() {
+        raise_absent(&mut main, statistics);
+    }
     let mut heads = heads.unwrap_or_else(|| Heads::zeros(statistics.shape()));
     heads.main = main;
     Some(heads)
@@ -165,7 +201,7 @@ fn raise_absent(head: &mut Head, statistics: &Statistics) {
 /// Takes a round's main head into the mean over the last half of the rounds. A run that was given more rounds later
 /// begins its mean anew.
 fn take_into_average(average: &mut Option<Average>, main: &Head, conditions: &Conditions<'_>) {
-    let first = conditions.rounds / 2;
+    let first = rounds_of_the_mean(conditions) / 2;
     if conditions.trained < first {
         *average = None;
         return;
@@ -182,6 +218,16 @@ fn take_into_average(average: &mut Option<Average>, main: &Head, conditions: &Co
         }
         None => *average = Some(Average { head: main.clone(), heads: 1 }),
     }
+}
+
+/// The rounds of the run. One without an end goes on beyond those that it was thought to take: it is taken to be twice as
+/// long, so that the mean is never over rounds that are long over.
+fn rounds_of_the_mean(conditions: &Conditions<'_>) -> u32 {
+    let mut rounds = conditions.rounds;
+    while rounds > 0 && rounds <= conditions.trained {
+        rounds = rounds.saturating_mul(2);
+    }
+    rounds
 }
 
 /// The head with the method's dial turned to `tau`; `None` where that changes nothing.

@@ -6,6 +6,11 @@ use alloc::vec::Vec;
 use crate::limits::MAX_PARAMETER_VALUE;
 use crate::shape::Shape;
 
+/// Bias of a class that nobody holds, or that nobody may share: never chosen, and still a finite number.
+pub(crate) const ABSENT_BIAS: f32 = -1.0e4;
+/// The same after it was scaled or moved by a method.
+const UNLEARNED_BIAS: f32 = -1.0e2;
+
 /// One linear head: `logits = weight * features + bias`. Both vectors are contiguous, row-major.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Head {
@@ -53,6 +58,20 @@ impl Head {
     /// A head of zeros: every class equally likely.
     pub fn zeros(shape: Shape) -> Self {
         Self { weight: vec![0.0; shape.weights()], bias: vec![0.0; shape.classes()] }
+    }
+
+    /// Whether a class was left out of what the head learned, because no device holds it or may share it: its weights are
+    /// zero and its bias is so low that it is never chosen.
+    pub fn is_unlearned(&self, class: usize) -> bool {
+        let features = self.weight.len() / self.bias.len().max(1);
+        let row = self.weight.get(class * features..(class + 1) * features);
+        row.is_some_and(|row| row.iter().all(|weight| *weight == 0.0))
+            && self.bias.get(class).is_some_and(|bias| *bias <= UNLEARNED_BIAS)
+    }
+
+    /// Whether the head learned nothing at all: it says the same of every sample.
+    pub fn is_blank(&self) -> bool {
+        self.weight.iter().all(|weight| *weight == 0.0)
     }
 
     /// `W + Ŵ` and `b + b̂`.

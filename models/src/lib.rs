@@ -31,6 +31,7 @@ mod merge;
 mod methods;
 pub mod oneshot;
 mod params;
+mod possible;
 mod posterior;
 mod prior;
 mod prototype;
@@ -41,7 +42,7 @@ mod statistics;
 mod train;
 
 pub use aid::{Aid, AidView};
-pub use fleet::{Average, Conditions, FleetModel, Memory, Merged};
+pub use fleet::{Average, Conditions, FleetModel, HeldBack, Memory, Merged};
 pub use head::{Head, HeadError, Heads};
 pub use keys::{Key, UnknownKey};
 pub use local::{Local, Loss};

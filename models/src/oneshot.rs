@@ -4,7 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::cholesky::{Cholesky, dot};
-use crate::head::Head;
+use crate::head::{ABSENT_BIAS, Head};
 use crate::limits::{MAX_PARAMETER_VALUE, MOMENT_FRACTION_BITS};
 use crate::posterior::posterior_means;
 use crate::shape::Shape;
@@ -14,8 +14,6 @@ use crate::statistics::Statistics;
 pub const LDA_SHRINKAGE: f64 = 0.1;
 /// Ridge strength, as a share of the mean diagonal of the matrix it is added to, by default.
 pub const RIDGE_STRENGTH: f64 = 0.1;
-/// Bias of a class nobody holds: never chosen, and still a finite number.
-const ABSENT_BIAS: f32 = -1.0e4;
 /// Below this share of the means' own size, a variance is rounding and not spread.
 const DEGENERATE: f64 = 1e-6;
 

@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::aid::{Aid, AidView};
 use crate::evaluate::cross_entropy;
-use crate::fleet::{Conditions, FleetModel, Memory, Merged, after_sums, after_training};
+use crate::fleet::{Conditions, FleetModel, Merged, after_sums, after_training};
 use crate::head::{HeadError, Heads};
 use crate::merge::{DeviceWeights, HeadSum, MergeError, PrototypeSum};
 use crate::params::{Sums, ValidParams};
@@ -167,20 +167,26 @@ pub enum RoundError {
 }
 
 impl RoundSum {
-    /// Nothing added yet. `memory` is what the aggregator knows when the round opens.
-    pub fn new(shape: Shape, step: Step, params: &ValidParams, memory: &Memory) -> Self {
+    /// Nothing added yet to what the fleet knows when the round opens: statistics are added to those that devices told
+    /// before.
+    pub fn new(shape: Shape, step: Step, params: &ValidParams, known: &FleetModel) -> Self {
         let sum = match step {
-            Step::Gather(extent) => Sum::Statistics(Statistics::empty(shape, extent)),
+            Step::Gather(extent) => {
+                Sum::Statistics(known.statistics.clone().unwrap_or_else(|| Statistics::empty(shape, extent)))
+            }
             Step::Train | Step::Done => Sum::Trained {
                 heads: HeadSum::new(shape),
                 prototypes: PrototypeSum::new(shape),
                 losses: BTreeMap::new(),
             },
         };
-        Self { sum, weights: params.method.weights(memory) }
+        Self { sum, weights: params.method.weights(&known.memory) }
     }
 
     /// Adds the answer of a device that holds so many samples. One that cannot be added has no effect.
+    ///
+    /// # Errors
+    /// If the answer is to another question, or does not fit the sum.
     pub fn add(&mut self, device: &str, content: &UpdateContent, samples: u32) -> Result<(), RoundError> {
         match (&mut self.sum, content) {
             (
@@ -203,6 +209,31 @@ impl RoundSum {
         }
     }
 
+    /// As [`RoundSum::add`], in place of the statistics that the device told before, which are taken off exactly.
+    ///
+    /// # Errors
+    /// As [`RoundSum::add`], and where what the device told before is not part of the sum; then nothing has changed.
+    pub fn add_in_place_of(
+        &mut self,
+        former: Option<&Statistics>,
+        device: &str,
+        content: &UpdateContent,
+        samples: u32,
+    ) -> Result<(), RoundError> {
+        let former = match (&mut self.sum, former) {
+            (Sum::Statistics(total), Some(former)) => {
+                total.subtract(former)?;
+                Some(former)
+            }
+            (Sum::Statistics(_) | Sum::Trained { .. }, _) => None,
+        };
+        let added = self.add(device, content, samples);
+        if let (Err(_), Some(former), Sum::Statistics(total)) = (&added, former, &mut self.sum) {
+            total.add(former)?;
+        }
+        added
+    }
+
     /// Closes the step. `known` is what the fleet has learned until now.
     pub fn merge(self, known: FleetModel, conditions: &Conditions<'_>) -> Merged {
         match self.sum {
@@ -210,7 +241,7 @@ impl RoundSum {
                 let losses = losses.into_iter().map(|(device, bits)| (device, f32::from_bits(bits))).collect();
                 after_training(&heads, prototypes, losses, known, conditions)
             }
-            Sum::Statistics(statistics) => after_sums(&statistics, known, conditions),
+            Sum::Statistics(statistics) => after_sums(statistics, known, conditions),
         }
     }
 }

@@ -38,6 +38,9 @@ pub enum StatisticsError {
     /// More samples than a device or a fleet may have.
     #[error("the statistics claim more samples than a device may hold")]
     TooMany,
+    /// Sums that no samples can have.
+    #[error("the statistics are impossible: {0}")]
+    Impossible(&'static str),
     /// A sum that no such number of bounded features can have.
     #[error("`{0}` is not finite, or larger than its number of samples allows")]
     Value(&'static str),
@@ -102,8 +105,11 @@ impl Statistics {
         statistics
     }
 
-    /// Takes received numbers, refusing lengths that do not fit and values that no features within
-    /// [`MAX_FEATURE_VALUE`] could have summed to.
+    /// Takes received numbers.
+    ///
+    /// # Errors
+    /// For lengths that do not fit, and for values that no samples with features within [`MAX_FEATURE_VALUE`] could have
+    /// summed to.
     pub fn from_floats(shape: Shape, extent: Sums, floats: &FloatSums) -> Result<Self, StatisticsError> {
         let mut statistics = Self::empty(shape, extent);
         let lengths = [
@@ -132,7 +138,34 @@ impl Statistics {
         for (entry, &received) in statistics.moment.iter_mut().zip(&floats.moment) {
             *entry = to_fixed(received, MOMENT_FRACTION_BITS, most).ok_or(StatisticsError::Value("moment"))?;
         }
+        statistics.check_possible()?;
         Ok(statistics)
+    }
+
+    /// The exact integers `(counts [C], sums [C][d], moment [d (d + 1) / 2])`, to be stored.
+    pub fn parts(&self) -> (&[u64], &[i64], &[i64]) {
+        (&self.counts, &self.sums, &self.moment)
+    }
+
+    /// What [`Statistics::parts`] gave.
+    ///
+    /// # Errors
+    /// For lengths that no extent has.
+    pub fn from_parts(
+        shape: Shape,
+        counts: Vec<u64>,
+        sums: Vec<i64>,
+        moment: Vec<i64>,
+    ) -> Result<Self, StatisticsError> {
+        let lengths = [
+            ("counts", shape.classes(), counts.len()),
+            ("sums", if sums.is_empty() && moment.is_empty() { 0 } else { shape.weights() }, sums.len()),
+            ("moment", if moment.is_empty() { 0 } else { triangle(shape.features()) }, moment.len()),
+        ];
+        match lengths.into_iter().find(|(_, expected, received)| expected != received) {
+            Some((part, expected, received)) => Err(StatisticsError::Length { part, expected, received }),
+            None => Ok(Self { shape, counts, sums, moment }),
+        }
     }
 
     /// The numbers as they travel.
@@ -145,12 +178,51 @@ impl Statistics {
         }
     }
 
-    /// Adds another device's sums; on an error nothing has changed.
-    pub fn add(&mut self, other: &Self) -> Result<(), StatisticsError> {
-        let same_extent = self.sums.len() == other.sums.len() && self.moment.len() == other.moment.len();
-        if self.shape != other.shape || !same_extent {
-            return Err(StatisticsError::Mismatch);
+    /// Takes off sums that were added before: what is left is, to the bit, what it would be without them. On an error
+    /// nothing has changed.
+    ///
+    /// # Errors
+    /// If the shapes differ, or if a class would be left with less than no samples.
+    pub fn subtract(&mut self, other: &Self) -> Result<(), StatisticsError> {
+        self.check_same_extent(other)?;
+        if self.counts.iter().zip(&other.counts).any(|(whole, part)| whole < part) {
+            return Err(StatisticsError::Impossible("more samples are taken off than are there"));
         }
+        self.counts.iter_mut().zip(&other.counts).for_each(|(a, b)| *a -= b);
+        // As long as what is taken off was added before, nothing wraps.
+        self.sums.iter_mut().zip(&other.sums).for_each(|(a, b)| *a = a.wrapping_sub(*b));
+        self.moment.iter_mut().zip(&other.moment).for_each(|(a, b)| *a = a.wrapping_sub(*b));
+        Ok(())
+    }
+
+    fn check_same_extent(&self, other: &Self) -> Result<(), StatisticsError> {
+        let same_extent = self.sums.len() == other.sums.len() && self.moment.len() == other.moment.len();
+        if self.shape == other.shape && same_extent { Ok(()) } else { Err(StatisticsError::Mismatch) }
+    }
+
+    /// The mean of `|h|²` over the samples; `None` where the second moment is not part of the sums or nobody has samples.
+    pub fn mean_square(&self) -> Option<f64> {
+        let samples = self.samples();
+        if self.moment.is_empty() || samples == 0 {
+            return None;
+        }
+        let trace: f64 = (0..self.shape.features()).map(|i| self.moment_at(i, i)).sum();
+        Some(trace / samples as f64)
+    }
+
+    /// Entry `i, j` of the second moment, `i <= j`.
+    pub(crate) fn moment_at(&self, i: usize, j: usize) -> f64 {
+        let d = self.shape.features();
+        let start = i * d - i * i.saturating_sub(1) / 2;
+        self.moment[start + j - i] as f64 / (1_u64 << MOMENT_FRACTION_BITS) as f64
+    }
+
+    /// Adds another device's sums; on an error nothing has changed.
+    ///
+    /// # Errors
+    /// If the shapes or the extents differ, or a sum leaves its accumulator.
+    pub fn add(&mut self, other: &Self) -> Result<(), StatisticsError> {
+        self.check_same_extent(other)?;
         let overflows = |(a, b): (&i64, &i64)| a.checked_add(*b).is_none();
         if self.sums.iter().zip(&other.sums).any(overflows) || self.moment.iter().zip(&other.moment).any(overflows) {
             return Err(StatisticsError::Overflow);

@@ -80,7 +80,7 @@ impl Fleet {
                 break;
             }
             let order = answering(trained, (0..self.devices.len()).collect());
-            let mut sum = RoundSum::new(self.shape, step, &params, &model.memory);
+            let mut sum = RoundSum::new(self.shape, step, &params, &model);
             for device in order {
                 let answer = self.answer(device, step, round, &model, params);
                 sum.add(&device.to_string(), &answer, self.devices[device].1.len() as u32).unwrap();
@@ -159,7 +159,7 @@ fn a_run_that_gets_more_rounds_begins_its_mean_anew() {
     let shape = Shape::new(2, 1).unwrap();
     let mut model = FleetModel::default();
     let mut close = |value: f32, trained: u32, rounds: u32| {
-        let mut sum = RoundSum::new(shape, Step::Train, &params, &model.memory);
+        let mut sum = RoundSum::new(shape, Step::Train, &params, &model);
         let main = Head { weight: vec![value, -value], bias: vec![0.0, 0.0] };
         let heads = Heads { main, supplementary: Head::zeros(shape) };
         let answer = UpdateContent::Trained { heads: Some(heads), prototypes: Default::default(), loss: None };

@@ -158,7 +158,7 @@ fn ratio_case(name: &str, case: &Value) {
     let mut params = Params::defaults(Method::RatioLoss, shape.classes());
     assert!(params.set_own("alpha", number(&case["alpha"])) && params.set_own("beta", number(&case["beta"])));
     let params = params.check().unwrap();
-    let mut sum = RoundSum::new(shape, Step::Train, &params, &Memory::default());
+    let mut sum = RoundSum::new(shape, Step::Train, &params, &FleetModel::default());
     let heads = Heads { main: head(&case["main"]), supplementary: Head::zeros(shape) };
     sum.add("alone", &trained(Some(heads), None), 10).unwrap();
     let auxiliary = Samples::new(shape, &features, &labels).unwrap();
@@ -178,7 +178,7 @@ fn climb_case(name: &str, case: &Value) {
     let params = params.check().unwrap();
     let mut model = FleetModel::default();
     for (number_of, round) in (0..).zip(rows(&case["rounds"])) {
-        let mut sum = RoundSum::new(shape, Step::Train, &params, &model.memory);
+        let mut sum = RoundSum::new(shape, Step::Train, &params, &model);
         for (device, heads) in round["heads"].as_object().unwrap() {
             let heads = Heads { main: head(heads), supplementary: Head::zeros(shape) };
             let answer = trained(Some(heads), Some(number(&round["losses"][device])));
@@ -207,7 +207,7 @@ fn creff_case(name: &str, case: &Value) {
     let memory = Memory { numbers: flat(&case["federated_features"]), ..Memory::default() };
     let heads = Heads { main: head(&case["main"]), supplementary: Head::zeros(shape) };
     let mut model = FleetModel { heads: Some(heads), memory, ..FleetModel::default() };
-    let mut sum = RoundSum::new(shape, Step::Train, &params, &model.memory);
+    let mut sum = RoundSum::new(shape, Step::Train, &params, &model);
     let prototypes = Prototypes { by_class: heads_of(prototypes(&case["prototypes"])) };
     let answer = UpdateContent::Trained { heads: None, prototypes, loss: None };
     sum.add("alone", &answer, 10).unwrap();

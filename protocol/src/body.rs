@@ -15,6 +15,7 @@ use grapevine_models::{
 use serde::{Deserialize, Serialize};
 
 use crate::gradients::{EncodedPrototypes, gradient_bytes, take_class_list};
+use crate::ids::DatasetId;
 use crate::limits::MAX_HEADER_BYTES;
 use crate::messages::Task;
 use crate::refusal::Refusal;
@@ -25,6 +26,8 @@ use crate::tensor::{Encoding, TensorError};
 pub struct Update {
     /// Samples it was trained on; its weight in the mean.
     pub samples: u32,
+    /// Which samples.
+    pub dataset: DatasetId,
     /// What the round asked for.
     pub content: UpdateContent,
 }
@@ -64,8 +67,8 @@ pub enum BodyError {
     /// Impossible sums.
     #[error(transparent)]
     Statistics(#[from] StatisticsError),
-    /// No samples, or too many.
-    #[error("an update of {0} samples cannot be weighted")]
+    /// No samples, too many, or fewer than its statistics are of.
+    #[error("an update that claims {0} samples cannot be weighted")]
     Samples(u32),
     /// A class list that is not ascending or names unknown classes.
     #[error("the list of classes is not ascending within the fleet's classes")]
@@ -87,7 +90,9 @@ impl BodyError {
             Self::Prototypes(PrototypeError::Class { .. } | PrototypeError::Length(_)) => Refusal::Shape,
             Self::Statistics(StatisticsError::Length { .. } | StatisticsError::Mismatch) => Refusal::Shape,
             Self::Statistics(StatisticsError::TooMany) | Self::Samples(_) => Refusal::Samples,
-            Self::Statistics(StatisticsError::Value(_) | StatisticsError::Overflow) => Refusal::Absurd,
+            Self::Statistics(
+                StatisticsError::Value(_) | StatisticsError::Overflow | StatisticsError::Impossible(_),
+            ) => Refusal::Absurd,
         }
     }
 }
@@ -96,6 +101,7 @@ impl BodyError {
 struct UpdateHeader {
     shape: Shape,
     samples: u32,
+    dataset: DatasetId,
     kind: UpdateKind,
 }
 
@@ -136,7 +142,8 @@ impl Update {
         match &self.content {
             UpdateContent::Trained { heads, prototypes, loss } => {
                 let gradients = &prototypes.by_class;
-                let answer = TrainedHeader { shape, samples: self.samples, encoding, loss: *loss };
+                let answer =
+                    TrainedHeader { shape, samples: self.samples, dataset: self.dataset, encoding, loss: *loss };
                 let mut out = answer.begin(heads.as_ref(), gradients.keys().copied());
                 gradients.values().for_each(|gradient| write_head(gradient, encoding, &mut out));
                 out
@@ -144,8 +151,12 @@ impl Update {
             UpdateContent::Statistics(statistics) => {
                 let floats = statistics.to_floats();
                 let extent = extent_of(&floats);
-                let mut out =
-                    begin(&UpdateHeader { shape, samples: self.samples, kind: UpdateKind::Statistics { extent } });
+                let mut out = begin(&UpdateHeader {
+                    shape,
+                    samples: self.samples,
+                    dataset: self.dataset,
+                    kind: UpdateKind::Statistics { extent },
+                });
                 floats.counts.iter().for_each(|count| out.extend_from_slice(&count.to_le_bytes()));
                 for values in [&floats.sums, &floats.moment] {
                     values.iter().for_each(|value| out.extend_from_slice(&(*value as f32).to_le_bytes()));
@@ -157,16 +168,25 @@ impl Update {
 
     /// Writes a device's answer to a round of training. Its prototypes are made one by one where they go, so that this
     /// body is all that is ever held of them.
-    pub fn encode_trained(trained: &Trained<'_>, samples: u32, shape: Shape, encoding: Encoding) -> Vec<u8> {
+    pub fn encode_trained(
+        trained: &Trained<'_>,
+        samples: u32,
+        dataset: DatasetId,
+        shape: Shape,
+        encoding: Encoding,
+    ) -> Vec<u8> {
         let Trained { heads, prototypes, loss } = trained;
-        let answer = TrainedHeader { shape, samples, encoding, loss: *loss };
+        let answer = TrainedHeader { shape, samples, dataset, encoding, loss: *loss };
         let Some(prototypes) = prototypes else { return answer.begin(heads.as_ref(), [].into_iter()) };
         let mut out = answer.begin(heads.as_ref(), prototypes.classes());
         prototypes.for_each(|_, gradient| write_head(gradient, encoding, &mut out));
         out
     }
 
-    /// Reads an update, refusing whatever the round did not ask for.
+    /// Reads an update.
+    ///
+    /// # Errors
+    /// For whatever the round did not ask for, and for numbers that no samples can have given.
     pub fn decode(bytes: &[u8], shape: Shape, task: Task, method: Method) -> Result<Self, BodyError> {
         let (header, mut rest): (UpdateHeader, &[u8]) = open(bytes)?;
         if header.samples == 0 || header.samples > MAX_SAMPLES {
@@ -187,12 +207,17 @@ impl Update {
                 UpdateContent::Trained { heads, prototypes, loss }
             }
             (UpdateKind::Statistics { extent }, Task::Statistics { extent: wanted }) if extent == wanted => {
-                UpdateContent::Statistics(read_statistics(shape, extent, &mut rest)?)
+                let statistics = read_statistics(shape, extent, &mut rest)?;
+                // Classes that the device may not share are left out of the statistics, so they can be of fewer samples.
+                if statistics.samples() > u64::from(header.samples) {
+                    return Err(BodyError::Samples(header.samples));
+                }
+                UpdateContent::Statistics(statistics)
             }
             (UpdateKind::Trained { .. } | UpdateKind::Statistics { .. }, _) => return Err(BodyError::Content),
         };
         finish(rest)?;
-        Ok(Self { samples: header.samples, content })
+        Ok(Self { samples: header.samples, dataset: header.dataset, content })
     }
 }
 
@@ -200,6 +225,7 @@ impl Update {
 struct TrainedHeader {
     shape: Shape,
     samples: u32,
+    dataset: DatasetId,
     encoding: Encoding,
     loss: Option<f32>,
 }
@@ -207,10 +233,10 @@ struct TrainedHeader {
 impl TrainedHeader {
     /// Header, heads and the list of the classes whose gradients follow, in a vector that has room for those.
     fn begin(&self, heads: Option<&Heads>, classes: impl ExactSizeIterator<Item = u16>) -> Vec<u8> {
-        let Self { shape, samples, encoding, loss } = *self;
+        let Self { shape, samples, dataset, encoding, loss } = *self;
         let kind =
             UpdateKind::Trained { encoding, heads: SentHeads::of(heads), prototypes: classes.len() as u16, loss };
-        let mut out = begin(&UpdateHeader { shape, samples, kind });
+        let mut out = begin(&UpdateHeader { shape, samples, dataset, kind });
         out.reserve_exact(arrays_bytes(shape, encoding, heads, classes.len()));
         heads.iter().for_each(|heads| write_heads(heads, encoding, &mut out));
         classes.for_each(|class| out.extend_from_slice(&class.to_le_bytes()));
@@ -343,7 +369,7 @@ fn arrays_bytes(shape: Shape, encoding: Encoding, heads: Option<&Heads>, classes
 pub fn largest_update(shape: Shape, task: Task, method: Method) -> usize {
     let head = largest_head(shape);
     let arrays = match task {
-        Task::Wait | Task::Finished => 0,
+        Task::Wait | Task::Rest => 0,
         Task::Statistics { .. } => shape.classes() * 4 + head + triangle(shape.features()) * 4,
         Task::Train => 2 * head + if method.sends_prototypes() { shape.classes() * (head + 2) } else { 0 },
     };

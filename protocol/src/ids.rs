@@ -113,6 +113,30 @@ number_type!(
     u64
 );
 
+number_type!(
+    /// Which samples a device holds, see [`DatasetId::of`].
+    DatasetId,
+    u64
+);
+
+impl DatasetId {
+    /// The start of a SHA-256 over the samples, each by its label and the digest of its content, in a fixed order. Equal for
+    /// equal samples, whatever happened in between, and 0 for none.
+    pub fn of(samples: impl IntoIterator<Item = (u16, [u8; 32])>) -> Self {
+        let mut samples = samples.into_iter().peekable();
+        if samples.peek().is_none() {
+            return Self::default();
+        }
+        let mut hasher = Sha256::new();
+        for (label, digest) in samples {
+            hasher.update(label.to_le_bytes());
+            hasher.update(digest);
+        }
+        let digest: [u8; 32] = hasher.finalize().into();
+        Self(u64::from_le_bytes(digest[..8].try_into().expect("eight bytes")).max(1))
+    }
+}
+
 /// SHA-256 of some content.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Digest(pub [u8; 32]);

@@ -35,12 +35,12 @@ pub use frame::{FrameError, VERSION, decode_to_aggregator, decode_to_device, enc
 // The contents of bodies.
 pub use gradients::EncodedPrototypes;
 pub use grapevine_models::{Aid, UpdateContent};
-pub use ids::{BootId, DeviceId, Digest, FleetId, IdError, RoundId, RunId, class_list_digest};
+pub use ids::{BootId, DatasetId, DeviceId, Digest, FleetId, IdError, RoundId, RunId, class_list_digest};
 pub use labels::{BUILT_IN as BUILT_IN_LABELS, LabelError, LabelValue, Labels, is_label_name};
-pub use memory::MemoryBody;
+pub use memory::{MemoryBody, StatisticsBody};
 pub use messages::{
     BlockHeader, Hello, Leaving, Notice, Offer, Receipt, Refused, Task, ToAggregator, ToDevice, Want, Welcome,
-    is_selected, selection_ticket,
+    is_selected, named_ticket, selection_ticket,
 };
 pub use refusal::Refusal;
 pub use tensor::{Encoding, TensorError};

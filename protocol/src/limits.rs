@@ -25,6 +25,9 @@ pub const MAX_LABEL_TEXT: usize = 32;
 /// Devices one aggregator keeps in its books.
 pub const MAX_DEVICES: usize = 20_000;
 
+/// Devices that a notice may name one by one.
+pub const MAX_NAMED_DEVICES: usize = 128;
+
 const _: () = assert!(MAX_BLOB_BYTES.is_multiple_of(BLOCK_BYTES));
 // Block indices are `u16`.
 const _: () = assert!(MAX_BLOCKS <= u16::MAX as usize);
@@ -32,6 +35,8 @@ const _: () = assert!(MAX_BLOCKS <= u16::MAX as usize);
 const _: () = assert!(2 * MAX_CLASSES * (MAX_FEATURES + 1) * 4 + MAX_HEADER_BYTES <= MAX_BLOB_BYTES);
 // A bitmap with everything else a message holds fits a header.
 const _: () = assert!(MAX_BLOCKS / 8 + MAX_DEVICE_ID + MAX_FLEET_ID + 256 <= MAX_HEADER_BYTES);
-// So does a hello: two digests, boot, shape and samples, and every label with its two lengths and its kind.
-const _: () = assert!(2 * 32 + 32 + MAX_LABELS * (MAX_LABEL_NAME + MAX_LABEL_TEXT + 3) <= MAX_HEADER_BYTES);
+// So does a notice: what it says beside the names of devices takes no more than two blobs and the hyper-parameters do.
+const _: () = assert!(MAX_NAMED_DEVICES * 5 + 2 * 40 + 256 <= MAX_HEADER_BYTES);
+// So does a hello: two digests, boot, shape, samples and their name, and every label with its two lengths and its kind.
+const _: () = assert!(2 * 32 + 42 + MAX_LABELS * (MAX_LABEL_NAME + MAX_LABEL_TEXT + 3) <= MAX_HEADER_BYTES);
 const _: () = assert!(MAX_DEVICES <= grapevine_models::limits::MAX_DEVICES);

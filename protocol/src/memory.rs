@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use grapevine_models::limits::MAX_MEMORY_NUMBERS;
-use grapevine_models::{Average, Head, Memory, Shape};
+use grapevine_models::{Average, Head, Memory, Shape, Statistics};
 use serde::{Deserialize, Serialize};
 
 use crate::body::{BodyError, begin, finish, open};
@@ -15,6 +15,17 @@ use crate::tensor::Encoding;
 /// [`Memory`] as it is stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MemoryBody(pub Memory);
+
+/// The exact sum of a fleet's statistics, as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatisticsBody(pub Statistics);
+
+#[derive(Serialize, Deserialize)]
+struct StatisticsHeader {
+    shape: Shape,
+    sums: u32,
+    moment: u32,
+}
 
 #[derive(Serialize, Deserialize)]
 struct MemoryHeader {
@@ -73,9 +84,46 @@ impl MemoryBody {
     }
 }
 
+impl StatisticsBody {
+    /// Writes the statistics: a header, then 64-bit integers.
+    pub fn encode(&self) -> Vec<u8> {
+        let (counts, sums, moment) = self.0.parts();
+        let header = StatisticsHeader { shape: self.0.shape(), sums: sums.len() as u32, moment: moment.len() as u32 };
+        let mut out = begin(&header);
+        out.reserve_exact(8 * (counts.len() + sums.len() + moment.len()));
+        counts.iter().for_each(|count| out.extend_from_slice(&count.to_le_bytes()));
+        sums.iter().chain(moment).for_each(|sum| out.extend_from_slice(&sum.to_le_bytes()));
+        out
+    }
+
+    /// Reads the statistics of a fleet of this shape.
+    ///
+    /// # Errors
+    /// For another shape, and for bytes that [`StatisticsBody::encode`] does not write.
+    pub fn decode(bytes: &[u8], shape: Shape) -> Result<Self, BodyError> {
+        let (header, rest): (StatisticsHeader, &[u8]) = open(bytes)?;
+        if header.shape != shape {
+            return Err(BodyError::Shape { received: header.shape, expected: shape });
+        }
+        let (numbers, left_over) = rest.as_chunks::<8>();
+        let (sums, moment) = (header.sums as usize, header.moment as usize);
+        finish(left_over)?;
+        if sums.checked_add(moment).and_then(|rest| rest.checked_add(shape.classes())) != Some(numbers.len()) {
+            return Err(BodyError::Content);
+        }
+        let (counts, rest) = numbers.split_at(shape.classes());
+        let (sums, moment) = rest.split_at(sums);
+        let integers = |numbers: &[[u8; 8]]| numbers.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect();
+        let counts = counts.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
+        Ok(Self(Statistics::from_parts(shape, counts, integers(sums), integers(moment))?))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use alloc::vec;
+
+    use grapevine_models::{Samples, Sums};
 
     use super::*;
 
@@ -104,6 +152,19 @@ mod tests {
         ] {
             let bytes = MemoryBody(memory.clone()).encode();
             assert_eq!(MemoryBody::decode(&bytes, shape), Ok(MemoryBody(memory)));
+        }
+    }
+
+    #[test]
+    fn statistics_come_back_exactly_or_are_refused() {
+        let shape = Shape::new(2, 2).unwrap();
+        let samples = Samples::new(shape, &[0.1, 0.7, -3.0, 1.5, 0.3, 0.3], &[0, 1, 1]).unwrap();
+        for extent in [Sums::Counts, Sums::Means, Sums::SecondMoment] {
+            let statistics = StatisticsBody(Statistics::of(&samples, extent, 1));
+            let bytes = statistics.encode();
+            assert_eq!(StatisticsBody::decode(&bytes, shape), Ok(statistics));
+            assert!(StatisticsBody::decode(&bytes, Shape::new(3, 2).unwrap()).is_err());
+            assert!((0..bytes.len()).all(|end| StatisticsBody::decode(&bytes[..end], shape).is_err()));
         }
     }
 

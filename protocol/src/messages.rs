@@ -1,11 +1,13 @@
 //! One enum per direction. The enums are small; blocks follow them as raw bytes in the same frame.
 
+use alloc::vec::Vec;
+
 use grapevine_models::{Params, Shape, Sums};
 use serde::{Deserialize, Serialize};
 
 use crate::bitmap::Bitmap;
 use crate::blob::BlobRef;
-use crate::ids::{BootId, DeviceId, Digest, RoundId, RunId};
+use crate::ids::{BootId, DatasetId, DeviceId, Digest, RoundId, RunId};
 use crate::labels::Labels;
 use crate::refusal::Refusal;
 use crate::tensor::Encoding;
@@ -55,6 +57,8 @@ pub struct Hello {
     pub shape: Shape,
     /// Samples in the feature store.
     pub samples: u32,
+    /// Which samples they are; said again when they change.
+    pub dataset: DatasetId,
     /// What it says about itself: architecture, cores and memory, and what its owner adds.
     pub labels: Labels,
 }
@@ -144,6 +148,9 @@ pub struct Notice {
     pub seed: u64,
     /// A device takes part if its [`selection_ticket`] is at most this.
     pub highest_ticket: u64,
+    /// Unless empty, the first halves of the tickets of the only devices that take part; at most
+    /// [`MAX_NAMED_DEVICES`](crate::limits::MAX_NAMED_DEVICES).
+    pub only: Vec<u32>,
     /// Time until the round closes, counted from the notice's first publication.
     pub closes_in_ms: u32,
 }
@@ -153,15 +160,15 @@ pub struct Notice {
 pub enum Task {
     /// Nothing yet: the aggregator waits for devices.
     Wait,
-    /// Send pure sums.
+    /// Send the statistics of all samples; the aggregator puts them in the place of those that the device sent before.
     Statistics {
         /// How much of them.
         extent: Sums,
     },
     /// Train the heads and send them.
     Train,
-    /// Nothing more: the run is over and the heads are final.
-    Finished,
+    /// Nothing: nothing new is to be learned now, and the heads are those to use.
+    Rest,
 }
 
 /// See [`ToDevice::Receipt`].
@@ -188,7 +195,13 @@ pub fn selection_ticket(seed: u64, round: RoundId, device: &DeviceId) -> u64 {
     u64::from_le_bytes(digest.0[..8].try_into().expect("eight bytes"))
 }
 
+/// The part of a [`selection_ticket`] by which [`Notice::only`] names its device.
+pub fn named_ticket(ticket: u64) -> u32 {
+    (ticket >> 32) as u32
+}
+
 /// Whether a device takes part in the round of a notice.
 pub fn is_selected(notice: &Notice, device: &DeviceId) -> bool {
-    selection_ticket(notice.seed, notice.round, device) <= notice.highest_ticket
+    let ticket = selection_ticket(notice.seed, notice.round, device);
+    ticket <= notice.highest_ticket && (notice.only.is_empty() || notice.only.contains(&named_ticket(ticket)))
 }

@@ -6,8 +6,8 @@ use grapevine_models::limits::{MAX_CLASSES, MAX_FEATURES};
 use grapevine_models::{Head, Heads, Method, Prototypes, Shape, Sums};
 use grapevine_protocol::limits::MAX_BLOB_BYTES;
 use grapevine_protocol::{
-    AidBody, Assembler, BlobRef, Digest, Encoding, HeadsBody, Task, Update, UpdateContent, decode_to_aggregator,
-    decode_to_device,
+    AidBody, Assembler, BlobRef, DatasetId, Digest, Encoding, HeadsBody, Task, Update, UpdateContent,
+    decode_to_aggregator, decode_to_device,
 };
 use peak_alloc::PeakAlloc;
 
@@ -71,7 +71,7 @@ fn honest_updates_cost_a_known_multiple() {
     let head = Head { weight: vec![0.5; shape.weights()], bias: vec![0.5; shape.classes()] };
     let heads = Heads { main: head.clone(), supplementary: head };
     let content = UpdateContent::Trained { heads: Some(heads), prototypes: Prototypes::default(), loss: None };
-    let update = Update { samples: 9, content };
+    let update = Update { samples: 9, dataset: DatasetId(9), content };
     for (encoding, multiple) in [(Encoding::F32, 2), (Encoding::F16, 3), (Encoding::Int8, 8)] {
         let body = update.encode(shape, encoding);
         let peak = peak_of(|| drop(Update::decode(&body, shape, Task::Train, Method::RedGrape).expect("honest")));

@@ -8,10 +8,10 @@ use grapevine_models::limits::{
 use grapevine_models::{Head, Heads, Means, Method, Params, Prototypes, Samples, Shape, Start, Statistics, Sums};
 use grapevine_protocol::limits::{MAX_BLOCKS, MAX_HEADER_BYTES, MAX_LABELS};
 use grapevine_protocol::{
-    Aid, AidBody, Bitmap, BlobRef, BlockHeader, BodyError, BootId, Digest, Encoding, HeadsBody, Hello, LabelValue,
-    Labels, Leaving, Notice, Offer, Receipt, Refusal, Refused, RoundId, RunId, Task, ToAggregator, ToDevice, Update,
-    UpdateContent, Want, Welcome, decode_to_aggregator, decode_to_device, encode, is_label_name, largest_aid,
-    largest_update,
+    Aid, AidBody, Bitmap, BlobRef, BlockHeader, BodyError, BootId, DatasetId, Digest, Encoding, HeadsBody, Hello,
+    LabelValue, Labels, Leaving, Notice, Offer, Receipt, Refusal, Refused, RoundId, RunId, Task, ToAggregator,
+    ToDevice, Update, UpdateContent, Want, Welcome, decode_to_aggregator, decode_to_device, encode, is_label_name,
+    largest_aid, largest_update,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -60,7 +60,7 @@ proptest! {
     #[test]
     fn trained_updates_come_back_within_their_precision((shape, heads, prototypes) in trained(), samples in samples()) {
         let content = UpdateContent::Trained { heads: Some(heads.clone()), prototypes, loss: None };
-        let update = Update { samples, content };
+        let update = Update { samples, dataset: DatasetId(9), content };
         for encoding in ENCODINGS {
             let bytes = update.encode(shape, encoding);
             prop_assert!(bytes.len() <= largest_update(shape, Task::Train, Method::RedGrape));
@@ -80,7 +80,8 @@ proptest! {
 
     #[test]
     fn statistics_come_back((shape, extent, statistics) in statistics(), samples in samples()) {
-        let update = Update { samples, content: UpdateContent::Statistics(statistics.clone()) };
+        let samples = samples.max(statistics.samples() as u32);
+        let update = Update { samples, dataset: DatasetId(9), content: UpdateContent::Statistics(statistics.clone()) };
         let bytes = update.encode(shape, Encoding::Int8);
         let task = Task::Statistics { extent };
         prop_assert!(bytes.len() <= largest_update(shape, task, Method::Lda));
@@ -364,7 +365,15 @@ fn to_aggregator() -> impl Strategy<Value = ToAggregator> {
     let offer = (any::<u64>(), any::<u32>(), blob(), any::<u32>());
     prop_oneof![
         hello.prop_map(|(boot, extractor, classes, shape, samples, labels)| {
-            ToAggregator::Hello(Hello { boot: BootId(boot), extractor, classes, shape, samples, labels })
+            ToAggregator::Hello(Hello {
+                boot: BootId(boot),
+                extractor,
+                classes,
+                shape,
+                samples,
+                dataset: DatasetId(boot),
+                labels,
+            })
         }),
         want().prop_map(ToAggregator::Want),
         offer.prop_map(|(run, round, blob, crc)| {
@@ -400,7 +409,7 @@ fn to_device() -> impl Strategy<Value = ToDevice> {
 
 fn notice() -> impl Strategy<Value = Notice> {
     let extents = [Sums::Nothing, Sums::Counts, Sums::Means, Sums::SecondMoment];
-    let mut tasks = vec![Task::Wait, Task::Train, Task::Finished];
+    let mut tasks = vec![Task::Wait, Task::Train, Task::Rest];
     tasks.extend(extents.map(|extent| Task::Statistics { extent }));
     let settings = (select(tasks), shape(), params(), select(ENCODINGS.to_vec()));
     (any::<(u64, u64, u32, u64, u64, u32)>(), settings, option::of(blob()), option::of(blob())).prop_map(
@@ -417,6 +426,7 @@ fn notice() -> impl Strategy<Value = Notice> {
                 aid,
                 seed,
                 highest_ticket,
+                only: Vec::new(),
                 closes_in_ms,
             }
         },

@@ -6,8 +6,8 @@ use grapevine_models::limits::{
 use grapevine_models::{Head, Heads, Method, Prototypes, Shape, Sums};
 use grapevine_protocol::limits::{BLOCK_BYTES, MAX_BLOB_BYTES, MAX_FRAME_BYTES};
 use grapevine_protocol::{
-    Aid, AidBody, Assembler, BlobRef, BlockError, BlockHeader, BodyError, Digest, Encoding, HeadsBody, Refusal, Task,
-    Update, UpdateContent, block, decode_to_aggregator, decode_to_device, largest_aid, largest_update,
+    Aid, AidBody, Assembler, BlobRef, BlockError, BlockHeader, BodyError, DatasetId, Digest, Encoding, HeadsBody,
+    Refusal, Task, Update, UpdateContent, block, decode_to_aggregator, decode_to_device, largest_aid, largest_update,
 };
 
 // Numbers of the wire.
@@ -19,7 +19,7 @@ const METHOD_WITHOUT_EXTRAS: Method = Method::FedAvg;
 
 /// An update of ten samples for two classes and two features: `kind` is the end of the header.
 fn update(kind: &[u8], arrays: &[&[u8]]) -> Vec<u8> {
-    [&[2, 2, 10][..], kind, &arrays.concat()].concat()
+    [&[2, 2, 10, 0][..], kind, &arrays.concat()].concat()
 }
 
 fn trained(supplementary: bool, prototypes: u8, arrays: &[&[u8]]) -> Vec<u8> {
@@ -98,7 +98,7 @@ fn trained_updates() {
     let biases = numbers(&[0.0, 0.0]);
     for (what, body, reason) in [
         ("nothing", vec![], Refusal::Content),
-        ("a header that ends", vec![2, 2, 10, 0], Refusal::Content),
+        ("a header that ends", vec![2, 2, 10, 0, 0], Refusal::Content),
         ("an unknown encoding", update(&[0, 3, 1, 0, 0], &[&good]), Refusal::Content),
         ("a shape that cannot be", [&[1, 2, 10, 0, 0, 1, 0, 0][..], &good].concat(), Refusal::Content),
         ("another shape", [&[2, 3, 10, 0, 0, 1, 0, 0][..], &good].concat(), Refusal::Shape),
@@ -139,7 +139,7 @@ fn trained_updates() {
     for (what, fine) in [
         ("the largest weight", trained(false, 0, &[&head(MAX_PARAMETER_VALUE)])),
         ("the largest gradient", trained(false, 1, &[&good, &classes(&[1]), &head(-MAX_GRADIENT_VALUE)])),
-        ("the most samples", [&[2, 2, 0x80, 0x80, 0x80, 8, 0, 0, 1, 0, 0][..], &good].concat()),
+        ("the most samples", [&[2, 2, 0x80, 0x80, 0x80, 8, 0, 0, 0, 1, 0, 0][..], &good].concat()),
     ] {
         assert!(Update::decode(&fine, shape(), Task::Train, Method::RedGrape).is_ok(), "{what}");
     }
@@ -198,7 +198,7 @@ fn what_the_task_does_not_ask_for() {
         update(&[1, 3], &[&whole(&[5, 5]), &numbers(&[1.0; 7])]),
         trained(false, 0, &[&head(1.0)]),
     ];
-    let mut tasks = vec![Task::Wait, Task::Finished, Task::Statistics { extent: Sums::Nothing }];
+    let mut tasks = vec![Task::Wait, Task::Rest, Task::Statistics { extent: Sums::Nothing }];
     tasks.extend(extents.map(|extent| Task::Statistics { extent }));
     tasks.push(Task::Train);
     for (asked, task) in tasks.into_iter().enumerate() {
@@ -335,7 +335,7 @@ fn broken_numbers_are_refused_in_every_encoding() {
                 let heads = Heads { main, supplementary: Head::zeros(shape()) };
                 let content =
                     UpdateContent::Trained { heads: Some(heads), prototypes: Prototypes::default(), loss: None };
-                let body = Update { samples: 1, content }.encode(shape(), encoding);
+                let body = Update { samples: 1, dataset: DatasetId(9), content }.encode(shape(), encoding);
                 let refused = Update::decode(&body, shape(), Task::Train, Method::FedAvg).map_err(|e| e.refusal());
                 assert_eq!(refused, Err(Refusal::NotFinite), "{broken} at {at} in {encoding:?}");
             }
@@ -351,7 +351,7 @@ fn no_encoding_is_longer_than_the_longest_update() {
         let prototypes = Prototypes { by_class: (0..classes as u16).map(|class| (class, head.clone())).collect() };
         let heads = Heads { main: head.clone(), supplementary: head };
         let content = UpdateContent::Trained { heads: Some(heads), prototypes: prototypes.clone(), loss: None };
-        let update = Update { samples: MAX_SAMPLES, content };
+        let update = Update { samples: MAX_SAMPLES, dataset: DatasetId(9), content };
         for encoding in [Encoding::F32, Encoding::F16, Encoding::Int8] {
             let bytes = update.encode(shape, encoding).len();
             let longest = largest_update(shape, Task::Train, Method::RedGrape);

@@ -13,8 +13,8 @@ use grapevine_host::transport::{Event as Link, Options};
 use grapevine_host::{BrokerAddress, Transport, memory};
 use grapevine_models::{Head, Heads, Method, Params, Prototypes, Shape};
 use grapevine_protocol::{
-    BlobRef, BlockHeader, Digest, Encoding, Offer, Refusal, RoundId, ToAggregator, Update, UpdateContent, block,
-    encode, topics,
+    BlobRef, BlockHeader, DatasetId, Digest, Encoding, Offer, Refusal, RoundId, ToAggregator, Update, UpdateContent,
+    block, encode, topics,
 };
 use grapevine_tests::federation::{Federation, Plan, RUN, Told};
 use rand::{Rng, RngExt, SeedableRng};
@@ -202,7 +202,7 @@ fn bad_messages(shape: Shape, rng: &mut ChaCha8Rng) -> Vec<Vec<u8>> {
 
 fn update(shape: Shape, heads: Heads, samples: u32) -> Vec<u8> {
     let content = UpdateContent::Trained { heads: Some(heads), prototypes: Prototypes::default(), loss: None };
-    Update { samples, content }.encode(shape, Encoding::F32)
+    Update { samples, dataset: DatasetId(1), content }.encode(shape, Encoding::F32)
 }
 
 fn offer(content: &[u8], round: u32, run: u64) -> Vec<u8> {

@@ -176,7 +176,7 @@ impl Member {
             shape,
             labels: Labels::default(),
         };
-        let session = Session::new(identity, u32::from(SAMPLES), None);
+        let session = Session::new(identity, u32::from(SAMPLES), dataset.id, None);
         let (up, down) = (topics::up(fleet, &id), topics::down(fleet, &id));
         Self { session, id, up, down, follows: [false; BLOBS.len()], dataset }
     }

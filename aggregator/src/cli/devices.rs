@@ -221,6 +221,7 @@ mod tests {
             device: name.into(),
             boot: 1,
             samples,
+            dataset: 1,
             labels,
             last_seen_ms: 1_000 * u64::from(samples),
             state: PRESENT.into(),

@@ -51,8 +51,10 @@ pub(super) enum Phase {
     Waiting,
     /// A round is open.
     Collecting,
-    /// The run is over.
+    /// The number of rounds that was asked for is done.
     Finished,
+    /// Nothing new is to be learned for now.
+    Resting,
     /// Ended in good order.
     Stopped,
 }
@@ -80,6 +82,7 @@ impl LiveFile {
             ServePhase::Waiting => Phase::Waiting,
             ServePhase::Collecting { .. } => Phase::Collecting,
             ServePhase::Finished => Phase::Finished,
+            ServePhase::Resting => Phase::Resting,
             ServePhase::Stopped => Phase::Stopped,
         };
         let mut live = Live {
@@ -114,7 +117,7 @@ impl LiveFile {
 
 impl Observer for LiveFile {
     fn event(&mut self, event: &Event) {
-        self.is_finished |= *event == Event::Finished;
+        self.is_finished |= matches!(event, Event::Finished | Event::Rested);
     }
 
     fn status(&mut self, status: &ServeStatus) {
@@ -139,7 +142,8 @@ fn line(status: &ServeStatus) -> String {
             format!("round {} is open, {accepted} of {expected} updates", round.0)
         }
         ServePhase::Waiting => "waiting for devices".into(),
-        ServePhase::Finished => "the run is over".into(),
+        ServePhase::Finished => "all rounds are done".into(),
+        ServePhase::Resting => "resting: nothing new is to be learned".into(),
         ServePhase::Stopped => "stopped".into(),
     };
     let broker = if status.connected { "" } else { ", no connection to the broker" };

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use clap::Args;
 use grapevine_aggregator::broker::EmbeddedBroker;
-use grapevine_aggregator::config::{Broker, BrokerSection};
+use grapevine_aggregator::config::{Broker, BrokerSection, Rounds};
 use grapevine_aggregator::serve::{self, RunChoice, ServeOptions};
 use grapevine_aggregator::store::Store;
 use grapevine_host::{BrokerAddress, Service, Shutdown, manifest};
@@ -26,7 +26,7 @@ round. Exit code 0 after Ctrl-C or SIGTERM; with --until-finished 130 if the run
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
-    /// End when the run is over and the devices have had time to fetch the last heads (2 s of silence, at most 30 s).
+    /// End when all rounds are done, or the run rests, and the devices have had time to fetch the last heads (2 s of silence, at most 30 s).
     #[arg(long)]
     until_finished: bool,
     /// Begin a new run instead of going on with the newest.
@@ -46,7 +46,7 @@ pub(super) struct Arguments {
 pub(super) fn serve(common: &Common, arguments: &Arguments) -> anyhow::Result<Answer> {
     let shutdown = Shutdown::on_signals()?;
     let mut config = common.configuration()?;
-    config.round.rounds = arguments.rounds.unwrap_or(config.round.rounds);
+    config.round.rounds = arguments.rounds.map_or(config.round.rounds, Rounds::Count);
     let (manifest, _) = manifest::load(&config.extractor)?;
     let round = config.round_config(&manifest)?;
     // First of all: a second aggregator on this folder must not take the first one's port or name.
@@ -69,7 +69,7 @@ pub(super) fn serve(common: &Common, arguments: &Arguments) -> anyhow::Result<An
         fleet = %options.fleet,
         broker = %options.broker,
         method = %options.round.params.method,
-        rounds = options.round.rounds,
+        rounds = %config.round.rounds,
         min_devices = options.round.min_devices,
         "serving"
     );

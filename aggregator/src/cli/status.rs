@@ -93,7 +93,7 @@ impl Status {
         let open_round = ledger.open_round().map(Ledger::summary);
         Ok(Self {
             fleet: ledger.run.fleet.clone(),
-            phase: phase(&ledger, serving),
+            phase: phase(&ledger, process.as_ref(), serving),
             open_round,
             rounds: ledger.rounds[newest..].iter().map(Ledger::summary).collect(),
             rounds_merged: count(RoundPhase::Merged),
@@ -116,10 +116,11 @@ impl Status {
     }
 }
 
-fn phase(ledger: &Ledger, serving: bool) -> Phase {
+fn phase(ledger: &Ledger, live: Option<&Live>, serving: bool) -> Phase {
     match ledger.open_round() {
         Some(_) => Phase::Collecting,
         None if ledger.run.finished => Phase::Finished,
+        None if live.is_some_and(|live| serving && live.phase == Phase::Resting) => Phase::Resting,
         None if serving => Phase::Waiting,
         None => Phase::Stopped,
     }
@@ -192,6 +193,17 @@ fn render_round(round: &RoundSummary, live: Option<&Live>, now_ms: u64) -> Strin
     text
 }
 
+/// Which head the fleet uses while it rests, and since when.
+fn render_rest(status: &Status, now_ms: u64) -> String {
+    match status.rounds.iter().rev().find(|round| round.phase == RoundPhase::Merged) {
+        Some(RoundSummary { round, opened_ms, seconds, .. }) => {
+            let closed_ms = opened_ms + (1e3 * seconds.unwrap_or(0.0)) as u64;
+            format!("resting, head of round {round}, since {}; new devices or images wake it", ago(now_ms, closed_ms))
+        }
+        None => "resting".into(),
+    }
+}
+
 fn render_serving(status: &Status, now_ms: u64) -> String {
     match (&status.process, status.serving) {
         (Some(live), true) => {
@@ -219,7 +231,8 @@ fn render_phase(status: &Status, now_ms: u64) -> String {
     }
     match (status.phase, &status.open_round) {
         (_, Some(round)) => render_round(round, status.process.as_ref().filter(|_| status.serving), now_ms),
-        (Phase::Finished, None) => "the run is over".into(),
+        (Phase::Finished, None) => "all rounds are done".into(),
+        (Phase::Resting, None) => render_rest(status, now_ms),
         (Phase::Waiting, None) => "waiting for devices".into(),
         (Phase::Collecting | Phase::Stopped, None) => "between rounds".into(),
     }

@@ -76,10 +76,13 @@ reasons = {reasons}
 upload_megabytes = {upload_megabytes}
 # Merged rounds whose heads are kept, the newest ones, for `aggregator export --round`.
 kept_heads = {kept_heads}
+# A device that says it holds more samples is refused: its samples are its weight.
+max_samples = {max_samples}
 "#,
             after = quarantine.after,
             reasons = quoted_list(&quarantine.reasons),
             kept_heads = LimitsSection::default().kept_heads,
+            max_samples = LimitsSection::default().max_samples,
             classes = quoted_list(&self.classes),
             fleet = quoted(self.fleet.as_str()),
             extractor = path(&self.extractor),
@@ -108,11 +111,17 @@ kept_heads = {kept_heads}
     }
 
     fn round_text(&self) -> String {
-        let RoundSection { rounds, min_devices, quorum, deadline, extensions, .. } = RoundSection::default();
+        let RoundSection { rounds, rest_after, news_after, min_devices, quorum, deadline, extensions, .. } =
+            RoundSection::default();
         format!(
             r#"[round]
-# Rounds of training in one run. More of them later go on with the same run.
+# Rounds of training in one run, as a number, or "endless": then the run rests when nothing new is learned, and goes on
+# when devices or images come. A larger number later goes on with the same run.
 rounds = {rounds}
+# An endless run rests after so many rounds without new samples, or once rounds change next to nothing.
+rest_after = {rest_after}
+# New samples that are less than a tenth of the fleet's are collected for so long before they are taken in.
+news_after = "{news_after}s"
 # Devices with samples that must be there before a round opens.
 min_devices = {min_devices}
 # Which devices take part: `and`, `or`, `not`, brackets, and labels with =, !=, <, <=, > or >=; all without this.
@@ -131,6 +140,7 @@ extensions = {extensions}
 # Every random choice of the run comes from this: the same seed, devices and images give the same heads.
 seed = {seed}
 "#,
+            news_after = news_after.as_secs(),
             deadline = format_args!("{}m", deadline.as_secs() / 60),
             seed = self.seed,
         )
@@ -142,6 +152,7 @@ seed = {seed}
         format!(
             r#"[method]
 # One of {names}.
+# Of {method}: {late}.
 name = "{method}"
 # Samples of a class below which nothing about that class leaves a device: of one sample, everything would be known.
 min_samples_to_share = {min_samples_to_share}
@@ -159,6 +170,7 @@ encoding = "f32"
 {own}"#,
             names = names.join(", "),
             method = self.method,
+            late = self.method.on_late_data(),
             min_samples_to_share = MethodSection::default().min_samples_to_share,
             training = training_text(&defaults),
             start = start_name(defaults.start),

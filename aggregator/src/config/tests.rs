@@ -104,7 +104,7 @@ fn every_commented_setting_is_one_with_its_published_value() {
 #[test]
 fn faults_name_the_setting_and_what_it_may_be() {
     for (from, to, expected) in [
-        ("rounds = 50", "rounds = 0", "`round.rounds` is 0; it must be 1 to 1000000"),
+        ("rounds = \"endless\"", "rounds = 0", "`round.rounds` is 0; it must be 1 to 1000000"),
         ("min_devices = 2", "min_devices = 0", "`round.min_devices` is 0"),
         ("# participants = 100", "participants = 0", "`round.participants` is 0"),
         ("# fraction = 0.1", "fraction = 0.0", "`round.fraction` is 0; it must be a share above 0, at most 1"),

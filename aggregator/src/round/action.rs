@@ -1,22 +1,23 @@
 //! What goes into the machine at a start, and what comes out of it.
 
+use grapevine_models::HeldBack;
 use grapevine_protocol::topics::BlobKind;
 use grapevine_protocol::{BlockHeader, DeviceId, Notice, Refusal, RoundId, RunId, Task, ToDevice};
 
 #[cfg(doc)]
 use super::Coordinator;
-use super::{AcceptedUpdate, Model};
+use super::{AcceptedUpdate, Counters, Model, ModelError};
 
 /// How far a run has come; what a restarted aggregator reads from its ledger.
 #[derive(Clone, Debug, Default)]
 pub struct Progress {
     /// The number of the next round to open.
     pub next_round: u32,
-    /// Whether the fleet's sums are there, where the method needs them.
-    pub has_sums: bool,
     /// Rounds of training that were merged.
     pub trained: u32,
-    /// The newest heads and aid.
+    /// How far the run is since it last learned of new samples.
+    pub counters: Counters,
+    /// The newest model.
     pub model: Model,
     /// The newest merged round; each update that is in it is given to [`Coordinator::handle_merged_before`] before
     /// anything else happens.
@@ -93,6 +94,14 @@ pub struct RoundOutcome {
     pub extensions: u32,
     /// Samples behind it.
     pub samples: u64,
+    /// How far the run is after it.
+    pub counters: Counters,
+    /// By how much the heads changed, relative to their length; `None` for the first ones and where nothing was trained.
+    pub change: Option<f32>,
+    /// Why nothing changed, if that has a reason.
+    pub held_back: Option<HeldBack>,
+    /// Whether its updates are what the run knows of their devices' samples from now on.
+    pub takes_in: bool,
 }
 
 /// What happened, for logs and observers.
@@ -136,6 +145,22 @@ pub enum Event {
     RoundExtended(RoundId),
     /// The last deadline passed below the quorum; the round counts for nothing.
     RoundAbandoned(RoundId),
-    /// The run is over.
+    /// A round was closed and what it gave cannot be used; it counts for nothing.
+    RoundUnusable {
+        /// Which.
+        round: RoundId,
+        /// Why.
+        fault: ModelError,
+    },
+    /// Devices hold samples that the run does not know; they are asked for their statistics.
+    NewsGathered {
+        /// The round.
+        round: RoundId,
+        /// How many devices.
+        devices: usize,
+    },
+    /// The number of rounds that was asked for is done.
     Finished,
+    /// Nothing new is to be learned for now.
+    Rested,
 }

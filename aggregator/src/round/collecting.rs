@@ -4,14 +4,15 @@ use core::cmp::Ordering;
 use core::time::Duration;
 use std::collections::BTreeMap;
 
-use grapevine_models::{RoundError, RoundSum, Step};
+use grapevine_models::{RoundError, RoundSum, Statistics, Step, UpdateContent};
 use grapevine_protocol::{
     DeviceId, Digest, Notice, Offer, Receipt, Refusal, RoundId, RunId, Task, ToDevice, Update, is_selected,
     largest_update,
 };
 
+use super::absence::Absence;
 use super::places::{Answers, Place, PlaceSet};
-use super::{Action, Coordinator, Event, OpenRound, Phase, RoundStatus};
+use super::{Action, Contribution, Coordinator, Event, ModelError, OpenRound, Phase, RoundStatus};
 
 /// A checked update on its way to the ledger.
 #[derive(Clone, Debug)]
@@ -24,8 +25,8 @@ pub struct AcceptedUpdate {
     pub round: RoundId,
     /// Its digest.
     pub digest: Digest,
-    /// Samples behind it.
-    pub samples: u32,
+    /// What it tells of the device's samples.
+    pub contribution: Contribution,
     /// As received.
     pub content: Vec<u8>,
 }
@@ -37,6 +38,9 @@ pub(super) struct Collecting {
     pub(super) accepted: Answers,
     /// Updates that are checked and not yet durable.
     storing: BTreeMap<Place, (Digest, Update)>,
+    /// What the updates in the sum tell of their devices' samples.
+    pub(super) contributions: Vec<(Place, Contribution)>,
+    absence: Absence,
     pub(super) sum: RoundSum,
     pub(super) samples: u64,
     /// Updates that the round waited for when it opened; with fewer it waits for its deadline.
@@ -65,6 +69,8 @@ impl Collecting {
             notice,
             accepted: Answers::default(),
             storing: BTreeMap::new(),
+            contributions: Vec::new(),
+            absence: Absence::default(),
             samples: 0,
             wanted,
             chosen: asked.len(),
@@ -74,6 +80,11 @@ impl Collecting {
             spare: whole,
             extensions: 0,
         }
+    }
+
+    /// The same round, which does not wait for these of the devices that were asked.
+    pub(super) fn without(self, absent: PlaceSet) -> Self {
+        Self { absence: Absence::of(absent), ..self }
     }
 
     pub(super) fn deadline(&self) -> Duration {
@@ -97,6 +108,39 @@ impl Collecting {
         if self.has_reserve() { self.wanted } else { self.asked.len().max(self.chosen) }
     }
 
+    /// Of these, the ones that can still come: devices that are known to be gone are not waited for.
+    fn awaited(&self) -> usize {
+        let there = self.asked.len().max(self.chosen).saturating_sub(self.absence.len());
+        self.expected().min(there)
+    }
+
+    /// Who was asked and has not answered.
+    pub(super) fn unanswered(&self) -> impl Iterator<Item = Place> {
+        self.asked.iter().filter(|place| !self.accepted.has(*place))
+    }
+
+    /// When the next device that went is not waited for any more.
+    pub(super) fn absence_at(&self) -> Option<Duration> {
+        self.absence.next_at()
+    }
+
+    pub(super) fn expire_absence(&mut self, now: Duration) -> bool {
+        self.absence.expire(now)
+    }
+
+    /// A device went.
+    pub(super) fn left(&mut self, place: Place, now: Duration) {
+        if self.asked.contains(place) && !self.accepted.has(place) && !self.storing.contains_key(&place) {
+            self.absence.left(place, now);
+        }
+    }
+
+    /// The broker was gone: whoever does not come back went with it.
+    pub(super) fn all_may_be_gone(&mut self, now: Duration) {
+        let asked: Vec<Place> = self.unanswered().collect();
+        asked.into_iter().for_each(|place| self.left(place, now));
+    }
+
     /// Whether more devices were chosen than are wanted.
     fn has_reserve(&self) -> bool {
         self.wanted < self.chosen
@@ -105,7 +149,7 @@ impl Collecting {
     /// Whether nothing more is waited for. Who answered was asked, so equal numbers mean the same devices.
     fn is_complete(&self) -> bool {
         let is_quiet = self.storing.is_empty() && self.restoring == 0;
-        is_quiet && !self.accepted.is_empty() && self.accepted.len() >= self.expected()
+        is_quiet && !self.accepted.is_empty() && self.accepted.len() >= self.awaited()
     }
 
     /// The broker is back, and devices need time to come back, too. The round has all of its time again, but no more than
@@ -121,16 +165,55 @@ impl Collecting {
     pub(super) fn welcome_back(&mut self, place: Place, device: &DeviceId, samples: u32) {
         if samples > 0 && is_selected(&self.notice, device) {
             self.asked.insert(place);
+            self.absence.came(place);
         }
     }
 
-    /// Adds a stored update; an update that cannot be added has no effect.
-    fn add(&mut self, place: Place, device: &DeviceId, digest: Digest, update: &Update) -> Result<(), Refusal> {
-        self.sum.add(device.as_str(), &update.content, update.samples).map_err(|error| refusal(&error))?;
+    /// Adds a stored update, in the place of the statistics that its device told before; an update that cannot be added has
+    /// no effect.
+    fn add(
+        &mut self,
+        place: Place,
+        device: &DeviceId,
+        digest: Digest,
+        update: &Update,
+        former: Option<&Statistics>,
+    ) -> Result<(), Refusal> {
+        let added = self.sum.add_in_place_of(former, device.as_str(), &update.content, update.samples);
+        added.map_err(|error| refusal(&error))?;
         self.samples += u64::from(update.samples);
         self.accepted.insert(place, &digest);
+        self.absence.came(place);
+        self.contributions.push((place, contribution(update)));
         Ok(())
     }
+
+    /// What the ledger has of the device's earlier statistics, if this round puts others in their place.
+    fn former(&self, content: Option<&[u8]>) -> Result<Option<Statistics>, Refusal> {
+        let Notice { shape, task, params, .. } = &self.notice;
+        let Some(content) = content.filter(|_| matches!(task, Task::Statistics { .. })) else { return Ok(None) };
+        match Update::decode(content, *shape, *task, params.method) {
+            Ok(Update { content: UpdateContent::Statistics(former), .. }) => Ok(Some(former)),
+            // The ledger holds only what was checked before.
+            Ok(_) | Err(_) => Err(Refusal::Storage),
+        }
+    }
+}
+
+/// What an update tells of its device's samples.
+fn contribution(update: &Update) -> Contribution {
+    let mean_square = match &update.content {
+        UpdateContent::Statistics(statistics) => statistics.mean_square().unwrap_or(0.0) as f32,
+        UpdateContent::Trained { .. } => 0.0,
+    };
+    Contribution { dataset: update.dataset, samples: update.samples, mean_square }
+}
+
+/// The length of the gradient that a device sends in place of heads.
+fn gradient_length(update: &Update) -> f64 {
+    let UpdateContent::Trained { heads: Some(heads), .. } = &update.content else { return 0.0 };
+    let values = heads.main.weight.iter().chain(&heads.main.bias);
+    values.map(|value| f64::from(*value) * f64::from(*value)).sum::<f64>().sqrt()
 }
 
 /// Under which name a sum's refusal is counted.
@@ -145,20 +228,23 @@ fn refusal(error: &RoundError) -> Refusal {
 
 impl Coordinator {
     /// The sum of a round that asks for this, with nothing in it.
-    pub(super) fn empty_sum(&self, task: Task) -> RoundSum {
+    pub(super) fn empty_sum(&self, task: Task) -> Result<RoundSum, ModelError> {
         let step = match task {
             Task::Statistics { extent } => Step::Gather(extent),
             Task::Train => Step::Train,
-            Task::Wait | Task::Finished => Step::Done,
+            Task::Wait | Task::Rest => Step::Done,
         };
-        let memory = self.progress.model.decoded_memory(&self.config);
-        RoundSum::new(self.config.shape, step, &self.config.params, &memory)
+        let known = self.progress.model.decode(&self.config)?;
+        Ok(RoundSum::new(self.config.shape, step, &self.config.params, &known))
     }
 
     /// Continues a round that a stop interrupted; its time begins anew.
     pub(super) fn resume_round(&mut self, open: OpenRound, now: Duration) {
         let notice = Notice { boot: self.boot, ..open.notice };
-        let sum = self.empty_sum(notice.task);
+        let Ok(sum) = self.empty_sum(notice.task) else {
+            // It was read before the machine was made.
+            return self.gather(now);
+        };
         let mut collecting =
             Collecting::new(notice, sum, PlaceSet::default(), open.expected, now, self.config.deadline);
         (collecting.chosen, collecting.extensions) = (open.chosen, open.extensions);
@@ -168,7 +254,9 @@ impl Coordinator {
 
     /// An update of the ledger is in the sum of the resumed round again. They come one by one, so that no more than one
     /// of them is in memory.
-    pub fn handle_restored(&mut self, device: &DeviceId, content: &[u8]) {
+    /// `former` is the device's newest update of statistics that was merged before, where
+    /// [`Coordinator::replaces_statistics`] says so.
+    pub fn handle_restored(&mut self, now: Duration, device: &DeviceId, content: &[u8], former: Option<&[u8]>) {
         let place = self.registry.place(device);
         let Phase::Collecting(collecting) = &mut self.phase else { return };
         collecting.restoring = collecting.restoring.saturating_sub(1);
@@ -176,11 +264,14 @@ impl Coordinator {
         let Notice { shape, task, params, .. } = collecting.notice;
         // The ledger holds only updates that passed this check before.
         let update = Update::decode(content, shape, task, params.method).map_err(|error| error.refusal());
-        let added = update.and_then(|update| collecting.add(place, device, Digest::of(content), &update));
+        let added = update.and_then(|update| {
+            let former = collecting.former(former)?;
+            collecting.add(place, device, Digest::of(content), &update, former.as_ref())
+        });
         if let Err(reason) = added {
             self.count(Some(device), reason);
         }
-        self.close_if_complete();
+        self.close_if_complete(now);
     }
 
     /// An update that is in the newest merged round, by the ledger: whoever asks for its receipt gets it again.
@@ -201,7 +292,7 @@ impl Coordinator {
             Phase::Collecting(collecting) if offer.round == collecting.notice.round => collecting,
             // It is being merged.
             Phase::Committing(_) if offer.round.0 == self.progress.next_round => return Err(Refusal::Late),
-            Phase::Collecting(_) | Phase::Committing(_) | Phase::Gathering | Phase::Finished => {
+            Phase::Collecting(_) | Phase::Committing(_) | Phase::Gathering | Phase::Resting => {
                 return Err(match Some(offer.round).cmp(&closed) {
                     Ordering::Less => Refusal::Stale,
                     Ordering::Equal => Refusal::Late,
@@ -226,7 +317,7 @@ impl Coordinator {
         };
         let open = match &self.phase {
             Phase::Collecting(collecting) => stored_in(collecting.notice.round, &collecting.accepted),
-            Phase::Gathering | Phase::Committing(_) | Phase::Finished => false,
+            Phase::Gathering | Phase::Committing(_) | Phase::Resting => false,
         };
         open || self.closed.as_ref().is_some_and(|(round, accepted)| stored_in(*round, accepted))
     }
@@ -239,9 +330,20 @@ impl Coordinator {
         if collecting.storing.contains_key(&place) || collecting.accepted.has(place) {
             return;
         }
-        match Update::decode(&content, notice.shape, notice.task, notice.params.method) {
+        let decoded = Update::decode(&content, notice.shape, notice.task, notice.params.method);
+        let checked = decoded.map_err(|error| error.refusal()).and_then(|update| {
+            let largest = self.contributions.largest_gradient(place);
+            if notice.params.method.sends_gradient() && gradient_length(&update) > largest {
+                return Err(Refusal::Absurd);
+            }
+            if !self.registry.may_hold(place, update.samples) || update.samples > self.config.max_samples {
+                return Err(Refusal::Samples);
+            }
+            Ok(update)
+        });
+        match checked {
             Ok(update) => {
-                let samples = update.samples;
+                let contribution = contribution(&update);
                 collecting.storing.insert(place, (digest, update));
                 let device = self.registry.names().id(place);
                 self.actions.push_back(Action::StoreUpdate(AcceptedUpdate {
@@ -249,16 +351,17 @@ impl Coordinator {
                     run,
                     round,
                     digest,
-                    samples,
+                    contribution,
                     content,
                 }));
             }
-            Err(error) => self.refuse_update(place, run, round, digest, error.refusal()),
+            Err(reason) => self.refuse_update(place, run, round, digest, reason),
         }
     }
 
     /// An update is durable: only now is it in the sum, and only now does its device hear so.
-    pub fn handle_stored(&mut self, device: &DeviceId, round: RoundId) {
+    /// `former` is as in [`Coordinator::handle_restored`].
+    pub fn handle_stored(&mut self, now: Duration, device: &DeviceId, round: RoundId, former: Option<&[u8]>) {
         let Phase::Collecting(collecting) = &mut self.phase else { return };
         let run = collecting.notice.run;
         if collecting.notice.round != round {
@@ -267,15 +370,17 @@ impl Coordinator {
         let Some(place) = self.registry.find(device) else { return };
         let Some((digest, update)) = collecting.storing.remove(&place) else { return };
         collecting.asked.insert(place);
-        match collecting.add(place, device, digest, &update) {
+        let former = collecting.former(former);
+        match former.and_then(|former| collecting.add(place, device, digest, &update, former.as_ref())) {
             Ok(()) => {
                 self.registry.forgive(place);
+                self.registry.answered(place, &update);
                 self.send(place, ToDevice::Receipt(Receipt { run, round, digest, refused: None }));
                 self.report(Event::UpdateAccepted { device: device.clone(), round });
             }
             Err(reason) => self.refuse_update(place, run, round, digest, reason),
         }
-        self.close_if_complete();
+        self.close_if_complete(now);
     }
 
     /// An update could not be made durable; the device keeps it and offers it again.
@@ -293,9 +398,12 @@ impl Coordinator {
             return;
         }
         let round = collecting.notice.round;
-        let quorum = (self.config.quorum * collecting.expected() as f64).ceil() as usize;
-        if collecting.accepted.len() >= quorum.max(1) {
-            self.close_round();
+        let quorum = (self.config.quorum * collecting.awaited() as f64).ceil() as usize;
+        // What came is added to what is known: there is no sum that would be too small.
+        let is_addition = self.progress.model.statistics.is_some() && !matches!(collecting.notice.task, Task::Train);
+        let needed = if is_addition { 1 } else { quorum.max(1) };
+        if collecting.accepted.len() >= needed {
+            self.close_round(now);
         } else if collecting.extensions < self.config.extensions {
             collecting.extensions += 1;
             collecting.deadline = now + self.config.deadline;
@@ -303,7 +411,9 @@ impl Coordinator {
             self.report(Event::RoundExtended(round));
             self.tell(now);
         } else {
+            let missed: Vec<Place> = collecting.unanswered().collect();
             self.progress.next_round += 1;
+            self.count_missed(now, &missed);
             self.actions.push_back(Action::AbandonRound(self.run, round));
             self.report(Event::RoundAbandoned(round));
             self.uploads.clear();
@@ -311,9 +421,9 @@ impl Coordinator {
         }
     }
 
-    fn close_if_complete(&mut self) {
+    pub(super) fn close_if_complete(&mut self, now: Duration) {
         if matches!(&self.phase, Phase::Collecting(collecting) if collecting.is_complete()) {
-            self.close_round();
+            self.close_round(now);
         }
     }
 }

@@ -2,9 +2,12 @@
 
 use core::time::Duration;
 
-use grapevine_protocol::Task;
+use grapevine_models::Sums;
+use grapevine_protocol::{RoundId, Task};
 
-use super::{Action, Collecting, Coordinator, Phase, RoundOutcome};
+use super::model::{ModelAfter, ModelError};
+use super::places::Place;
+use super::{Action, Collecting, Coordinator, Event, Phase, RoundOutcome};
 
 /// The merged model waits to be durable.
 pub(super) struct Committing {
@@ -13,12 +16,37 @@ pub(super) struct Committing {
 
 impl Coordinator {
     /// Merges what the round has and asks for it to be made durable.
-    pub(super) fn close_round(&mut self) {
+    pub(super) fn close_round(&mut self, now: Duration) {
         let Phase::Collecting(collecting) = core::mem::replace(&mut self.phase, Phase::Gathering) else { return };
         let status = collecting.status();
-        let Collecting { notice, accepted, sum, samples, .. } = *collecting;
+        let missed: Vec<Place> = collecting.unanswered().collect();
+        let Collecting { notice, accepted, sum, samples, contributions, .. } = *collecting;
         self.uploads.clear();
-        let model = self.progress.model.after(sum, self.progress.trained, &self.config);
+        self.count_missed(now, &missed);
+        let mut counters = self.progress.counters;
+        let after = match self.progress.model.after(sum, counters.since_start, &self.config) {
+            Ok(after) => after,
+            Err(fault) => return self.discard_round(now, notice.round, fault),
+        };
+        let ModelAfter { model, change, held_back, starts_anew } = after;
+        let has_news = contributions.iter().any(|(place, contribution)| {
+            self.contributions.news(*place, contribution.dataset, contribution.samples).is_some()
+        });
+        let is_statistics = matches!(notice.task, Task::Statistics { .. });
+        // The next round asks the same devices again, unless some are drawn anew each time.
+        let is_of_all = notice.highest_ticket == u64::MAX;
+        if is_statistics {
+            counters.gathered(starts_anew);
+        } else {
+            counters.trained(change, has_news);
+            // Where devices train, chance has a part in what they answer.
+            counters.is_unchanged &= is_of_all && self.config.params.method.sends_gradient();
+        }
+        self.is_held_back = held_back.is_some();
+        let takes_in = is_statistics || self.config.params.needs() == Sums::Nothing;
+        if takes_in {
+            contributions.into_iter().for_each(|(place, contribution)| self.contributions.put(place, contribution));
+        }
         let outcome = RoundOutcome {
             run: self.run,
             round: notice.round,
@@ -29,11 +57,31 @@ impl Coordinator {
             chosen: status.chosen,
             extensions: status.extensions,
             samples,
+            counters,
+            change,
+            held_back,
+            takes_in,
         };
         accepted.from().for_each(|place| self.registry.count_done(place, notice.round));
         self.closed = Some((notice.round, accepted));
         self.actions.push_back(Action::Commit(outcome.clone()));
         self.phase = Phase::Committing(Box::new(Committing { outcome }));
+    }
+
+    /// What a round gave cannot be used: it counts for nothing, and nothing of it is told to anybody.
+    fn discard_round(&mut self, now: Duration, round: RoundId, fault: ModelError) {
+        self.progress.next_round += 1;
+        self.actions.push_back(Action::AbandonRound(self.run, round));
+        self.report(Event::RoundUnusable { round, fault });
+        // The same answers would give the same: the next round waits until a device comes, or the roll is called.
+        self.phase = Phase::Gathering;
+        self.tell(now);
+    }
+
+    /// Rounds to come do not wait for devices that did not answer, until they do.
+    pub(super) fn count_missed(&mut self, now: Duration, missed: &[Place]) {
+        let pause = self.config.deadline;
+        missed.iter().for_each(|place| self.registry.count_missed(*place, now, pause));
     }
 
     /// The merged model is durable: it is the fleet's model now, and the next round may open.
@@ -43,10 +91,10 @@ impl Coordinator {
         };
         let Committing { outcome } = *committing;
         match outcome.task {
-            Task::Statistics { .. } => self.progress.has_sums = true,
             Task::Train => self.progress.trained += 1,
-            Task::Wait | Task::Finished => {}
+            Task::Statistics { .. } | Task::Wait | Task::Rest => {}
         }
+        self.progress.counters = outcome.counters;
         self.progress.next_round += 1;
         self.progress.model = outcome.model;
         self.serving.offer(&self.progress.model);

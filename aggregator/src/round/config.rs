@@ -20,8 +20,14 @@ pub struct RoundConfig {
     pub classes: Digest,
     /// Method and hyper-parameters.
     pub params: ValidParams,
-    /// Rounds of training.
-    pub rounds: u32,
+    /// Rounds of training; without a number the run has no end and rests while there is nothing new to learn.
+    pub rounds: Option<u32>,
+    /// Rounds of training without new samples, after which a run without an end rests.
+    pub rest_after: u32,
+    /// Pause before news of few samples are gathered, counted from the last time.
+    pub news_after: Duration,
+    /// Most samples that a device may say it holds: they are its weight.
+    pub max_samples: u32,
     /// Devices with samples that must be there before a round opens.
     pub min_devices: usize,
     /// Which devices take part in rounds at all.

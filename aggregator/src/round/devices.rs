@@ -17,12 +17,16 @@ impl Coordinator {
             Err(reason) => return self.refuse_device(device, Some(hello.boot), reason),
         };
         self.serving.forget(place);
+        // What the device sees first is what there is to do, and not that there is nothing.
+        if matches!(self.phase, Phase::Resting) {
+            self.wake(now, place);
+        }
         self.send(place, ToDevice::Welcome(Welcome { boot: hello.boot, run: self.run, is_eligible }));
         self.report(Event::DeviceCame(device.clone()));
         match &mut self.phase {
             Phase::Gathering => self.gather(now),
             Phase::Collecting(collecting) if is_eligible => collecting.welcome_back(place, device, hello.samples),
-            Phase::Collecting(_) | Phase::Committing(_) | Phase::Finished => {}
+            Phase::Collecting(_) | Phase::Committing(_) | Phase::Resting => {}
         }
     }
 
@@ -42,14 +46,29 @@ impl Coordinator {
         if hello.shape != self.config.shape {
             return Err(Refusal::Shape);
         }
+        if hello.samples > self.config.max_samples {
+            return Err(Refusal::Samples);
+        }
         if self.registry.find(device).is_some_and(|place| self.registry.is_quarantined(place)) {
             return Err(Refusal::Quarantined);
         }
         self.registry.greet(device, hello, is_eligible, now).ok_or(Refusal::TooManyDevices)
     }
 
-    pub(super) fn handle_leaving(&mut self, place: Place, leaving: &Leaving) {
+    /// A device came while the run rests: it may have news, or be one that the last round lacked.
+    fn wake(&mut self, now: Duration, place: Place) {
+        let has_answered = self.closed.as_ref().is_some_and(|(_, answers)| answers.has(place));
+        if self.is_held_back && !has_answered {
+            self.progress.counters.is_unchanged = false;
+        }
+        self.gather(now);
+    }
+
+    pub(super) fn handle_leaving(&mut self, now: Duration, place: Place, leaving: &Leaving) {
         if self.registry.leave(place, leaving.boot) {
+            if let Phase::Collecting(collecting) = &mut self.phase {
+                collecting.left(place, now);
+            }
             let device = self.registry.names().id(place);
             self.report(Event::DeviceLeft(device));
         }

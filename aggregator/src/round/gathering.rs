@@ -4,7 +4,8 @@ use core::cmp::Ordering;
 use core::time::Duration;
 use std::collections::BTreeSet;
 
-use grapevine_protocol::{DeviceId, RoundId, Task, selection_ticket};
+use grapevine_protocol::limits::MAX_NAMED_DEVICES;
+use grapevine_protocol::{DeviceId, Notice, RoundId, Task, named_ticket, selection_ticket};
 
 use super::places::{Place, PlaceSet};
 use super::{Action, Collecting, Coordinator, Event, Participants, Phase};
@@ -12,25 +13,28 @@ use super::{Action, Collecting, Coordinator, Event, Participants, Phase};
 impl Coordinator {
     /// Opens the next round if there is one and enough devices are there; else waits, or ends the run.
     pub(super) fn gather(&mut self, now: Duration) {
-        let task = self.next_task();
-        if task == Task::Finished {
-            return self.finish(now);
+        let task = self.next_task(now);
+        if task == Task::Rest {
+            return self.rest(now);
         }
-        self.phase = Phase::Gathering;
         let needed = self.config.min_devices.max(1);
         // Who is able is counted device by device: not with every hello of a large fleet that comes.
-        if self.registry.present() < needed {
+        let able = if self.registry.present() < needed { 0 } else { self.registry.able().count() };
+        if able < needed {
+            // A run that rests goes on resting: its heads are to be used meanwhile.
+            if !matches!(self.phase, Phase::Resting) {
+                self.phase = Phase::Gathering;
+            }
             return;
         }
-        let able = self.registry.able().count();
-        if able < needed {
-            return;
+        if let (Task::Statistics { .. }, Some(_)) = (task, &self.progress.model.statistics) {
+            return self.gather_news(now, task);
         }
         let (round, method) = (RoundId(self.progress.next_round), self.config.params.method);
         let participants = match task {
             Task::Train if !method.asks_everybody(self.progress.model.aid.is_some()) => self.config.participants,
-            // Sums and beginnings are of everybody.
-            Task::Train | Task::Statistics { .. } | Task::Wait | Task::Finished => Participants::All,
+            // Statistics and beginnings are of everybody.
+            Task::Train | Task::Statistics { .. } | Task::Wait | Task::Rest => Participants::All,
         };
         let (wanted, chosen) = participants.of(able, self.config.over_select);
         let (asked, highest_ticket) = match participants {
@@ -38,10 +42,45 @@ impl Coordinator {
             Participants::Count(_) | Participants::Share(_) => self.choose_among(able, chosen, round),
         };
         let notice = self.notice_of(task, highest_ticket);
+        self.open(now, notice, asked, wanted);
+    }
+
+    /// Asks the devices that hold samples which the run does not know for their statistics: each by name, or everybody
+    /// where they are too many for a notice.
+    fn gather_news(&mut self, now: Duration, task: Task) {
+        let (news, _) = self.news(now);
+        let round = RoundId(self.progress.next_round);
+        let mut notice = self.notice_of(task, u64::MAX);
+        let asked = if news.len() <= MAX_NAMED_DEVICES {
+            let ticket = |place| selection_ticket(self.config.seed, round, &self.registry.names().id(place));
+            notice.only = news.iter().map(|place| named_ticket(ticket(place))).collect();
+            news
+        } else {
+            self.registry.able().collect()
+        };
+        self.report(Event::NewsGathered { round, devices: asked.len() });
+        let wanted = asked.len();
+        self.open(now, notice, asked, wanted);
+    }
+
+    fn open(&mut self, now: Duration, notice: Notice, asked: PlaceSet, wanted: usize) {
+        let sum = match self.empty_sum(notice.task) {
+            Ok(sum) => sum,
+            Err(fault) => {
+                // It was read at the start; only a fault of this program comes here.
+                self.phase = Phase::Gathering;
+                return self.report(Event::RoundUnusable { round: notice.round, fault });
+            }
+        };
+        self.has_small_news = false;
+        if matches!(notice.task, Task::Statistics { .. }) {
+            self.gathered_at = Some(now);
+        }
+        let chosen = asked.len();
         self.actions.push_back(Action::OpenRound { notice: notice.clone(), expected: wanted, chosen });
-        let opened = Event::RoundOpened { round, expected: wanted };
-        let sum = self.empty_sum(task);
-        let collecting = Collecting::new(notice, sum, asked, wanted, now, self.config.deadline);
+        let opened = Event::RoundOpened { round: notice.round, expected: wanted };
+        let silent = asked.iter().filter(|place| self.registry.has_missed(*place)).collect();
+        let collecting = Collecting::new(notice, sum, asked, wanted, now, self.config.deadline).without(silent);
         self.phase = Phase::Collecting(Box::new(collecting));
         self.tell(now);
         self.report(opened);
@@ -64,14 +103,18 @@ impl Coordinator {
         }
     }
 
-    fn finish(&mut self, now: Duration) {
-        let was_finished = matches!(self.phase, Phase::Finished);
-        self.phase = Phase::Finished;
-        if !was_finished {
-            self.actions.push_back(Action::FinishRun(self.run));
+    fn rest(&mut self, now: Duration) {
+        let was_resting = matches!(self.phase, Phase::Resting);
+        self.phase = Phase::Resting;
+        self.has_small_news = !self.news(now).0.is_empty();
+        if !was_resting {
+            let is_over = self.is_over();
+            if is_over {
+                self.actions.push_back(Action::FinishRun(self.run));
+            }
             self.serving.offer_for_use(&self.progress.model);
             self.tell(now);
-            self.report(Event::Finished);
+            self.report(if is_over { Event::Finished } else { Event::Rested });
         }
     }
 }

@@ -8,10 +8,12 @@
 //! `registry` of them, the `uploads` on their way in, the model blobs on their way out in `serving`, and in `telling` the
 //! notice that says what is going on.
 
+mod absence;
 mod action;
 mod collecting;
 mod committing;
 mod config;
+mod contributions;
 mod devices;
 mod gathering;
 mod model;
@@ -19,6 +21,7 @@ mod places;
 mod registry;
 pub mod select;
 mod serving;
+mod settling;
 mod telling;
 #[cfg(test)]
 mod tests;
@@ -27,7 +30,6 @@ mod uploads;
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 
-use grapevine_models::Step;
 use grapevine_protocol::{BootId, DeviceId, Refusal, Refused, RoundId, RunId, Task, ToAggregator, ToDevice};
 
 pub use action::{Action, Event, OpenRound, Progress, RoundOutcome};
@@ -35,12 +37,15 @@ pub use collecting::AcceptedUpdate;
 use collecting::Collecting;
 use committing::Committing;
 pub use config::{Auxiliary, Participants, Quarantine, RoundConfig};
+pub use contributions::Contribution;
+use contributions::Contributions;
 pub use gathering::choose;
-pub use model::{Content, Model};
+pub use model::{Content, Model, ModelError};
 use places::{Answers, Place};
 pub use registry::{DeviceRecord, Registry};
 pub use select::Select;
 use serving::Serving;
+pub use settling::Counters;
 use uploads::Uploads;
 pub use uploads::WINDOW as UPLOAD_WINDOW;
 
@@ -53,6 +58,13 @@ pub struct Coordinator {
     gone_at: Option<Duration>,
     run: RunId,
     registry: Registry,
+    contributions: Contributions,
+    /// When statistics were gathered last.
+    gathered_at: Option<Duration>,
+    /// There are news, of few samples, that wait for their time.
+    has_small_news: bool,
+    /// Whether the newest round left the model as it was because devices were missing.
+    is_held_back: bool,
     progress: Progress,
     phase: Phase,
     uploads: Uploads,
@@ -89,8 +101,8 @@ enum Phase {
     Collecting(Box<Collecting>),
     /// A merged round waits to be durable.
     Committing(Box<Committing>),
-    /// The run is over.
-    Finished,
+    /// Nothing is to be learned for now, or the number of rounds that was asked for is done.
+    Resting,
 }
 
 impl Coordinator {
@@ -115,6 +127,10 @@ impl Coordinator {
             gone_at: None,
             run,
             registry: books,
+            contributions: Contributions::default(),
+            gathered_at: None,
+            has_small_news: false,
+            is_held_back: false,
             progress,
             phase: Phase::Gathering,
             serving: Serving::default(),
@@ -139,16 +155,20 @@ impl Coordinator {
     pub fn poll_timeout(&self) -> Option<Duration> {
         let deadline = match &self.phase {
             Phase::Collecting(collecting) if self.gone_at.is_none() => Some(collecting.deadline()),
-            Phase::Collecting(_) | Phase::Gathering | Phase::Committing(_) | Phase::Finished => None,
+            Phase::Collecting(_) | Phase::Gathering | Phase::Committing(_) | Phase::Resting => None,
         };
-        [deadline, self.uploads.again_at(), self.serving.flush_at(), self.tell_again_at()].into_iter().flatten().min()
+        let absence = if let Phase::Collecting(collecting) = &self.phase { collecting.absence_at() } else { None };
+        let timers = [deadline, absence, self.uploads.again_at(), self.serving.flush_at(), self.tell_again_at()];
+        timers.into_iter().chain([self.news_at()]).flatten().min()
     }
 
     /// Everything whose time has come.
     pub fn handle_timeout(&mut self, now: Duration) {
         self.publish_wanted_blocks(now);
         self.revive_uploads(now);
+        self.check_absence(now);
         self.check_deadline(now);
+        self.look_at_news(now);
         self.tell_again(now);
     }
 
@@ -163,6 +183,7 @@ impl Coordinator {
         if let Phase::Collecting(collecting) = &mut self.phase {
             collecting.notice.boot = self.boot;
             collecting.go_on(now, gone_at, self.config.deadline);
+            collecting.all_may_be_gone(now);
         }
         self.tell(now);
     }
@@ -189,7 +210,7 @@ impl Coordinator {
             ToAggregator::Want(want) => self.handle_want(now, place, &want),
             ToAggregator::Offer(offer) => self.handle_offer(now, place, &offer, block),
             ToAggregator::Block(header) => self.handle_block(now, place, &header, block),
-            ToAggregator::Leaving(leaving) => self.handle_leaving(place, &leaving),
+            ToAggregator::Leaving(leaving) => self.handle_leaving(now, place, &leaving),
         }
     }
 
@@ -232,9 +253,36 @@ impl Coordinator {
         self.run
     }
 
-    /// Whether the run is over.
+    /// Whether there is nothing to do for now: the run rests, or the number of rounds that was asked for is done.
+    pub fn is_resting(&self) -> bool {
+        matches!(self.phase, Phase::Resting)
+    }
+
+    /// Whether the number of rounds that was asked for is done.
     pub fn is_finished(&self) -> bool {
-        matches!(self.phase, Phase::Finished)
+        self.is_resting() && self.is_over()
+    }
+
+    /// Whether a number of rounds was asked for and all of them are done.
+    fn is_over(&self) -> bool {
+        let is_one_shot = self.config.params.method.is_one_shot();
+        self.config.rounds.is_some_and(|rounds| is_one_shot || self.progress.trained >= rounds)
+    }
+
+    /// What a device told the run about its samples, as the ledger has it.
+    pub fn handle_contribution(&mut self, device: &DeviceId, contribution: Contribution) {
+        let place = self.registry.place(device);
+        self.contributions.put(place, contribution);
+    }
+
+    /// Whether the open round gathers statistics that are put in the place of others: then
+    /// [`Coordinator::handle_stored`] and [`Coordinator::handle_restored`] need what the device told before.
+    pub fn replaces_statistics(&self) -> bool {
+        let is_of_statistics = match &self.phase {
+            Phase::Collecting(collecting) => matches!(collecting.notice.task, Task::Statistics { .. }),
+            Phase::Gathering | Phase::Committing(_) | Phase::Resting => false,
+        };
+        is_of_statistics && self.progress.model.statistics.is_some()
     }
 
     /// The fleet's newest model.
@@ -246,17 +294,7 @@ impl Coordinator {
     pub fn open_round(&self) -> Option<RoundStatus> {
         match &self.phase {
             Phase::Collecting(collecting) => Some(collecting.status()),
-            Phase::Gathering | Phase::Committing(_) | Phase::Finished => None,
-        }
-    }
-
-    /// What is to be done next in this run.
-    fn next_task(&self) -> Task {
-        let Progress { has_sums, trained, .. } = self.progress;
-        match self.config.params.next_step(has_sums, trained, self.config.rounds) {
-            Step::Gather(extent) => Task::Statistics { extent },
-            Step::Train => Task::Train,
-            Step::Done => Task::Finished,
+            Phase::Gathering | Phase::Committing(_) | Phase::Resting => None,
         }
     }
 

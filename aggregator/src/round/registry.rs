@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use grapevine_protocol::limits::MAX_DEVICES;
-use grapevine_protocol::{BootId, DeviceId, Hello, Labels, Refusal, RoundId};
+use grapevine_protocol::{BootId, DatasetId, DeviceId, Hello, Labels, Refusal, RoundId, Update};
 
 use super::places::{Column, Names, Place, PlaceSet};
 
@@ -16,6 +16,8 @@ pub struct DeviceRecord {
     pub boot: BootId,
     /// Samples it holds.
     pub samples: u32,
+    /// Which samples they are.
+    pub dataset: DatasetId,
     /// What it says about itself.
     pub labels: Labels,
     /// Whether its labels are among those that rounds choose from.
@@ -69,6 +71,11 @@ struct Record {
     last_round: Option<RoundId>,
     samples: u32,
     rounds_done: u32,
+    dataset: DatasetId,
+    /// Until when it is not asked for news, in milliseconds; it did not answer when it was asked last.
+    silent_until_ms: u64,
+    /// Rounds in a row that it did not answer.
+    missed: u8,
 }
 
 /// What a device did wrong.
@@ -79,7 +86,7 @@ struct Wrongs {
     quarantined: Option<Refusal>,
 }
 
-const _: () = assert!(size_of::<Record>() <= 64);
+const _: () = assert!(size_of::<Record>() <= 88);
 
 impl Registry {
     /// Takes a device over from the ledger; one beyond the most that there may be is left out.
@@ -109,6 +116,9 @@ impl Registry {
             last_round: record.last_round,
             samples: record.samples,
             rounds_done: record.rounds_done,
+            dataset: record.dataset,
+            silent_until_ms: 0,
+            missed: 0,
         };
     }
 
@@ -149,6 +159,7 @@ impl Registry {
         let record = self.records.slot(place);
         record.boot = hello.boot;
         record.samples = hello.samples;
+        record.dataset = hello.dataset;
         record.last_seen_ms = milliseconds(now);
         if record.labels.as_deref() != Some(&hello.labels) {
             let former = record.labels.take();
@@ -189,6 +200,7 @@ impl Registry {
         Some(DeviceRecord {
             boot: record.boot,
             samples: record.samples,
+            dataset: record.dataset,
             labels: record.labels.as_deref().cloned().unwrap_or_default(),
             is_eligible: self.eligible.contains(place),
             present: self.present.contains(place),
@@ -216,6 +228,48 @@ impl Registry {
     pub(super) fn able(&self) -> impl Iterator<Item = Place> {
         let has_samples = |place: &Place| self.records.get(*place).is_some_and(|record| record.samples > 0);
         self.present.iter().filter(|place| self.eligible.contains(*place)).filter(has_samples)
+    }
+
+    /// Which samples a device says it holds, and how many.
+    pub(super) fn dataset(&self, place: Place) -> Option<(DatasetId, u32)> {
+        self.records.get(place).map(|record| (record.dataset, record.samples))
+    }
+
+    /// Whether a device may hold so many samples: about as many as it said, for it may have got some more since.
+    pub(super) fn may_hold(&self, place: Place, samples: u32) -> bool {
+        /// Of what it said, and besides.
+        const ROOM: (u32, u32) = (4, 64);
+        let said = self.records.get(place).map_or(0, |record| record.samples);
+        samples <= said.saturating_add(said / ROOM.0).saturating_add(ROOM.1)
+    }
+
+    /// A device answered: its samples are those of its answer, and rounds wait for it again.
+    pub(super) fn answered(&mut self, place: Place, update: &Update) {
+        self.changed.insert(place);
+        if let Some(record) = self.records.get_mut(place) {
+            (record.samples, record.dataset) = (update.samples, update.dataset);
+            (record.missed, record.silent_until_ms) = (0, 0);
+        }
+    }
+
+    /// A device did not answer a round. It is asked for news again after a pause that doubles each time.
+    pub(super) fn count_missed(&mut self, place: Place, now: Duration, pause: Duration) {
+        /// A thousand deadlines are long enough.
+        const MOST: u8 = 10;
+        if let Some(record) = self.records.get_mut(place) {
+            record.missed = record.missed.saturating_add(1).min(MOST);
+            record.silent_until_ms = milliseconds(now.saturating_add(pause.saturating_mul(1 << record.missed)));
+        }
+    }
+
+    /// Whether a device did not answer the last round that asked it: rounds do not wait for it.
+    pub(super) fn has_missed(&self, place: Place) -> bool {
+        self.records.get(place).is_some_and(|record| record.missed > 0)
+    }
+
+    /// Whether a device that did not answer is not asked for news yet.
+    pub(super) fn is_silent(&self, place: Place, now: Duration) -> bool {
+        self.records.get(place).is_some_and(|record| record.silent_until_ms > milliseconds(now))
     }
 
     /// Those whose record is newer than the ledger's.

@@ -57,7 +57,7 @@ impl Coordinator {
         match &self.phase {
             Phase::Collecting(collecting) => collecting.notice.clone(),
             Phase::Gathering | Phase::Committing(_) => self.notice_of(Task::Wait, 0),
-            Phase::Finished => self.notice_of(Task::Finished, u64::MAX),
+            Phase::Resting => self.notice_of(Task::Rest, u64::MAX),
         }
     }
 
@@ -73,10 +73,11 @@ impl Coordinator {
             shape: self.config.shape,
             params: *self.config.params,
             encoding: self.config.encoding,
-            heads: reference(if task == Task::Finished { model.for_use() } else { model.heads.as_ref() }),
+            heads: reference(if task == Task::Rest { model.for_use() } else { model.heads.as_ref() }),
             aid: reference(model.aid.as_ref()).filter(|_| trains),
             seed: self.config.seed,
             highest_ticket,
+            only: Vec::new(),
             closes_in_ms: u32::try_from(self.config.deadline.as_millis()).unwrap_or(u32::MAX),
         }
     }

@@ -4,7 +4,8 @@ mod uploads;
 
 use grapevine_models::{Head, Heads, Method, Params, Shape};
 use grapevine_protocol::{
-    BlobRef, Digest, Encoding, Hello, Labels, Leaving, Notice, Offer, Receipt, Update, UpdateContent, Want, block,
+    BlobRef, DatasetId, Digest, Encoding, Hello, Labels, Leaving, Notice, Offer, Receipt, Update, UpdateContent, Want,
+    block,
 };
 
 use super::telling::TELL_AGAIN;
@@ -23,7 +24,10 @@ fn config(method: Method) -> RoundConfig {
         extractor: Digest([1; 32]),
         classes: Digest([2; 32]),
         params: Params::defaults(method, 3).check().unwrap(),
-        rounds: 2,
+        rounds: Some(2),
+        rest_after: 50,
+        news_after: Duration::ZERO,
+        max_samples: 100_000,
         min_devices: 3,
         select: Select::default(),
         participants: Participants::All,
@@ -50,6 +54,7 @@ fn hello(number: u32) -> Hello {
         classes: Digest([2; 32]),
         shape: shape(),
         samples: 10 + number,
+        dataset: DatasetId(1),
         labels: Labels::default(),
     }
 }
@@ -58,7 +63,7 @@ fn update(number: u32) -> Vec<u8> {
     let head = |value: f32| Head { weight: vec![value; 6], bias: vec![-value; 3] };
     let heads = Heads { main: head(number as f32 * 0.37), supplementary: Head::zeros(shape()) };
     let content = UpdateContent::Trained { heads: Some(heads), prototypes: Default::default(), loss: None };
-    Update { samples: 10 + number, content }.encode(shape(), Encoding::F32)
+    Update { samples: 10 + number, dataset: DatasetId(1), content }.encode(shape(), Encoding::F32)
 }
 
 /// A coordinator driven by hand, with a perfect disk and a record of what it did.
@@ -102,7 +107,7 @@ impl Harness {
                 Action::PublishNotice(notice) => self.notice = Some(notice),
                 Action::StoreUpdate(update) => {
                     self.stored.push((update.device.clone(), update.content));
-                    self.coordinator.handle_stored(&update.device, update.round);
+                    self.coordinator.handle_stored(self.now, &update.device, update.round, None);
                 }
                 Action::Commit(outcome) => {
                     self.outcomes.push(outcome);
@@ -172,7 +177,7 @@ fn a_run_goes_from_hello_to_finished_whatever_the_order_of_updates() {
             assert_eq!(harness.last_receipt().refused, None);
         }
         assert!(harness.coordinator.is_finished());
-        assert_eq!(harness.notice.as_ref().unwrap().task, Task::Finished);
+        assert_eq!(harness.notice.as_ref().unwrap().task, Task::Rest);
         assert_eq!(harness.outcomes.len(), 2);
         heads.push(harness.coordinator.model().clone());
     }
@@ -190,7 +195,6 @@ fn a_round_closes_at_its_deadline_with_a_quorum_and_is_extended_then_abandoned_w
     assert_eq!(harness.outcomes[0].accepted, 2);
     harness.offer(2, 0, &update(2));
     assert_eq!(harness.last_receipt().refused, Some(Refusal::Late));
-    harness.offer(0, 1, &update(0));
     harness.wait(DEADLINE);
     assert!(harness.events.contains(&Event::RoundExtended(RoundId(1))));
     harness.say(2, ToAggregator::Leaving(Leaving { boot: BootId(2) }), &[]);
@@ -286,7 +290,7 @@ fn a_stop_in_the_middle_of_a_round_goes_on_to_the_same_bytes() {
         let mut books = Registry::default();
         (0..3).map(device).for_each(|id| books.remember(&id, first.coordinator.device(&id).unwrap()));
         let mut coordinator = Coordinator::new(config.clone(), BootId(2), RunId(5), progress, books, Some(open), START);
-        first.stored.iter().for_each(|(device, content)| coordinator.handle_restored(device, content));
+        first.stored.iter().for_each(|(device, content)| coordinator.handle_restored(START, device, content, None));
         coordinator
     };
     let (resumed, resumed_again, resumed_once_more) = (resume(open.clone()), resume(open.clone()), resume(open));
@@ -320,7 +324,7 @@ fn large_updates_are_fetched_in_windows_and_within_the_memory_given() {
         let main = Head { weight: vec![1.0; shape.weights()], bias: vec![0.0; shape.classes()] };
         let heads = Heads { main, supplementary: Head::zeros(shape) };
         let content = UpdateContent::Trained { heads: Some(heads), prototypes: Default::default(), loss: None };
-        Update { samples: 10 + number, content }.encode(shape, Encoding::F32)
+        Update { samples: 10 + number, dataset: DatasetId(1), content }.encode(shape, Encoding::F32)
     };
     (0..3).for_each(|number| harness.offer(number, 0, &content(number)));
     let wants = |harness: &mut Harness| -> Vec<(DeviceId, Want)> {
@@ -483,7 +487,7 @@ fn in_the_middle_of_a_merge_nothing_is_told_and_then_all() {
     let (header, bytes) = block(&blob, &content, 0).unwrap();
     let offer = Offer { run: RunId(5), round: RoundId(0), blob, crc: header.crc };
     coordinator.handle_message(START, &device(2), ToAggregator::Offer(offer), bytes);
-    coordinator.handle_stored(&device(2), RoundId(0));
+    coordinator.handle_stored(START, &device(2), RoundId(0), None);
     coordinator.handle_connected(START);
     let taken: Vec<_> = core::iter::from_fn(|| coordinator.poll_action()).collect();
     assert!(taken.iter().any(|action| matches!(action, Action::Commit(_))), "{taken:?}");

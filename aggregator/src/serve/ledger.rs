@@ -4,17 +4,20 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
 use grapevine_host::clock::unix_ms;
+use grapevine_models::HeldBack;
 use grapevine_protocol::{
-    BootId, DeviceId, Digest, Notice, Refusal, RoundId, RunId, Task, ToDevice, decode_to_device, encode,
+    BootId, DatasetId, DeviceId, Digest, Notice, Refusal, RoundId, RunId, Task, ToDevice, decode_to_device, encode,
 };
 use serde::{Deserialize, Serialize};
 
 use super::ServeOptions;
 use crate::round::{
-    AcceptedUpdate, Content, Coordinator, DeviceRecord, Model, OpenRound, Progress, Registry, RoundOutcome, Select,
+    AcceptedUpdate, Content, Contribution, Coordinator, Counters, DeviceRecord, Model, ModelError, OpenRound, Progress,
+    Registry, RoundOutcome, Select,
 };
 use crate::store::{
-    DeviceRow, GONE, Ledger, MergedRound, NewRound, NewUpdate, PRESENT, RoundPhase, RoundRow, RunRow, StoreError,
+    CountersRow, DeviceRow, GONE, Ledger, MergedRound, NewRound, NewUpdate, PRESENT, RoundPhase, RoundRow, RunRow,
+    StoreError, TakesIn,
 };
 
 /// Whether to go on with the ledger's run.
@@ -34,6 +37,9 @@ pub enum LedgerError {
         "the newest run in the ledger is of another {0}; give `--new-run` to begin a new one, or set the configuration back"
     )]
     OtherRun(&'static str),
+    /// A part of the newest model that this program did not write.
+    #[error("{0} by this program, so the run cannot go on; install the release that wrote it, or give `--new-run`")]
+    Model(#[from] ModelError),
     /// A row that this program did not write.
     #[error("the ledger's {0} cannot be read; restore the state folder from a backup or give `--new-run`")]
     Unreadable(&'static str),
@@ -73,6 +79,7 @@ pub fn restore(store: &mut impl Ledger, options: &ServeOptions) -> Result<Coordi
         Some(row) => resume(store, &row, options)?,
         None => (begin(store, options)?, Progress::default(), None),
     };
+    progress.model.decode(&options.round)?;
     let (round, closed) = (open.as_ref().map(|open| open.notice.round), progress.closed);
     let mut coordinator =
         Coordinator::new(options.round.clone(), options.boot, run, progress, books, open, Duration::ZERO);
@@ -80,11 +87,33 @@ pub fn restore(store: &mut impl Ledger, options: &ServeOptions) -> Result<Coordi
         coordinator.handle_merged_before(&device, &Digest(digest));
         Ok(())
     })?;
+    store.each_contribution(run.0, &mut |row| {
+        let contribution =
+            Contribution { dataset: DatasetId(row.dataset), samples: row.samples, mean_square: row.mean_square as f32 };
+        if let Ok(device) = row.device.parse() {
+            coordinator.handle_contribution(&device, contribution);
+        }
+    })?;
     each_update(store, run, round, "open round", |device, digest| {
-        coordinator.handle_restored(&device, &store.blob(&digest)?);
+        let former = former_statistics(store, &coordinator, &device)?;
+        coordinator.handle_restored(Duration::ZERO, &device, &store.blob(&digest)?, former.as_deref());
         Ok(())
     })?;
     Ok(coordinator)
+}
+
+/// The update of statistics that a device's new one is put in the place of, where the open round gathers statistics and the
+/// device told some before.
+pub fn former_statistics(
+    store: &impl Ledger,
+    coordinator: &Coordinator,
+    device: &DeviceId,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    if !coordinator.replaces_statistics() {
+        return Ok(None);
+    }
+    let digest = store.contribution(coordinator.run().0, device.as_str())?.and_then(|row| row.digest);
+    digest.map(|digest| store.blob(&digest)).transpose()
 }
 
 /// Hands over the updates of a round, if there is one, until something goes wrong. `what` is for messages.
@@ -161,6 +190,7 @@ fn resume(store: &impl Ledger, row: &RunRow, options: &ServeOptions) -> Result<R
         aid: content(newest.and_then(|round| round.aid))?,
         memory: content(newest.and_then(|round| round.memory))?,
         in_use: content(newest.and_then(|round| round.in_use))?,
+        statistics: content(newest.and_then(|round| round.statistics))?,
     };
     let last = store.newest_round(row.run)?;
     let open = match last.as_ref().filter(|round| round.phase == RoundPhase::Collecting) {
@@ -170,8 +200,8 @@ fn resume(store: &impl Ledger, row: &RunRow, options: &ServeOptions) -> Result<R
     let next_round = last.as_ref().map_or(0, |round| round.round + u32::from(open.is_none()));
     let progress = Progress {
         next_round,
-        has_sums: store.count_merged(row.run, "statistics")? > 0,
         trained: store.count_merged(row.run, "train")?,
+        counters: newest.map(|round| counters(round.counters)).unwrap_or_default(),
         model,
         closed: newest.map(|round| RoundId(round.round)),
     };
@@ -214,7 +244,9 @@ pub fn store_updates(store: &mut impl Ledger, updates: &[AcceptedUpdate]) -> Res
                 run: update.run.0,
                 round: update.round.0,
                 device: update.device.to_string(),
-                samples: update.samples,
+                samples: update.contribution.samples,
+                dataset: update.contribution.dataset.0,
+                mean_square: update.contribution.mean_square.into(),
                 accepted_ms,
             };
             (row, update.content.as_slice())
@@ -232,8 +264,9 @@ pub fn commit(
     let mut keep = |content: &Option<Content>| -> Result<Option<crate::store::Digest>, StoreError> {
         content.as_ref().map(|content| store.put_blob(&content.bytes)).transpose()
     };
-    let Model { heads, aid, memory, in_use } = &outcome.model;
+    let Model { heads, aid, memory, in_use, statistics } = &outcome.model;
     let (heads, aid, memory, in_use) = (keep(heads)?, keep(aid)?, keep(memory)?, keep(in_use)?);
+    let statistics = keep(statistics)?;
     store.commit_round(&MergedRound {
         run: outcome.run.0,
         round: outcome.round.0,
@@ -242,8 +275,46 @@ pub fn commit(
         aid,
         memory,
         in_use,
+        statistics,
+        counters: CountersRow {
+            since_start: outcome.counters.since_start,
+            since_news: outcome.counters.since_news,
+            still: outcome.counters.still,
+            is_unchanged: outcome.counters.is_unchanged,
+        },
+        note: note(outcome),
+        takes_in: takes_in(outcome),
         metrics_json: metrics.map(ToString::to_string),
     })
+}
+
+/// What a round's updates are to the run, once it is merged.
+fn takes_in(outcome: &RoundOutcome) -> TakesIn {
+    match (outcome.takes_in, outcome.task) {
+        (false, _) | (true, Task::Wait | Task::Rest) => TakesIn::Nothing,
+        (true, Task::Statistics { .. }) => TakesIn::Statistics,
+        (true, Task::Train) => TakesIn::Samples,
+    }
+}
+
+/// What people should know of a round beside its figures.
+fn note(outcome: &RoundOutcome) -> Option<String> {
+    match outcome.held_back {
+        Some(HeldBack::TooFewSamples { answered, fleet, needed_percent }) => {
+            let percent = (100.0 * answered as f64 / fleet.max(1) as f64).floor();
+            Some(format!(
+                "unchanged: devices with {percent} % of the fleet's samples answered, {needed_percent} % are needed; start \
+                 those that are missing, or `aggregator forget` those that are gone for good"
+            ))
+        }
+        None if outcome.change == Some(0.0) => Some("unchanged".into()),
+        None => None,
+    }
+}
+
+fn counters(row: CountersRow) -> Counters {
+    let CountersRow { since_start, since_news, still, is_unchanged } = row;
+    Counters { since_start, since_news, still, is_unchanged }
 }
 
 /// Lets go of what nothing needs after a merge: its updates, what earlier rounds published beside their heads, and all
@@ -297,6 +368,7 @@ fn row(device: &DeviceId, record: &DeviceRecord, wall_clock: u64, now: Duration)
         device: device.to_string(),
         boot: record.boot.0,
         samples: record.samples,
+        dataset: record.dataset.0,
         labels: record.labels.clone(),
         last_seen_ms: wall_clock.saturating_sub(u64::try_from(ago).unwrap_or(u64::MAX)),
         state: if record.present { PRESENT } else { GONE }.into(),
@@ -318,6 +390,7 @@ fn record(row: DeviceRow, select: &Select) -> Option<(DeviceId, DeviceRecord)> {
     let record = DeviceRecord {
         boot: BootId(row.boot),
         samples: row.samples,
+        dataset: DatasetId(row.dataset),
         is_eligible: select.matches(&row.labels),
         labels: row.labels,
         present: false,
@@ -339,6 +412,6 @@ pub(super) fn task_name(task: Task) -> &'static str {
         Task::Wait => "wait",
         Task::Statistics { .. } => "statistics",
         Task::Train => "train",
-        Task::Finished => "finished",
+        Task::Rest => "rest",
     }
 }

@@ -318,7 +318,7 @@ impl<'a> Shell<'a> {
         }
         log(event, self.before);
         self.pace.changed();
-        if *event == Event::Finished {
+        if matches!(event, Event::Finished | Event::Rested) {
             self.pace.finished(self.now());
         }
         self.observer.event(event);
@@ -328,7 +328,11 @@ impl<'a> Shell<'a> {
         let stored = ledger::store_updates(&mut self.store, updates);
         for update in updates {
             match &stored {
-                Ok(()) => self.coordinator.handle_stored(&update.device, update.round),
+                Ok(()) => {
+                    let former = ledger::former_statistics(&self.store, &self.coordinator, &update.device)?;
+                    let now = self.now();
+                    self.coordinator.handle_stored(now, &update.device, update.round, former.as_deref());
+                }
                 // It is tried again as it is.
                 Err(error) if error.is_full() => {}
                 Err(_) => self.coordinator.handle_store_failed(&update.device),
@@ -398,6 +402,7 @@ impl<'a> Shell<'a> {
                 ServePhase::Collecting { round, accepted, expected, chosen, extensions, closes_in }
             }
             None if self.coordinator.is_finished() => ServePhase::Finished,
+            None if self.coordinator.is_resting() => ServePhase::Resting,
             None => ServePhase::Waiting,
         };
         ServeStatus {
@@ -438,6 +443,14 @@ fn log(event: &Event, before: Option<RoundStatus>) {
         Event::RoundAbandoned(round) => {
             tracing::warn!(round = round.0, updates, of, chosen, extensions, "round abandoned: below its quorum");
         }
+        Event::RoundUnusable { round, fault } => tracing::error!(
+            round = round.0,
+            "round discarded: {fault}; look for a device with odd images in `aggregator devices`"
+        ),
+        Event::NewsGathered { round, devices } => {
+            tracing::info!(round = round.0, devices, "devices hold samples that the run does not know yet");
+        }
+        Event::Rested => tracing::info!("resting: nothing new is to be learned until devices or images come"),
         Event::Finished => {
             tracing::info!("the run is over; more `rounds` go on with it, `aggregator serve --new-run` begins another")
         }

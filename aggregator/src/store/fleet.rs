@@ -43,7 +43,7 @@ impl Store {
         self.write("write devices to", |transaction| {
             let mut statement = transaction.prepare_cached(&format!(
                 "INSERT OR REPLACE INTO devices ({DEVICE_COLUMNS}) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)"
             ))?;
             let mut failed = transaction
                 .prepare_cached("INSERT OR REPLACE INTO failures (device, reason, count) VALUES (?1, ?2, ?3)")?;
@@ -61,6 +61,7 @@ impl Store {
                     device.quarantined,
                     Bits(device.bytes_up),
                     Bits(device.bytes_down),
+                    Bits(device.dataset),
                 ])?;
                 for (reason, count) in &device.failures {
                     failed.execute(params![device.device, reason, count])?;

@@ -13,6 +13,8 @@ const NAMED: &str = "SELECT heads FROM rounds WHERE heads IS NOT NULL AND heads_
                      UNION SELECT in_use FROM rounds WHERE in_use IS NOT NULL AND heads_kept = 1 \
                      UNION SELECT aid FROM rounds WHERE aid IS NOT NULL \
                      UNION SELECT memory FROM rounds WHERE memory IS NOT NULL \
+                     UNION SELECT statistics FROM rounds WHERE statistics IS NOT NULL \
+                     UNION SELECT digest FROM contributions WHERE digest IS NOT NULL \
                      UNION SELECT digest FROM updates WHERE blob_kept = 1";
 
 impl Store {
@@ -29,13 +31,16 @@ impl Store {
         self.rows(NAMED, [], |row| row.get(0))
     }
 
-    /// Deletes the blobs of a run's updates before `round`, unless something else names them; the rows stay.
+    /// Deletes the blobs of a run's updates before `round`, unless something else names them; the rows stay. Statistics that
+    /// are part of the fleet's sum stay, too, until the device tells others.
     pub fn forget_updates_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError> {
         self.check_writable()?;
         self.let_go(
             "forget updates in",
-            "SELECT DISTINCT digest FROM updates WHERE run = ?1 AND round < ?2 AND blob_kept = 1",
-            &["UPDATE updates SET blob_kept = 0 WHERE run = ?1 AND round < ?2 AND blob_kept = 1"],
+            "SELECT DISTINCT digest FROM updates WHERE run = ?1 AND round < ?2 AND blob_kept = 1 \
+             AND NOT EXISTS (SELECT 1 FROM contributions WHERE contributions.digest = updates.digest)",
+            &["UPDATE updates SET blob_kept = 0 WHERE run = ?1 AND round < ?2 AND blob_kept = 1 \
+               AND NOT EXISTS (SELECT 1 FROM contributions WHERE contributions.digest = updates.digest)"],
             (run, round),
         )
     }
@@ -47,10 +52,12 @@ impl Store {
         self.let_go(
             "forget aids in",
             "SELECT aid FROM rounds WHERE run = ?1 AND round < ?2 AND aid IS NOT NULL \
+             UNION SELECT statistics FROM rounds WHERE run = ?1 AND round < ?2 AND statistics IS NOT NULL \
              UNION SELECT memory FROM rounds WHERE run = ?1 AND round < ?2 AND memory IS NOT NULL",
             &[
                 "UPDATE rounds SET aid = NULL WHERE run = ?1 AND round < ?2 AND aid IS NOT NULL",
                 "UPDATE rounds SET memory = NULL WHERE run = ?1 AND round < ?2 AND memory IS NOT NULL",
+                "UPDATE rounds SET statistics = NULL WHERE run = ?1 AND round < ?2 AND statistics IS NOT NULL",
             ],
             (run, round),
         )
@@ -79,10 +86,11 @@ impl Store {
         )
     }
 
-    /// Deletes the updates of a round that no run will go on with: those of every run but `run`.
+    /// Deletes the updates and the contributions that no run will go on with: those of every run but `run`.
     pub fn forget_updates_of_other_runs(&mut self, run: u64) -> Result<(), StoreError> {
         self.write("forget updates in", |transaction| {
             transaction.execute(&count_updates("run <> ?1"), params![Bits(run)])?;
+            transaction.execute("DELETE FROM contributions WHERE run <> ?1", params![Bits(run)])?;
             transaction.execute("DELETE FROM updates WHERE run <> ?1", params![Bits(run)])
         })?;
         Ok(())
@@ -114,7 +122,8 @@ impl Store {
 
     fn is_named(&self, digest: &Digest) -> Result<bool, StoreError> {
         let query = "SELECT 1 FROM updates WHERE blob_kept = 1 AND digest = ?1 \
-                     UNION ALL SELECT 1 FROM rounds WHERE aid = ?1 OR memory = ?1 \
+                     UNION ALL SELECT 1 FROM rounds WHERE aid = ?1 OR memory = ?1 OR statistics = ?1 \
+                     UNION ALL SELECT 1 FROM contributions WHERE digest = ?1 \
                      UNION ALL SELECT 1 FROM rounds WHERE heads_kept = 1 AND (heads = ?1 OR in_use = ?1) LIMIT 1";
         Ok(self.row(query, [digest], |_| Ok(()))?.is_some())
     }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Accepted, Collected, DeviceRow, Digest, MergedRound, NewRound, NewUpdate, RoundRow, RunRow, Store, StoreError,
-    UpdateRow,
+    Accepted, Collected, ContributionRow, DeviceRow, Digest, MergedRound, NewRound, NewUpdate, RoundRow, RunRow, Store,
+    StoreError, UpdateRow,
 };
 
 /// The ledger as the aggregator uses it.
@@ -29,6 +29,8 @@ pub trait Ledger {
     fn abandon_round(&mut self, run: u64, round: u32, closed_ms: u64) -> Result<(), StoreError>;
 
     fn each_update(&self, run: u64, round: u32, take: &mut dyn FnMut(UpdateRow)) -> Result<(), StoreError>;
+    fn each_contribution(&self, run: u64, take: &mut dyn FnMut(ContributionRow)) -> Result<(), StoreError>;
+    fn contribution(&self, run: u64, device: &str) -> Result<Option<ContributionRow>, StoreError>;
     fn accept_updates(&mut self, updates: &[(NewUpdate, &[u8])]) -> Result<Vec<Accepted>, StoreError>;
     fn forget_updates_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError>;
     fn forget_aids_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError>;
@@ -90,6 +92,14 @@ impl Ledger for Store {
 
     fn each_update(&self, run: u64, round: u32, take: &mut dyn FnMut(UpdateRow)) -> Result<(), StoreError> {
         Self::each_update(self, run, round, take)
+    }
+
+    fn each_contribution(&self, run: u64, take: &mut dyn FnMut(ContributionRow)) -> Result<(), StoreError> {
+        Self::each_contribution(self, run, take)
+    }
+
+    fn contribution(&self, run: u64, device: &str) -> Result<Option<ContributionRow>, StoreError> {
+        Self::contribution(self, run, device)
     }
 
     fn accept_updates(&mut self, updates: &[(NewUpdate, &[u8])]) -> Result<Vec<Accepted>, StoreError> {

@@ -2,13 +2,18 @@
 
 use rusqlite::{Transaction, params};
 
-use super::rows::{Bits, ROUND_COLUMNS, UPDATE_COLUMNS};
-use super::{Accepted, Digest, MergedRound, NewRound, NewUpdate, RoundRow, Store, StoreError, UpdateRow};
+use super::rows::{Bits, CONTRIBUTION_COLUMNS, ROUND_COLUMNS, UPDATE_COLUMNS};
+use super::{
+    Accepted, ContributionRow, CountersRow, Digest, MergedRound, NewRound, NewUpdate, RoundRow, Store, StoreError,
+    TakesIn, UpdateRow,
+};
 
 impl Store {
     /// Opens a round of a known run.
     pub fn open_round(&mut self, round: &NewRound) -> Result<(), StoreError> {
         self.write("open a round in", |transaction| {
+            // A run that was done goes on, with more rounds or with news.
+            transaction.execute("UPDATE runs SET finished = 0 WHERE run = ?1 AND finished = 1", [Bits(round.run)])?;
             transaction.execute(
                 "INSERT INTO rounds (run, round, phase, task, opened_ms, expected, notice, chosen) \
                  VALUES (?1, ?2, 'collecting', ?3, ?4, ?5, ?6, ?7)",
@@ -28,13 +33,17 @@ impl Store {
 
     /// Closes a collecting round as merged, in one transaction; its blobs must be stored already.
     pub fn commit_round(&mut self, merged: &MergedRound) -> Result<(), StoreError> {
-        for digest in [&merged.heads, &merged.aid, &merged.memory, &merged.in_use].into_iter().flatten() {
+        let named = [&merged.heads, &merged.aid, &merged.memory, &merged.in_use, &merged.statistics];
+        for digest in named.into_iter().flatten() {
             self.blobs.read(digest)?;
         }
+        let CountersRow { since_start, since_news, still, is_unchanged } = merged.counters;
         let changed = self.write("commit a round to", |transaction| {
+            take_in(transaction, merged)?;
             transaction.execute(
                 "UPDATE rounds SET phase = 'merged', closed_ms = ?3, heads = ?4, aid = ?5, metrics_json = ?6, \
-                 memory = ?7, in_use = ?8 WHERE run = ?1 AND round = ?2 AND phase = 'collecting'",
+                 memory = ?7, in_use = ?8, statistics = ?9, since_start = ?10, since_news = ?11, still = ?12, \
+                 is_unchanged = ?13, note = ?14 WHERE run = ?1 AND round = ?2 AND phase = 'collecting'",
                 params![
                     Bits(merged.run),
                     merged.round,
@@ -44,6 +53,12 @@ impl Store {
                     merged.metrics_json,
                     merged.memory,
                     merged.in_use,
+                    merged.statistics,
+                    since_start,
+                    since_news,
+                    still,
+                    is_unchanged,
+                    merged.note,
                 ],
             )
         })?;
@@ -142,6 +157,21 @@ impl Store {
         })
     }
 
+    /// What each device told a run of its samples, sorted by device.
+    pub fn each_contribution(&self, run: u64, take: &mut dyn FnMut(ContributionRow)) -> Result<(), StoreError> {
+        let query = format!("SELECT {CONTRIBUTION_COLUMNS} FROM contributions WHERE run = ?1 ORDER BY device");
+        self.each_row(&query, [Bits(run)], |row| {
+            take(ContributionRow::read(row)?);
+            Ok(())
+        })
+    }
+
+    /// What a device told a run of its samples.
+    pub fn contribution(&self, run: u64, device: &str) -> Result<Option<ContributionRow>, StoreError> {
+        let query = format!("SELECT {CONTRIBUTION_COLUMNS} FROM contributions WHERE run = ?1 AND device = ?2");
+        self.row(&query, params![Bits(run), device], ContributionRow::read)
+    }
+
     fn is_known(&self, update: &NewUpdate) -> Result<bool, StoreError> {
         let query = "SELECT 1 FROM updates WHERE run = ?1 AND round = ?2 AND device = ?3";
         let found = self.row(query, params![Bits(update.run), update.round, update.device], |_| Ok(()))?;
@@ -159,8 +189,8 @@ impl Store {
 
 fn insert_update(transaction: &Transaction<'_>, update: &NewUpdate, digest: &Digest) -> rusqlite::Result<Accepted> {
     let mut statement = transaction.prepare_cached(
-        "INSERT INTO updates (run, round, device, digest, samples, accepted_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
-         ON CONFLICT DO NOTHING",
+        "INSERT INTO updates (run, round, device, digest, samples, accepted_ms, dataset, mean_square) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING",
     )?;
     let inserted = statement.execute(params![
         Bits(update.run),
@@ -168,9 +198,25 @@ fn insert_update(transaction: &Transaction<'_>, update: &NewUpdate, digest: &Dig
         update.device,
         digest,
         update.samples,
-        Bits(update.accepted_ms)
+        Bits(update.accepted_ms),
+        Bits(update.dataset),
+        update.mean_square,
     ])?;
     Ok(if inserted == 0 { Accepted::Duplicate } else { Accepted::New })
+}
+
+/// Writes down what the updates of a merged round tell of their devices' samples, in place of what they told before.
+fn take_in(transaction: &Transaction<'_>, merged: &MergedRound) -> rusqlite::Result<usize> {
+    let digest = match merged.takes_in {
+        TakesIn::Nothing => return Ok(0),
+        TakesIn::Statistics => "digest",
+        TakesIn::Samples => "NULL",
+    };
+    let statement = format!(
+        "INSERT OR REPLACE INTO contributions (run, device, dataset, samples, mean_square, digest) \
+         SELECT run, device, dataset, samples, mean_square, {digest} FROM updates WHERE run = ?1 AND round = ?2"
+    );
+    transaction.execute(&statement, params![Bits(merged.run), merged.round])
 }
 
 fn was_collecting(changed: usize, run: u64, round: u32) -> Result<(), StoreError> {

@@ -49,6 +49,8 @@ pub struct DeviceRow {
     pub boot: u64,
     /// Samples it says it holds.
     pub samples: u32,
+    /// Which samples they are, see [`grapevine_protocol::DatasetId`].
+    pub dataset: u64,
     /// What it says about itself.
     pub labels: Labels,
     /// When it was last heard, milliseconds since 1970.
@@ -119,8 +121,55 @@ pub struct MergedRound {
     pub memory: Option<Digest>,
     /// The blob of the head in use, where it is not the main one of the heads.
     pub in_use: Option<Digest>,
+    /// The blob of the sum of the devices' statistics.
+    pub statistics: Option<Digest>,
+    /// How far the run is after it.
+    pub counters: CountersRow,
+    /// What people should know of it beside its figures.
+    pub note: Option<String>,
+    /// What its updates are to the run from now on.
+    pub takes_in: TakesIn,
     /// What was measured.
     pub metrics_json: Option<String>,
+}
+
+/// How far a run is, see [`crate::round::Counters`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CountersRow {
+    /// Rounds of training since the run last started anew.
+    pub since_start: u32,
+    /// Rounds of training since samples came that the run did not know.
+    pub since_news: u32,
+    /// Rounds of training in a row that changed next to nothing.
+    pub still: u32,
+    /// Whether the round changed nothing at all.
+    pub is_unchanged: bool,
+}
+
+/// What a merged round's updates are to its run from then on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TakesIn {
+    /// Nothing: they answered a round of training of a run that knows its devices by their statistics.
+    Nothing,
+    /// Their devices' statistics, whose blobs are kept.
+    Statistics,
+    /// What is known of their devices' samples.
+    Samples,
+}
+
+/// What a device last told a run of its samples.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ContributionRow {
+    /// The device.
+    pub device: String,
+    /// Which samples, see [`grapevine_protocol::DatasetId`].
+    pub dataset: u64,
+    /// How many.
+    pub samples: u32,
+    /// The mean of their `|h|²`; 0 where it is not known.
+    pub mean_square: f64,
+    /// The blob of the update with its statistics, if it told any.
+    pub digest: Option<Digest>,
 }
 
 /// One round.
@@ -160,6 +209,14 @@ pub struct RoundRow {
     /// The blob of the head in use, where it is not the main one of the heads.
     #[serde(serialize_with = "optional_hex")]
     pub in_use: Option<Digest>,
+    /// The blob of the sum of the devices' statistics.
+    #[serde(serialize_with = "optional_hex")]
+    pub statistics: Option<Digest>,
+    /// How far the run is after it.
+    #[serde(flatten)]
+    pub counters: CountersRow,
+    /// What people should know of it beside its figures.
+    pub note: Option<String>,
     /// Whether the blobs of the heads and of the head in use are still stored; see
     /// [`super::Store::forget_old_heads`].
     pub heads_kept: bool,
@@ -171,7 +228,7 @@ pub struct RoundRow {
 }
 
 /// What [`super::Store::accept_update`] needs beside the bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct NewUpdate {
     /// The run.
     pub run: u64,
@@ -181,6 +238,10 @@ pub struct NewUpdate {
     pub device: String,
     /// Samples it was trained on.
     pub samples: u32,
+    /// Which samples, see [`grapevine_protocol::DatasetId`].
+    pub dataset: u64,
+    /// The mean of their `|h|²`; 0 where it is not known.
+    pub mean_square: f64,
     /// When it was accepted, milliseconds since 1970.
     pub accepted_ms: u64,
 }
@@ -266,7 +327,7 @@ impl RunRow {
 
 /// Columns in the order [`DeviceRow::read`] wants them.
 pub(super) const DEVICE_COLUMNS: &str = "device, boot, samples, labels, last_seen_ms, state, rounds_done, last_round, \
-    strikes, quarantined, bytes_up, bytes_down";
+    strikes, quarantined, bytes_up, bytes_down, dataset";
 
 impl DeviceRow {
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
@@ -284,6 +345,7 @@ impl DeviceRow {
             quarantined: row.get(9)?,
             bytes_up: row.get::<_, Bits>(10)?.0,
             bytes_down: row.get::<_, Bits>(11)?.0,
+            dataset: row.get::<_, Bits>(12)?.0,
         })
     }
 }
@@ -295,7 +357,8 @@ pub(super) const ROUND_COLUMNS: &str = "run, round, phase, task, opened_ms, clos
         (SELECT count(*) FROM updates WHERE updates.run = rounds.run AND updates.round = rounds.round)), \
     heads, aid, metrics_json, notice, memory, in_use, chosen, extensions, heads_kept, \
     coalesce(samples, (SELECT coalesce(sum(updates.samples), 0) FROM updates \
-        WHERE updates.run = rounds.run AND updates.round = rounds.round))";
+        WHERE updates.run = rounds.run AND updates.round = rounds.round)), \
+    statistics, since_start, since_news, still, is_unchanged, note";
 
 impl RoundRow {
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
@@ -318,6 +381,14 @@ impl RoundRow {
             extensions: row.get(15)?,
             heads_kept: row.get(16)?,
             samples: row.get::<_, Bits>(17)?.0,
+            statistics: row.get(18)?,
+            counters: CountersRow {
+                since_start: row.get(19)?,
+                since_news: row.get(20)?,
+                still: row.get(21)?,
+                is_unchanged: row.get(22)?,
+            },
+            note: row.get(23)?,
         })
     }
 }
@@ -335,6 +406,21 @@ impl UpdateRow {
             samples: row.get(4)?,
             accepted_ms: row.get::<_, Bits>(5)?.0,
             blob_kept: row.get(6)?,
+        })
+    }
+}
+
+/// Columns in the order [`ContributionRow::read`] wants them.
+pub(super) const CONTRIBUTION_COLUMNS: &str = "device, dataset, samples, mean_square, digest";
+
+impl ContributionRow {
+    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            device: row.get(0)?,
+            dataset: row.get::<_, Bits>(1)?.0,
+            samples: row.get(2)?,
+            mean_square: row.get(3)?,
+            digest: row.get(4)?,
         })
     }
 }

@@ -10,7 +10,7 @@ use super::StoreError;
 const APPLICATION_ID: i64 = 0x4752_5056;
 
 /// Step `n` brings a ledger from schema version `n` to `n + 1`. Steps are only ever appended.
-const MIGRATIONS: [&str; 4] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4];
+const MIGRATIONS: [&str; 5] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5];
 
 /// The schema version this program writes.
 pub(super) const VERSION: usize = MIGRATIONS.len();
@@ -110,6 +110,31 @@ CREATE INDEX rounds_with_heads ON rounds (run, round) WHERE heads_kept = 1;
 CREATE INDEX rounds_with_aid ON rounds (run, round) WHERE aid IS NOT NULL;
 CREATE INDEX rounds_with_memory ON rounds (run, round) WHERE memory IS NOT NULL;
 CREATE INDEX updates_kept ON updates (run, round) WHERE blob_kept = 1;
+";
+
+// Which samples a device holds and what it told of them; the exact sum of that; how far a run is.
+const VERSION_5: &str = "
+ALTER TABLE devices ADD COLUMN dataset INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE updates ADD COLUMN dataset INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE updates ADD COLUMN mean_square REAL NOT NULL DEFAULT 0;
+ALTER TABLE rounds ADD COLUMN statistics BLOB CHECK (length(statistics) = 32);
+ALTER TABLE rounds ADD COLUMN since_start INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE rounds ADD COLUMN since_news INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE rounds ADD COLUMN still INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE rounds ADD COLUMN is_unchanged INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE rounds ADD COLUMN note TEXT;
+CREATE INDEX rounds_with_statistics ON rounds (run, round) WHERE statistics IS NOT NULL;
+CREATE INDEX rounds_statistics ON rounds (statistics);
+CREATE TABLE contributions (
+    run         INTEGER NOT NULL,
+    device      TEXT NOT NULL,
+    dataset     INTEGER NOT NULL,
+    samples     INTEGER NOT NULL,
+    mean_square REAL NOT NULL,
+    digest      BLOB CHECK (length(digest) = 32),
+    PRIMARY KEY (run, device)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX contributions_digest ON contributions (digest) WHERE digest IS NOT NULL;
 ";
 
 /// Brings the ledger at `path` to [`VERSION`], each step in one transaction.

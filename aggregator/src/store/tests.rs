@@ -33,12 +33,25 @@ fn new_round(round: u32) -> NewRound {
 }
 
 fn update(round: u32, device: &str) -> NewUpdate {
-    NewUpdate { run: RUN, round, device: device.into(), samples: 200, accepted_ms: 3_000 }
+    NewUpdate { run: RUN, round, device: device.into(), samples: 200, dataset: 7, mean_square: 2.5, accepted_ms: 3_000 }
 }
 
 fn merged(round: u32, heads: Option<Digest>) -> MergedRound {
     let metrics_json = Some("{\"accuracy\":0.5}".into());
-    MergedRound { run: RUN, round, closed_ms: 4_000, heads, aid: None, memory: None, in_use: None, metrics_json }
+    MergedRound {
+        run: RUN,
+        round,
+        closed_ms: 4_000,
+        heads,
+        aid: None,
+        memory: None,
+        in_use: None,
+        statistics: None,
+        counters: CountersRow::default(),
+        note: None,
+        takes_in: TakesIn::Nothing,
+        metrics_json,
+    }
 }
 
 fn labels() -> Labels {
@@ -221,6 +234,7 @@ fn devices_and_refusals_are_kept() {
         device: name.into(),
         boot,
         samples: 9,
+        dataset: u64::MAX,
         labels: labels(),
         last_seen_ms: 1,
         state: PRESENT.into(),

@@ -11,8 +11,8 @@ use grapevine_host::manifest;
 use grapevine_host::transport::{Event, Options};
 use grapevine_models::{Head, Heads, Shape};
 use grapevine_protocol::{
-    BlobRef, BootId, DeviceId, Digest, Encoding, FleetId, Hello, LabelValue, Labels, Notice, Offer, Receipt, Task,
-    ToAggregator, ToDevice, Update, UpdateContent, block, class_list_digest, decode_to_device, encode, topics,
+    BlobRef, BootId, DatasetId, DeviceId, Digest, Encoding, FleetId, Hello, LabelValue, Labels, Notice, Offer, Receipt,
+    Task, ToAggregator, ToDevice, Update, UpdateContent, block, class_list_digest, decode_to_device, encode, topics,
 };
 
 use crate::program::{Program, extractor};
@@ -60,6 +60,7 @@ impl Device {
             classes: class_list_digest(CLASSES),
             shape: shape(),
             samples: 40,
+            dataset: DatasetId(1),
             labels: labels(),
         }
     }
@@ -132,7 +133,7 @@ pub(crate) fn update(value: f32) -> Vec<u8> {
     let head = Head { weight: vec![value; shape().weights()], bias: vec![-value; shape().classes()] };
     let heads = Heads { main: head, supplementary: Head::zeros(shape()) };
     let content = UpdateContent::Trained { heads: Some(heads), prototypes: Default::default(), loss: None };
-    Update { samples: 40, content }.encode(shape(), Encoding::F32)
+    Update { samples: 40, dataset: DatasetId(1), content }.encode(shape(), Encoding::F32)
 }
 
 pub(crate) fn shape() -> Shape {
@@ -171,7 +172,7 @@ pub(crate) fn fleet(devices: usize, rounds: u32) -> Program {
     ]);
     let path = program.path("aggregator.toml");
     let text = fs::read_to_string(&path).unwrap();
-    let text = text.replace("rounds = 50", &format!("rounds = {rounds}"));
+    let text = text.replace("rounds = \"endless\"", &format!("rounds = {rounds}"));
     fs::write(&path, text.replace("min_devices = 2", &format!("min_devices = {devices}"))).unwrap();
     program
 }

@@ -36,8 +36,8 @@ pub(super) enum Phase {
     Waiting,
     /// Working on a round.
     Working,
-    /// The run is over.
-    Finished,
+    /// The fleet has nothing to learn for now.
+    Resting,
     /// Ended in good order.
     Stopped,
 }
@@ -145,7 +145,7 @@ impl Phase {
             Self::Connected => "connected, the aggregator has not answered",
             Self::Waiting => "waiting for a round",
             Self::Working => "working",
-            Self::Finished => "the run is over",
+            Self::Resting => "the fleet rests: it has nothing new to learn",
             Self::Stopped => "stopped",
         }
     }
@@ -181,7 +181,7 @@ impl Liveness {
                 self.delivered += 1;
             }
             Event::Outdated(_) => self.state = Phase::Waiting,
-            Event::Finished(_) => self.state = Phase::Finished,
+            Event::Rests(_) => self.state = Phase::Resting,
             Event::Ignored(reason) => *self.ignored.entry(reason.name().into()).or_default() += 1,
             Event::Paused(why) => self.paused = Some(why.clone()),
             Event::Resumed => self.paused = None,

@@ -72,7 +72,7 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Answ
     let outcome = device::run(&options, &store, &shutdown, &mut |event| {
         heart.note(event);
         options.service.status(&heart.line());
-        if arguments.until_finished && matches!(event, Event::Finished(_)) {
+        if arguments.until_finished && matches!(event, Event::Rests(_)) {
             finished = true;
             shutdown.request();
         }

@@ -122,7 +122,6 @@ struct FleetOfOne<'a> {
     notice: Notice,
     params: ValidParams,
     rounds: u32,
-    has_sums: bool,
     trained: u32,
     model: FleetModel,
     governor: Governor,
@@ -151,10 +150,11 @@ impl<'a> FleetOfOne<'a> {
             aid: None,
             seed: 0,
             highest_ticket: u64::MAX,
+            only: Vec::new(),
             closes_in_ms: 0,
         };
         let model = FleetModel::default();
-        Ok(Self { device, dataset, samples, notice, params, rounds, has_sums: false, trained: 0, model, governor })
+        Ok(Self { device, dataset, samples, notice, params, rounds, trained: 0, model, governor })
     }
 
     /// Goes on from a head, where the method does not begin with one of its own; says whether it does.
@@ -168,7 +168,7 @@ impl<'a> FleetOfOne<'a> {
 
     /// The next step; `false` when there is none.
     fn step(&mut self) -> anyhow::Result<bool> {
-        let step = self.params.next_step(self.has_sums, self.trained, self.rounds);
+        let step = self.params.next_step(self.model.statistics.is_some(), self.trained, self.rounds);
         self.notice.task = match step {
             Step::Gather(extent) => Task::Statistics { extent },
             Step::Train => Task::Train,
@@ -181,7 +181,7 @@ impl<'a> FleetOfOne<'a> {
         let job = Job { notice: self.notice.clone(), heads, aid };
         let content = work(&job, self.device, self.dataset, &mut || governor.passes(&stop))?;
         let update = Update::decode(&content, shape, task, self.params.method)?;
-        let mut sum = RoundSum::new(shape, step, &self.params, &self.model.memory);
+        let mut sum = RoundSum::new(shape, step, &self.params, &self.model);
         sum.add(self.device.as_str(), &update.content, update.samples)?;
         let conditions = Conditions {
             params: &self.params,
@@ -192,10 +192,7 @@ impl<'a> FleetOfOne<'a> {
             auxiliary: Some(self.samples),
         };
         self.model.update(sum.merge(self.model.clone(), &conditions));
-        match step {
-            Step::Gather(_) => self.has_sums = true,
-            Step::Train | Step::Done => self.trained += 1,
-        }
+        self.trained += u32::from(step == Step::Train);
         self.notice.round.0 += 1;
         Ok(true)
     }
@@ -238,7 +235,7 @@ mod tests {
         let shape = Shape::new(2, 2).unwrap();
         let labels: Vec<u16> = (0..40).map(|index| index % 2).collect();
         let features = labels.iter().flat_map(|&label| if label == 0 { [1.0, 0.2] } else { [-1.0, 0.2] }).collect();
-        let dataset = Dataset { features, labels, damaged: 0 };
+        let dataset = Dataset { features, labels, ..Dataset::default() };
         let samples = Samples::new(shape, &dataset.features, &dataset.labels).unwrap();
         let device = "alone".parse().unwrap();
         for method in Method::ALL {

@@ -33,6 +33,7 @@ impl Session {
             classes: identity.classes,
             shape: identity.shape,
             samples: self.samples,
+            dataset: self.dataset,
             labels: identity.labels.clone(),
         };
         self.send(ToAggregator::Hello(hello));

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use grapevine_models::Shape;
 use grapevine_protocol::topics::BlobKind;
 use grapevine_protocol::{
-    BlobRef, BootId, DeviceId, Digest, Labels, Leaving, Notice, Receipt, Refusal, RoundId, RunId, Task, ToAggregator,
-    ToDevice, is_selected, largest_aid, largest_heads,
+    BlobRef, BootId, DatasetId, DeviceId, Digest, Labels, Leaving, Notice, Receipt, Refusal, RoundId, RunId, Task,
+    ToAggregator, ToDevice, is_selected, largest_aid, largest_heads,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -102,8 +102,8 @@ pub enum Event {
     /// Something that does not belong was ignored: no message of this protocol, a notice of another fleet's shape,
     /// damaged blocks.
     Ignored(Refusal),
-    /// The run is over and its heads, if it has any, are kept.
-    Finished(RoundId),
+    /// The fleet has nothing to learn for now, and its newest heads, if it has any, are kept.
+    Rests(RoundId),
     /// The fleet's newest heads are on this device.
     NewHeads(Digest),
     /// The shell lets work wait to spare the device; why.
@@ -138,12 +138,14 @@ pub struct FinishedUpdate {
 pub struct Session {
     identity: Identity,
     samples: u32,
+    /// Which samples they are.
+    dataset: DatasetId,
     link: Link,
     /// Whether rounds choose from devices like this one.
     is_eligible: bool,
     notice: Option<Notice>,
-    /// Whether the end of the newest notice's run was reported.
-    finished: bool,
+    /// Whether it was reported that the fleet rests.
+    rests: bool,
     /// The round this device last answered or gave up; it works on none twice.
     answered: Option<(RunId, RoundId)>,
     working: Option<(RunId, RoundId)>,
@@ -160,16 +162,17 @@ pub struct Session {
 
 impl Session {
     /// A device that is not connected yet. `pending` is what a former start left in the outbox.
-    pub fn new(identity: Identity, samples: u32, pending: Option<FinishedUpdate>) -> Self {
+    pub fn new(identity: Identity, samples: u32, dataset: DatasetId, pending: Option<FinishedUpdate>) -> Self {
         let rng = ChaCha8Rng::seed_from_u64(identity.boot.0);
         let answered = pending.as_ref().map(|update| (update.run, update.round));
         Self {
             identity,
             samples,
+            dataset,
             link: Link::Offline,
             is_eligible: false,
             notice: None,
-            finished: false,
+            rests: false,
             answered,
             working: None,
             heads: None,
@@ -238,11 +241,12 @@ impl Session {
         self.proceed(now);
     }
 
-    /// The device holds another number of samples now. One that held none was asked for nothing, so it says hello anew;
-    /// other numbers are told with the next hello.
-    pub fn handle_samples(&mut self, now: Duration, samples: u32) {
-        let held_none = core::mem::replace(&mut self.samples, samples) == 0;
-        if held_none && samples > 0 && self.link != Link::Offline {
+    /// The device holds these samples now. Others than before are told to the aggregator at once: it asks for them, or lets
+    /// them count in the rounds that follow.
+    pub fn handle_samples(&mut self, now: Duration, samples: u32, dataset: DatasetId) {
+        let is_same = (self.samples, self.dataset) == (samples, dataset);
+        (self.samples, self.dataset) = (samples, dataset);
+        if !is_same && self.link != Link::Offline {
             self.greet(now, FIRST_PAUSE);
         }
     }
@@ -298,7 +302,7 @@ impl Session {
         }
         if self.notice.as_ref() != Some(&notice) {
             let former = self.notice.replace(notice);
-            self.finished &= former.as_ref().is_some_and(|former| self.is_current(former.run, former.round));
+            self.rests &= former.as_ref().is_some_and(|former| self.is_current(former.run, former.round));
             self.review_download();
             self.review_work();
             // An aggregator that started again has no devices in its books, and one that came after this device never
@@ -366,7 +370,7 @@ impl Session {
             && self.answered != Some((notice.run, notice.round))
             && self.working != Some((notice.run, notice.round))
             && is_selected(&notice, &self.identity.device);
-        if !has_work && notice.task != Task::Finished {
+        if !has_work && notice.task != Task::Rest {
             return;
         }
         if let Some(blob) = notice.heads.filter(|blob| self.heads.as_ref().is_none_or(|(have, _)| have != blob)) {
@@ -374,9 +378,9 @@ impl Session {
             return self.begin_download(now, BlobKind::Heads, blob, limit);
         }
         self.save_heads(&notice);
-        if notice.task == Task::Finished && !self.finished {
-            self.finished = true;
-            self.report(Event::Finished(notice.round));
+        if notice.task == Task::Rest && !self.rests {
+            self.rests = true;
+            self.report(Event::Rests(notice.round));
         }
         if !has_work {
             return;

@@ -31,6 +31,7 @@ fn notice(round: u32, heads: Option<BlobRef>) -> Notice {
         aid: None,
         seed: 5,
         highest_ticket: u64::MAX,
+        only: Vec::new(),
         closes_in_ms: 1_000,
     }
 }
@@ -41,7 +42,7 @@ fn actions(session: &mut Session) -> Vec<Action> {
 
 /// A session that is welcome, with its actions so far taken.
 fn welcome() -> Session {
-    let mut session = Session::new(identity(), 10, None);
+    let mut session = Session::new(identity(), 10, DatasetId(1), None);
     session.handle_connected(SECOND);
     session.handle_message(
         SECOND,
@@ -63,7 +64,7 @@ fn receipt(update: &FinishedUpdate, refused: Option<Refusal>) -> ToDevice {
 
 #[test]
 fn a_hello_is_repeated_until_it_is_answered() {
-    let mut session = Session::new(identity(), 10, None);
+    let mut session = Session::new(identity(), 10, DatasetId(1), None);
     assert_eq!(session.poll_timeout(), None);
     session.handle_connected(SECOND);
     assert!(matches!(actions(&mut session)[..], [Action::Send(ToAggregator::Hello(_), _)]));
@@ -157,7 +158,7 @@ fn heads_are_fetched_in_blocks_that_may_come_twice_and_damaged() {
 fn a_run_is_reported_as_finished_once_its_heads_are_kept() {
     let content: Vec<u8> = (0..200).collect();
     let blob = BlobRef::of(&content);
-    let finished = |heads| ToDevice::Notice(Notice { task: Task::Finished, ..notice(4, heads) });
+    let finished = |heads| ToDevice::Notice(Notice { task: Task::Rest, ..notice(4, heads) });
     let mut session = welcome();
     session.handle_message(SECOND, finished(Some(blob)), &[]);
     let taken = actions(&mut session);
@@ -166,19 +167,19 @@ fn a_run_is_reported_as_finished_once_its_heads_are_kept() {
     session.handle_message(SECOND, ToDevice::Block(header), bytes);
     let taken = actions(&mut session);
     let saved = taken.iter().position(|action| matches!(action, Action::SaveHeads { .. }));
-    let told = taken.iter().position(|action| matches!(action, Action::Report(Event::Finished(RoundId(4)))));
+    let told = taken.iter().position(|action| matches!(action, Action::Report(Event::Rests(RoundId(4)))));
     assert!(saved.is_some() && saved < told, "{taken:?}");
     session.handle_message(SECOND, finished(Some(blob)), &[]);
     assert!(actions(&mut session).is_empty(), "the same notice again says nothing new");
     let mut session = welcome();
     session.handle_message(SECOND, finished(None), &[]);
     let taken = actions(&mut session);
-    assert!(matches!(taken[..], [Action::Report(Event::Finished(_))]), "a run may end without heads: {taken:?}");
+    assert!(matches!(taken[..], [Action::Report(Event::Rests(_))]), "a run may end without heads: {taken:?}");
 }
 
 #[test]
 fn what_a_former_start_left_is_offered_and_an_old_round_is_dropped() {
-    let mut session = Session::new(identity(), 10, Some(update(4)));
+    let mut session = Session::new(identity(), 10, DatasetId(1), Some(update(4)));
     session.handle_connected(SECOND);
     session.handle_message(SECOND, ToDevice::Notice(notice(4, None)), &[]);
     session.handle_message(
@@ -197,7 +198,7 @@ fn what_a_former_start_left_is_offered_and_an_old_round_is_dropped() {
 
 #[test]
 fn an_older_notice_and_a_receipt_of_another_round_take_nothing_away() {
-    let mut session = Session::new(identity(), 10, Some(update(4)));
+    let mut session = Session::new(identity(), 10, DatasetId(1), Some(update(4)));
     session.handle_connected(SECOND);
     session.handle_message(SECOND, ToDevice::Notice(notice(3, None)), &[]);
     session.handle_message(SECOND, ToDevice::Notice(notice(4, None)), &[]);
@@ -277,7 +278,7 @@ fn a_restarted_aggregator_hears_hello_again() {
 
 #[test]
 fn devices_without_samples_or_without_the_draw_do_not_work() {
-    let mut session = Session::new(identity(), 0, None);
+    let mut session = Session::new(identity(), 0, DatasetId(1), None);
     session.handle_connected(SECOND);
     session.handle_message(
         SECOND,
@@ -305,7 +306,7 @@ fn a_notice_of_another_shape_or_an_impossible_blob_is_ignored() {
 
 #[test]
 fn a_device_that_rounds_do_not_choose_from_works_on_none_and_has_the_final_heads() {
-    let mut session = Session::new(identity(), 10, None);
+    let mut session = Session::new(identity(), 10, DatasetId(1), None);
     session.handle_connected(SECOND);
     let welcome = Welcome { boot: BootId(7), run: RunId(1), is_eligible: false };
     session.handle_message(SECOND, ToDevice::Welcome(welcome), &[]);
@@ -313,7 +314,7 @@ fn a_device_that_rounds_do_not_choose_from_works_on_none_and_has_the_final_heads
     session.handle_message(SECOND, ToDevice::Notice(notice(0, None)), &[]);
     assert!(actions(&mut session).is_empty());
     let heads = BlobRef::of(b"final heads");
-    let last = Notice { task: Task::Finished, ..notice(1, Some(heads)) };
+    let last = Notice { task: Task::Rest, ..notice(1, Some(heads)) };
     session.handle_message(SECOND, ToDevice::Notice(last), &[]);
     assert!(matches!(
         &actions(&mut session)[..],

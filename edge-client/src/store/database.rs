@@ -2,6 +2,7 @@
 //! after a failure.
 
 use core::panic::AssertUnwindSafe;
+use core::sync::atomic::{AtomicU64, Ordering};
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::panic::catch_unwind;
@@ -43,12 +44,14 @@ pub(super) struct Guarded {
     opener: Opener,
     /// `None` after a failure that it could not be opened after.
     opened: RwLock<Option<Opened>>,
+    /// Attempts to write since it was opened.
+    writes: AtomicU64,
 }
 
 impl Guarded {
     /// A database that is open, and how to open it again. `path` is for messages.
     pub(super) fn new(path: &Path, opened: Opened, opener: Opener) -> Self {
-        Self { path: path.to_owned(), opener, opened: RwLock::new(Some(opened)) }
+        Self { path: path.to_owned(), opener, opened: RwLock::new(Some(opened)), writes: AtomicU64::new(0) }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -74,7 +77,14 @@ impl Guarded {
         &self,
         work: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
-        self.with(|opened| write_to(&self.path, opened, work))
+        let outcome = self.with(|opened| write_to(&self.path, opened, work));
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        outcome
+    }
+
+    /// As long as it stays the same, this process has written nothing.
+    pub(super) fn writes(&self) -> u64 {
+        self.writes.load(Ordering::Relaxed)
     }
 
     fn with<T>(&self, work: impl FnOnce(&Opened) -> Result<T, StoreError>) -> Result<T, StoreError> {

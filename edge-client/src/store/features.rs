@@ -1,6 +1,9 @@
 //! The bounded, class-aware table of features.
 
+use std::sync::PoisonError;
+
 use grapevine_models::limits::MAX_FEATURE_VALUE;
+use grapevine_protocol::DatasetId;
 use redb::{ReadableTable, ReadableTableMetadata, Table};
 
 use super::identity::COUNTS_KEY;
@@ -70,6 +73,8 @@ pub struct Dataset {
     pub features: Vec<f32>,
     /// `[sample]`.
     pub labels: Vec<u16>,
+    /// Which samples they are, see [`Store::dataset`].
+    pub id: DatasetId,
     /// Records left out because their checksum does not fit; ingesting their images again repairs them.
     pub damaged: u32,
 }
@@ -136,8 +141,12 @@ impl Store {
         let dataset = self.database.read(|transaction| {
             let samples = transaction.open_table(SAMPLES)?;
             let rows = samples.len()? as usize;
-            let mut dataset =
-                Dataset { features: Vec::with_capacity(rows * width), labels: Vec::with_capacity(rows), damaged: 0 };
+            let mut dataset = Dataset {
+                features: Vec::with_capacity(rows * width),
+                labels: Vec::with_capacity(rows),
+                ..Dataset::default()
+            };
+            dataset.id = dataset_in(&transaction.open_table(LABELS)?)?;
             let mut halves = Vec::with_capacity(width);
             for entry in samples.iter()? {
                 let (key, record) = entry?;
@@ -160,6 +169,22 @@ impl Store {
     pub fn counts(&self) -> Result<Vec<u32>, StoreError> {
         let classes = self.shape().classes();
         self.database.read(|transaction| counts_in(&transaction.open_table(STATE)?, classes))
+    }
+
+    /// Which samples are stored: the same name as long as the same images have the same labels. Cheap while this process
+    /// writes nothing; a store opened for reading goes on saying what it found first.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn dataset(&self) -> Result<DatasetId, StoreError> {
+        let writes = self.database.writes();
+        let known = *self.known_dataset.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, dataset)) = known.filter(|(at, _)| *at == writes) {
+            return Ok(dataset);
+        }
+        let dataset = self.database.read(|transaction| dataset_in(&transaction.open_table(LABELS)?))?;
+        *self.known_dataset.lock().unwrap_or_else(PoisonError::into_inner) = Some((writes, dataset));
+        Ok(dataset)
     }
 
     /// The bounds in force.
@@ -301,6 +326,19 @@ fn largest(counts: &[u32], newcomer: u16) -> (u16, u32) {
     let own = counts.get(usize::from(newcomer)).copied().unwrap_or(0);
     let start = (newcomer, own);
     (0_u16..).zip(counts).fold(start, |best, (label, &count)| if count > best.1 { (label, count) } else { best })
+}
+
+fn dataset_in(labels: &impl ReadableTable<&'static [u8; 32], u16>) -> Result<DatasetId, redb::Error> {
+    let mut fault = None;
+    let samples = labels.iter()?.map_while(|entry| match entry {
+        Ok((digest, label)) => Some((label.value(), *digest.value())),
+        Err(error) => {
+            fault = Some(error);
+            None
+        }
+    });
+    let id = DatasetId::of(samples);
+    fault.map_or(Ok(id), |fault| Err(fault.into()))
 }
 
 /// Samples per class; those of classes that are not in the table are zero.

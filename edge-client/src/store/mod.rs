@@ -17,8 +17,10 @@ mod tests;
 use core::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use grapevine_models::Shape;
+use grapevine_protocol::DatasetId;
 use redb::TableDefinition;
 
 pub use device::{NewestHead, OutboxEntry};
@@ -48,6 +50,8 @@ pub struct Store {
     database: Guarded,
     shape: Shape,
     limits: StoreLimits,
+    /// After how many writes which samples were there.
+    known_dataset: Mutex<Option<(u64, DatasetId)>>,
 }
 
 impl Store {
@@ -93,7 +97,7 @@ impl Store {
         let identity = read_identity(path, &opened)?.ok_or_else(|| StoreError::Missing { path: path.to_owned() })?;
         let file = path.to_owned();
         let database = Guarded::new(path, opened, Box::new(move || open_reader(&file)));
-        Ok((Self { database, shape: identity.shape, limits: StoreLimits::default() }, identity))
+        Ok((Self::with(database, identity.shape), identity))
     }
 
     /// A store over a database that `opener` opens and settles.
@@ -103,7 +107,11 @@ impl Store {
         opener: impl Fn() -> Result<Opened, StoreError> + Send + Sync + 'static,
     ) -> Result<Self, StoreError> {
         let database = Guarded::new(path, opener()?, Box::new(opener));
-        Ok(Self { database, shape, limits: StoreLimits::default() })
+        Ok(Self::with(database, shape))
+    }
+
+    fn with(database: Guarded, shape: Shape) -> Self {
+        Self { database, shape, limits: StoreLimits::default(), known_dataset: Mutex::default() }
     }
 
     /// The same store with other bounds. Samples above a lowered bound go with the next batch.

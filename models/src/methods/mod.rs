@@ -42,6 +42,7 @@ use crate::local::Local;
 use crate::merge::{DeviceWeights, HeadSum, PrototypeSum};
 use crate::params::{Params, Sums, ValidParams};
 use crate::prior::log_prior;
+use crate::shape::Shape;
 use crate::statistics::Statistics;
 
 /// Most settings that a method may have of its own.
@@ -100,6 +101,8 @@ struct Definition {
     weights: fn(&Memory) -> DeviceWeights,
     /// What the answers of a round make of the fleet's model.
     conclude: fn(Closed<'_>) -> Merged,
+    /// Whether a memory is one that this method wrote.
+    fits_memory: fn(&Memory, Shape) -> bool,
 }
 
 /// What devices answer in a round of training.
@@ -172,6 +175,7 @@ impl Definition {
         prepare: |_, _| Prepared::default(),
         weights: |_| DeviceWeights::default(),
         conclude: |closed| closed.plain(),
+        fits_memory: |_, _| true,
     };
     /// One exchange of sums and nothing else.
     const ONE_SHOT: Self = Self { trains: false, ..Self::PLAIN };
@@ -277,6 +281,26 @@ impl Method {
         match self.definition().dial {
             Dial::Prior => "the log class share",
             Dial::Head => "one for the most frequent 30 % of the classes",
+        }
+    }
+
+    /// Whether a memory that was stored is one that this method wrote for a fleet of this shape.
+    pub fn fits_memory(self, memory: &Memory, shape: Shape) -> bool {
+        (self.definition().fits_memory)(memory, shape)
+    }
+
+    /// What becomes of data that come after the first round, for people: one sentence.
+    pub fn on_late_data(self) -> &'static str {
+        let definition = self.definition();
+        match (definition.trains, definition.needs) {
+            (false, _) => "the statistics of new and changed devices are taken in at once, and the head is that of all",
+            (true, Sums::SecondMoment) => {
+                "the statistics of new and changed devices are taken in, and training starts anew from those of all"
+            }
+            (true, Sums::Counts | Sums::Means) => {
+                "the statistics of new and changed devices are taken in, and training goes on with those of all"
+            }
+            (true, Sums::Nothing) => "new and changed devices take part in the rounds that follow",
         }
     }
 

@@ -19,12 +19,13 @@ use super::{Answer, Closed, Definition, Dial, Prepared, Setting};
 use crate::aid::Aid;
 use crate::curvature::{Curvature, second_moment};
 use crate::descent::{Descent, MOST_VECTORS};
-use crate::fleet::{FleetModel, Merged};
+use crate::fleet::{FleetModel, HeldBack, Memory, Merged};
 use crate::head::{Head, Heads};
 use crate::limits::{MAX_CLASSES, MAX_FEATURES, MAX_MEMORY_NUMBERS, MAX_PARAMETER_VALUE};
 use crate::oneshot::{Gaussians, LDA_SHRINKAGE};
 use crate::params::{Params, Start, Sums, ValidParams};
 use crate::prior::log_prior;
+use crate::shape::Shape;
 use crate::statistics::{Statistics, triangle};
 
 const PULL: Setting = Setting {
@@ -65,6 +66,7 @@ pub(super) const DEFINITION: Definition = Definition {
     dial: Dial::Head,
     prepare,
     conclude,
+    fits_memory,
     ..Definition::PLAIN
 };
 
@@ -84,6 +86,12 @@ fn prepare(statistics: &Statistics, _: &ValidParams) -> Prepared {
     Prepared { heads: Some(heads), aid: None, numbers }
 }
 
+/// What is gathered, alone or with the gradient at the start and whole vectors of the descent.
+fn fits_memory(memory: &Memory, shape: Shape) -> bool {
+    let since = memory.numbers.len().checked_sub(2 + triangle(shape.features() + 1));
+    since.is_some_and(|since| since % shape.parameters() == 0) && memory.numbers.iter().all(|number| number.is_finite())
+}
+
 fn conclude(closed: Closed<'_>) -> Merged {
     let Closed { heads: answer, samples, known, conditions, .. } = closed;
     let FleetModel { heads, aid, mut memory, .. } = known;
@@ -95,7 +103,12 @@ fn conclude(closed: Closed<'_>) -> Merged {
     let Some(past) = Past::read(&memory.numbers, width, at.len()) else { return as_before(memory) };
     let answered = samples as f64 / past.samples;
     if start.is_none() && answered < ENOUGH_TO_BEGIN {
-        return as_before(memory);
+        let held_back = HeldBack::TooFewSamples {
+            answered: samples,
+            fleet: past.samples as u64,
+            needed_percent: (100.0 * ENOUGH_TO_BEGIN) as u8,
+        };
+        return Merged { held_back: Some(held_back), ..as_before(memory) };
     }
     let [pull, ..] = conditions.params.own;
     let pull = f64::from(pull) * past.variance / past.samples;
@@ -130,6 +143,7 @@ fn conclude(closed: Closed<'_>) -> Merged {
         in_use: is_found.then(|| head_of(&descent.base, width)),
         aid: if start.is_some() { None } else { Some(Aid::Anchor(tried.main)) },
         memory,
+        ..Merged::default()
     }
 }
 

@@ -79,22 +79,22 @@ fn updates() -> Seeds {
         (name, [&[round], &answer.update.encode(examples::shape(), answer.encoding)[..]].concat())
     }));
     assert!(answers.iter().all(|answer| answer.task != Task::Wait));
-    break_one(&mut seeds, "trained-f32", "nan", |bytes| put(bytes, 10, f32::NAN));
-    break_one(&mut seeds, "trained-f32", "absurd", |bytes| put(bytes, 10, 1e9));
+    break_one(&mut seeds, "trained-f32", "nan", |bytes| put(bytes, 12, f32::NAN));
+    break_one(&mut seeds, "trained-f32", "absurd", |bytes| put(bytes, 12, 1e9));
     break_one(&mut seeds, "trained-f32", "truncated", |bytes| bytes.truncate(50));
     break_one(&mut seeds, "trained-f32", "one-byte-more", |bytes| bytes.push(0));
     break_one(&mut seeds, "trained-f32", "wrong-shape", |bytes| bytes[2] = 3);
     break_one(&mut seeds, "trained-f32", "wrong-method", |bytes| bytes[0] = 1);
     break_one(&mut seeds, "trained-f32", "wrong-task", |bytes| bytes[0] = 7);
     break_one(&mut seeds, "trained-f32", "classes-descending", |bytes| {
-        bytes.splice(58..62, [1, 0, 0, 0]).for_each(drop)
+        bytes.splice(60..64, [1, 0, 0, 0]).for_each(drop)
     });
-    break_one(&mut seeds, "trained-int8", "infinite-scale", |bytes| put(bytes, 10, f32::INFINITY));
-    break_one(&mut seeds, "trained-with-loss", "nan-loss", |bytes| put(bytes, 9, f32::NAN));
-    break_one(&mut seeds, "gradients-alone", "without-any", |bytes| bytes.truncate(8));
+    break_one(&mut seeds, "trained-int8", "infinite-scale", |bytes| put(bytes, 12, f32::INFINITY));
+    break_one(&mut seeds, "trained-with-loss", "nan-loss", |bytes| put(bytes, 11, f32::NAN));
+    break_one(&mut seeds, "gradients-alone", "without-any", |bytes| bytes.truncate(10));
     break_one(&mut seeds, "trained-plain", "no-samples", |bytes| bytes[3] = 0);
-    break_one(&mut seeds, "statistics-means", "sum-too-large", |bytes| put(bytes, 14, 1e6));
-    break_one(&mut seeds, "statistics-counts", "too-many", |bytes| bytes[9] = 0xff);
+    break_one(&mut seeds, "statistics-means", "sum-too-large", |bytes| put(bytes, 16, 1e6));
+    break_one(&mut seeds, "statistics-counts", "too-many", |bytes| bytes[11] = 0xff);
     seeds
 }
 

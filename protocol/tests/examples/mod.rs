@@ -6,9 +6,9 @@ use grapevine_models::{
     Sums, triangle,
 };
 use grapevine_protocol::{
-    Aid, AidBody, Bitmap, BlobRef, BlockHeader, BootId, Digest, Encoding, HeadsBody, Hello, LabelValue, Labels,
-    Leaving, MemoryBody, Notice, Offer, Receipt, Refusal, Refused, RoundId, RunId, Task, ToAggregator, ToDevice,
-    Update, UpdateContent, Want, Welcome, class_list_digest,
+    Aid, AidBody, Bitmap, BlobRef, BlockHeader, BootId, DatasetId, Digest, Encoding, HeadsBody, Hello, LabelValue,
+    Labels, Leaving, MemoryBody, Notice, Offer, Receipt, Refusal, Refused, RoundId, RunId, Task, ToAggregator,
+    ToDevice, Update, UpdateContent, Want, Welcome, class_list_digest,
 };
 
 /// A message with the block behind it.
@@ -59,6 +59,7 @@ pub fn to_aggregator() -> Vec<Framed<ToAggregator>> {
         classes: class_list_digest(["cat", "dog"]),
         shape: Shape::new(10, 64).expect("within the limits"),
         samples: 4_321,
+        dataset: DatasetId(0x0a0b_0c0d),
         labels: labels(),
     };
     let offer = Offer { run: RunId(77), round: RoundId(300), blob: blob(), crc: 0xdead_beef };
@@ -83,7 +84,8 @@ pub fn to_device() -> Vec<Framed<ToDevice>> {
         framed("refused", ToDevice::Refused(Refused { boot: Some(BootId(0x0102)), reason: Refusal::Storage })),
         framed("notice-train", ToDevice::Notice(notice(Task::Train))),
         framed("notice-statistics", ToDevice::Notice(notice(statistics))),
-        framed("notice-finished", ToDevice::Notice(notice(Task::Finished))),
+        framed("notice-rest", ToDevice::Notice(notice(Task::Rest))),
+        framed("notice-only", ToDevice::Notice(Notice { only: vec![7, u32::MAX], ..notice(statistics) })),
         framed("notice-wait", ToDevice::Notice(Notice { heads: None, aid: None, ..notice(Task::Wait) })),
         framed("want", ToDevice::Want(want())),
         Framed { name: "block", message: ToDevice::Block(block_header()), block: b"second" },
@@ -96,7 +98,7 @@ pub fn to_device() -> Vec<Framed<ToDevice>> {
 pub fn answers() -> Vec<Answer> {
     let trained = |name, encoding| {
         let content = UpdateContent::Trained { heads: Some(heads()), prototypes: prototypes(), loss: None };
-        let update = Update { samples: 1_000, content };
+        let update = Update { samples: 1_000, dataset: DatasetId(300), content };
         Answer { name, update, encoding, task: Task::Train, method: Method::RedGrape }
     };
     let one_head = Heads { main: heads().main, supplementary: Head::zeros(shape()) };
@@ -109,11 +111,12 @@ pub fn answers() -> Vec<Answer> {
     };
     let gradients = UpdateContent::Trained { heads: None, prototypes: prototypes(), loss: None };
     let other = |name, content, method| {
-        let update = Update { samples: 1, content };
+        let update = Update { samples: 1, dataset: DatasetId(300), content };
         Answer { name, update, encoding: Encoding::F32, task: Task::Train, method }
     };
     let summed = |name, extent, method| {
-        let update = Update { samples: 5, content: UpdateContent::Statistics(statistics(extent)) };
+        let update =
+            Update { samples: 5, dataset: DatasetId(300), content: UpdateContent::Statistics(statistics(extent)) };
         Answer { name, update, encoding: Encoding::F32, task: Task::Statistics { extent }, method }
     };
     vec![
@@ -191,6 +194,7 @@ fn notice(task: Task) -> Notice {
         aid: Some(BlobRef { digest: Digest::of(b"aid"), bytes: 5_002 }),
         seed: 42,
         highest_ticket: u64::MAX / 3,
+        only: Vec::new(),
         closes_in_ms: 60_000,
     }
 }

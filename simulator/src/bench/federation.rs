@@ -12,7 +12,7 @@ use grapevine_models::{
 };
 use grapevine_protocol::topics::BlobKind;
 use grapevine_protocol::{
-    AidBody, BodyError, BootId, DeviceId, Digest, Encoding, HeadsBody, Notice, RoundId, RunId, Task, Update,
+    AidBody, BodyError, BootId, DatasetId, DeviceId, Digest, Encoding, HeadsBody, Notice, RoundId, RunId, Task, Update,
 };
 use rayon::prelude::*;
 
@@ -199,7 +199,6 @@ struct Federation<'a> {
     devices: &'a [Device<'a>],
     auxiliary: Option<Samples<'a>>,
     model: FleetModel,
-    has_sums: bool,
     trained: u32,
     round: u32,
     wire: Wire,
@@ -222,7 +221,6 @@ impl<'a> Federation<'a> {
             devices,
             auxiliary,
             model: FleetModel::default(),
-            has_sums: false,
             trained: 0,
             round: 0,
             wire,
@@ -239,7 +237,7 @@ impl<'a> Federation<'a> {
     }
 
     fn next_step(&self) -> Step {
-        self.setup.params.next_step(self.has_sums, self.trained, self.setup.rounds)
+        self.setup.params.next_step(self.model.statistics.is_some(), self.trained, self.setup.rounds)
     }
 
     fn do_step(&mut self, step: Step) -> Result<(), FederationError> {
@@ -248,7 +246,7 @@ impl<'a> Federation<'a> {
         for &device in &chosen {
             self.fetch(device);
         }
-        let sum = Mutex::new(RoundSum::new(self.shape(), step, &self.setup.params, &self.model.memory));
+        let sum = Mutex::new(RoundSum::new(self.shape(), step, &self.setup.params, &self.model));
         let uploads = chosen
             .par_iter()
             .map(|&device| {
@@ -294,7 +292,8 @@ impl<'a> Federation<'a> {
         if is_exact {
             return Ok(content);
         }
-        let bytes = Update { samples, content }.encode(self.shape(), self.setup.encoding);
+        let bytes =
+            Update { samples, dataset: DatasetId::default(), content }.encode(self.shape(), self.setup.encoding);
         Ok(Update::decode(&bytes, self.shape(), task(step), self.setup.params.method)?.content)
     }
 
@@ -321,11 +320,7 @@ impl<'a> Federation<'a> {
             merged.aid = Some(if is_exact { body.0 } else { AidBody::decode(&bytes, shape)?.0 });
         }
         self.model.update(merged);
-        match step {
-            Step::Gather(_) => self.has_sums = true,
-            Step::Train => self.trained += 1,
-            Step::Done => {}
-        }
+        self.trained += u32::from(step == Step::Train);
         self.round += 1;
         Ok(())
     }
@@ -345,6 +340,7 @@ impl<'a> Federation<'a> {
             aid: named(self.newest.aid, self.aid_bytes).filter(|_| step == Step::Train),
             seed: self.fleet.seed,
             highest_ticket: u64::MAX,
+            only: Vec::new(),
             closes_in_ms: 0,
         };
         self.traffic.down += self.wire.notice(&notice) * self.devices.len() as u64;
@@ -387,6 +383,6 @@ fn task(step: Step) -> Task {
     match step {
         Step::Gather(extent) => Task::Statistics { extent },
         Step::Train => Task::Train,
-        Step::Done => Task::Finished,
+        Step::Done => Task::Rest,
     }
 }

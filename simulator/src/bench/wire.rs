@@ -9,8 +9,8 @@ use grapevine_edge_client::session::DOWNLOAD_WINDOW;
 use grapevine_models::{Shape, UpdateContent};
 use grapevine_protocol::topics::{self, BlobKind};
 use grapevine_protocol::{
-    BUILT_IN_LABELS, Bitmap, BlobRef, BlockHeader, BootId, DeviceId, Digest, Encoding, FleetId, Hello, LabelValue,
-    Labels, Notice, Offer, Receipt, RoundId, RunId, ToAggregator, ToDevice, Update, Want, Welcome, encode,
+    BUILT_IN_LABELS, Bitmap, BlobRef, BlockHeader, BootId, DatasetId, DeviceId, Digest, Encoding, FleetId, Hello,
+    LabelValue, Labels, Notice, Offer, Receipt, RoundId, RunId, ToAggregator, ToDevice, Update, Want, Welcome, encode,
 };
 
 /// Numbers that are random in a real fleet; long ones, as nearly all of them are.
@@ -77,6 +77,8 @@ impl Wire {
             classes: Digest([0; 32]),
             shape: self.shape,
             samples: samples as u32,
+            // Of the usual length.
+            dataset: DatasetId(u64::MAX / 3),
             labels: labels(),
         };
         let welcome = Welcome { boot: BOOT, run: RUN, is_eligible: true };
@@ -144,7 +146,9 @@ impl Wire {
         if let Some(&bytes) = self.updates.lock().unwrap_or_else(PoisonError::into_inner).get(&form) {
             return bytes;
         }
-        let bytes = Update { samples, content: content.clone() }.encode(self.shape, self.encoding).len();
+        let bytes = Update { samples, dataset: DatasetId::default(), content: content.clone() }
+            .encode(self.shape, self.encoding)
+            .len();
         self.updates.lock().unwrap_or_else(PoisonError::into_inner).insert(form, bytes);
         bytes
     }

@@ -12,6 +12,7 @@ use grapevine_aggregator::store::{Store as Ledger, StoreError};
 use grapevine_edge_client::device::DeviceReport;
 use grapevine_host::Shutdown;
 use grapevine_models::evaluate::Accuracy;
+use grapevine_models::limits::MAX_SAMPLES;
 use grapevine_models::{Head, Samples, Sums, ValidParams};
 use grapevine_protocol::{Digest, Encoding, RunId, Task, class_list_digest};
 
@@ -92,7 +93,10 @@ fn round_config(options: &DemoOptions, prepared: &Prepared, params: ValidParams)
         extractor: prepared.extractor,
         classes: class_list_digest(prepared.class_names.iter().map(String::as_str)),
         params,
-        rounds: options.rounds,
+        rounds: Some(options.rounds),
+        rest_after: options.rounds,
+        news_after: Duration::ZERO,
+        max_samples: MAX_SAMPLES,
         min_devices: options.devices,
         select: Select::default(),
         participants: options.participants.map_or(Participants::All, Participants::Count),
@@ -154,7 +158,7 @@ impl Watch<'_> {
                 return Err(DemoError::Stopped);
             }
             match hear.recv_timeout(LOOK_UP) {
-                Ok(Told::Round(RoundEvent::Finished)) => finished = Some(now()),
+                Ok(Told::Round(RoundEvent::Finished | RoundEvent::Rested)) => finished = Some(now()),
                 Ok(Told::Round(RoundEvent::RoundAbandoned(round))) => {
                     return Err(FederationError::Abandoned(round.0).into());
                 }

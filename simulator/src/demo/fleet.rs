@@ -160,7 +160,10 @@ struct Teller(Sender<Told>);
 impl Observer for Teller {
     fn event(&mut self, event: &RoundEvent) {
         match event {
-            RoundEvent::RoundOpened { .. } | RoundEvent::Finished | RoundEvent::RoundAbandoned(_) => {
+            RoundEvent::RoundOpened { .. }
+            | RoundEvent::Finished
+            | RoundEvent::Rested
+            | RoundEvent::RoundAbandoned(_) => {
                 let _ = self.0.send(Told::Round(event.clone()));
             }
             RoundEvent::DeviceCame(_)
@@ -169,6 +172,8 @@ impl Observer for Teller {
             | RoundEvent::Refused { .. }
             | RoundEvent::Quarantined { .. }
             | RoundEvent::Released(_)
+            | RoundEvent::RoundUnusable { .. }
+            | RoundEvent::NewsGathered { .. }
             | RoundEvent::RoundExtended(_) => {}
         }
     }

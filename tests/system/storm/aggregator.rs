@@ -119,7 +119,7 @@ impl Aggregator {
                 Some(Action::StoreUpdate(update)) => updates.push(update),
                 Some(action) => self.do_action(now, action, meter, out, said)?,
                 None if updates.is_empty() => break,
-                None => self.store_updates(core::mem::take(&mut updates), meter)?,
+                None => self.store_updates(now, core::mem::take(&mut updates), meter)?,
             }
         }
         if self.rng.random_ratio(1, BOOKS_ONE_OF) { self.write_books(now) } else { Ok(()) }
@@ -163,7 +163,7 @@ impl Aggregator {
             Action::OpenRound { notice, expected, chosen } => {
                 ledger::open_round(&mut self.ledger, notice, *expected, *chosen)?;
             }
-            Action::StoreUpdate(update) => self.store_updates(vec![update.clone()], meter)?,
+            Action::StoreUpdate(update) => self.store_updates(now, vec![update.clone()], meter)?,
             Action::Commit(outcome) => {
                 ledger::commit(&mut self.ledger, outcome, None)?;
                 let own = now - process.started;
@@ -183,14 +183,22 @@ impl Aggregator {
         Ok(())
     }
 
-    fn store_updates(&mut self, mut updates: Vec<AcceptedUpdate>, meter: &mut Meter) -> Result<(), StoreError> {
+    fn store_updates(
+        &mut self,
+        now: Duration,
+        mut updates: Vec<AcceptedUpdate>,
+        meter: &mut Meter,
+    ) -> Result<(), StoreError> {
         ledger::store_updates(&mut self.ledger, &updates)?;
         let Some(process) = &mut self.process else { return Ok(()) };
-        meter.of(Owner::Aggregator, || {
-            for update in updates.drain(..) {
-                process.coordinator.handle_stored(&update.device, update.round);
-            }
-        });
+        let now = now - process.started;
+        for update in updates.drain(..) {
+            let former = ledger::former_statistics(&self.ledger, &process.coordinator, &update.device)?;
+            meter.of(Owner::Aggregator, || {
+                process.coordinator.handle_stored(now, &update.device, update.round, former.as_deref());
+                drop(update);
+            });
+        }
         Ok(())
     }
 

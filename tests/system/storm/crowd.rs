@@ -44,7 +44,7 @@ impl Crowd {
                 return Ok(Some(self.round_end()));
             }
             let process = self.world.aggregator.process.as_ref();
-            let is_finished = process.is_some_and(|process| process.coordinator.is_finished());
+            let is_finished = process.is_some_and(|process| process.coordinator.is_resting());
             finished_at = finished_at.or(is_finished.then_some(self.world.now));
         }
         match invariants::what_is_missing(&self.world) {

@@ -12,7 +12,7 @@ use grapevine_edge_client::work::work;
 use grapevine_models::Shape;
 use grapevine_protocol::topics::BlobKind;
 use grapevine_protocol::{
-    BootId, DeviceId, Digest, Labels, Refusal, RoundId, RunId, ToAggregator, decode_to_device, encode,
+    BootId, DatasetId, DeviceId, Digest, Labels, Refusal, RoundId, RunId, ToAggregator, decode_to_device, encode,
 };
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -56,7 +56,10 @@ pub(super) enum Wish {
 
 pub(super) struct Device {
     pub(super) id: DeviceId,
-    pub(super) dataset: Rc<Dataset>,
+    /// Its samples, by turns from change to change.
+    pub(super) datasets: [Rc<Dataset>; 2],
+    /// How often its samples changed.
+    pub(super) changes: usize,
     pub(super) starts: u32,
     pub(super) power: Power,
     pub(super) process: Option<Process>,
@@ -89,7 +92,7 @@ impl Device {
     pub(super) fn new(
         number: usize,
         shape: Shape,
-        dataset: Rc<Dataset>,
+        datasets: [Rc<Dataset>; 2],
         is_filled: bool,
         labels: [Labels; 2],
         seed: u64,
@@ -97,7 +100,8 @@ impl Device {
         let mut rng = ChaCha8Rng::seed_from_u64(seed ^ (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         Self {
             id: format!("device-{number:05}").parse().expect("letters and digits"),
-            dataset,
+            datasets,
+            changes: 0,
             starts: 0,
             power: Power::new(rng.next_u64()),
             process: None,
@@ -140,9 +144,9 @@ impl Device {
             shape: self.shape,
             labels: self.labels[self.starts as usize % 2].clone(),
         };
-        let samples = self.samples();
+        let (samples, dataset) = self.samples();
         let pending = self.outbox().map(|pending| pending.update.clone());
-        let session = meter.of(Owner::Devices, || Session::new(identity, samples, pending));
+        let session = meter.of(Owner::Devices, || Session::new(identity, samples, dataset, pending));
         self.process = Some(Process { session, started: now, job: None, jobs: 0, is_deaf: false, follows: [false; 2] });
     }
 
@@ -156,8 +160,15 @@ impl Device {
         }
     }
 
-    pub(super) fn samples(&self) -> u32 {
-        if self.is_filled { self.dataset.labels.len() as u32 } else { 0 }
+    /// The samples that it holds now.
+    pub(super) fn dataset(&self) -> &Rc<Dataset> {
+        &self.datasets[self.changes % 2]
+    }
+
+    /// How many samples it holds, and which.
+    pub(super) fn samples(&self) -> (u32, DatasetId) {
+        let dataset = self.dataset();
+        if self.is_filled { (dataset.labels.len() as u32, dataset.id) } else { (0, DatasetId::default()) }
     }
 
     /// A frame arrived; gives why it was ignored, if it is no message.
@@ -192,7 +203,7 @@ impl Device {
     }
 
     fn work_and_keep(&mut self, job: &Job) -> Option<FinishedUpdate> {
-        let content = work(job, &self.id, &self.dataset, &mut || true).expect("every plan can be trained");
+        let content = work(job, &self.id, self.dataset(), &mut || true).expect("every plan can be trained");
         let update = FinishedUpdate { run: job.notice.run, round: job.notice.round, content };
         let pending = Pending { digest: Digest::of(&update.content), update: update.clone() };
         self.write(|records| records.outbox = Some(Rc::new(pending))).then_some(update)

@@ -27,6 +27,13 @@ impl World {
                 self.power(part).fail_after(writes);
             }
             Fault::Stop { device, down } => return Ok(self.stop(device, down)),
+            Fault::ChangeSamples { device } => {
+                self.devices[device as usize].changes += 1;
+                if self.devices[device as usize].is_filled {
+                    self.ingested(device);
+                    return Ok(Some(Part::Device(device)));
+                }
+            }
             Fault::Start(part) => return Ok(self.start(part)),
             Fault::CutLink { part, away } => {
                 self.network.link(part).is_cut = true;
@@ -224,9 +231,9 @@ impl World {
         let now = self.now;
         let device = &mut self.devices[device as usize];
         device.is_filled = true;
-        let samples = device.samples();
+        let (samples, dataset) = device.samples();
         if let Some(process) = &mut device.process {
-            process.session.handle_samples(now - process.started, samples);
+            process.session.handle_samples(now - process.started, samples, dataset);
         }
     }
 

@@ -3,7 +3,8 @@
 use std::rc::Rc;
 
 use grapevine_protocol::{
-    BlobRef, BootId, DeviceId, Digest, Hello, Labels, Leaving, Offer, RoundId, RunId, ToAggregator, block, encode,
+    BlobRef, BootId, DatasetId, DeviceId, Digest, Hello, Labels, Leaving, Offer, RoundId, RunId, ToAggregator, block,
+    encode,
 };
 
 use super::invariants::Broken;
@@ -47,6 +48,7 @@ impl World {
             classes: self.plan.round.classes,
             shape: self.plan.round.shape,
             samples: 5,
+            dataset: DatasetId(5),
             labels: Labels::default(),
         })
     }

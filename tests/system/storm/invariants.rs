@@ -282,14 +282,14 @@ fn invariant_a_device_keeps_published_heads(world: &World, device: u32) -> Resul
     Err(Broken::new("a device keeps heads of the fleet", format!("device {device} keeps {}", kept.digest)))
 }
 
-/// Once everything works: the run is over, every device has its heads, and no update waits.
+/// Once everything works: the run rests, every device has its heads, and no update waits.
 pub(super) fn what_is_missing(world: &World) -> Option<String> {
     let Some(process) = &world.aggregator.process else { return Some("the aggregator is down".into()) };
-    if !process.coordinator.is_finished() {
+    if !process.coordinator.is_resting() {
         let rounds: Vec<(RoundId, RoundPhase)> =
             world.aggregator.ledger.rounds().iter().map(|r| (RoundId(r.row.round), r.row.phase)).collect();
         let (present, open) = (process.coordinator.present(), process.coordinator.open_round());
-        return Some(format!("the run is not over: {present} devices are there, {open:?} is open of {rounds:?}"));
+        return Some(format!("the run does not rest: {present} devices are there, {open:?} is open of {rounds:?}"));
     }
     let wanted = process.coordinator.model().for_use().map(|content| content.blob.digest);
     for (number, device) in world.devices.iter().enumerate() {

@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use grapevine_aggregator::store::{
-    Accepted, Collected, DeviceRow, Digest, Ledger, MergedRound, NewRound, NewUpdate, RoundPhase, RoundRow, RunRow,
-    StoreError, UpdateRow,
+    Accepted, Collected, ContributionRow, CountersRow, DeviceRow, Digest, Ledger, MergedRound, NewRound, NewUpdate,
+    RoundPhase, RoundRow, RunRow, StoreError, TakesIn, UpdateRow,
 };
 use grapevine_protocol::Digest as Sha256;
 
@@ -23,6 +23,8 @@ use super::power::{Draw, Power};
 pub(super) struct Round {
     pub(super) row: RoundRow,
     pub(super) updates: BTreeMap<String, UpdateRow>,
+    /// What each of them tells of its device's samples.
+    pub(super) told: BTreeMap<String, ContributionRow>,
 }
 
 impl Round {
@@ -46,6 +48,7 @@ struct Disk {
     /// Ascending by number.
     rounds: Vec<Round>,
     devices: BTreeMap<String, DeviceRow>,
+    contributions: BTreeMap<String, ContributionRow>,
     refusals: BTreeMap<String, u64>,
     blobs: BTreeMap<Digest, Blob>,
     merged: u64,
@@ -144,6 +147,21 @@ impl Disk {
         found.ok_or(StoreError::NotCollecting { run, round })
     }
 
+    /// What the updates of a merged round tell of their devices' samples takes the place of what those told before.
+    fn take_in(&mut self, takes_in: TakesIn, told: BTreeMap<String, ContributionRow>) {
+        for (device, mut told) in told {
+            match takes_in {
+                TakesIn::Nothing => continue,
+                TakesIn::Statistics => {}
+                TakesIn::Samples => told.digest = None,
+            }
+            told.digest.iter().for_each(|digest| self.name(digest));
+            if let Some(former) = self.contributions.insert(device, told).and_then(|former| former.digest) {
+                self.blobs.get_mut(&former).expect("a named blob is there").names -= 1;
+            }
+        }
+    }
+
     fn name(&mut self, digest: &Digest) {
         self.blobs.get_mut(digest).expect("a blob is on the disk before a row names it").names += 1;
     }
@@ -218,22 +236,27 @@ impl Ledger for MemoryLedger {
     fn open_round(&mut self, round: &NewRound) -> Result<(), StoreError> {
         let open = |disk: &mut Disk| {
             assert_eq!(round.round as usize, disk.rounds.len(), "rounds are numbered without a gap");
-            disk.rounds.push(Round { row: row(round.clone()), updates: BTreeMap::new() });
+            disk.run.iter_mut().for_each(|run| run.finished = false);
+            disk.rounds.push(Round { row: row(round.clone()), updates: BTreeMap::new(), told: BTreeMap::new() });
             Ok(())
         };
         self.write(open, |twin| twin.open_round(round))
     }
 
     fn commit_round(&mut self, merged: &MergedRound) -> Result<(), StoreError> {
-        let MergedRound { run, round, closed_ms, heads, aid, memory, in_use, metrics_json } = merged.clone();
-        let named = [heads, aid, memory, in_use];
+        let MergedRound { run, round, closed_ms, heads, aid, memory, in_use, metrics_json, .. } = merged.clone();
+        let MergedRound { statistics, counters, note, takes_in, .. } = merged.clone();
+        let named = [heads, aid, memory, in_use, statistics];
         for digest in named.iter().flatten() {
             self.blob(digest)?;
         }
         let commit = |disk: &mut Disk| {
-            let row = &mut disk.collecting(run, round)?.row;
+            let Round { row, told, .. } = disk.collecting(run, round)?;
             let (phase, closed_ms) = (RoundPhase::Merged, Some(closed_ms));
             *row = RoundRow { phase, closed_ms, heads, aid, memory, in_use, metrics_json, ..row.clone() };
+            *row = RoundRow { statistics, counters, note, ..row.clone() };
+            let told = core::mem::take(told);
+            disk.take_in(takes_in, told);
             named.iter().flatten().for_each(|digest| disk.name(digest));
             disk.merged += 1;
             Ok(())
@@ -268,6 +291,19 @@ impl Ledger for MemoryLedger {
         Ok(())
     }
 
+    fn each_contribution(&self, run: u64, take: &mut dyn FnMut(ContributionRow)) -> Result<(), StoreError> {
+        let rows = self.read(self.disk.contributions.values().cloned().collect::<Vec<_>>(), |twin| {
+            let mut rows = Vec::new();
+            twin.each_contribution(run, &mut |row| rows.push(row)).map(|()| rows)
+        })?;
+        rows.into_iter().for_each(take);
+        Ok(())
+    }
+
+    fn contribution(&self, run: u64, device: &str) -> Result<Option<ContributionRow>, StoreError> {
+        self.read(self.disk.contributions.get(device).cloned(), |twin| twin.contribution(run, device))
+    }
+
     fn accept_updates(&mut self, updates: &[(NewUpdate, &[u8])]) -> Result<Vec<Accepted>, StoreError> {
         let mut new = Vec::new();
         let mut accepted = Vec::new();
@@ -281,10 +317,13 @@ impl Ledger for MemoryLedger {
         }
         let accept = |disk: &mut Disk| {
             for (update, digest) in new {
-                let NewUpdate { run, round, device, samples, accepted_ms } = update.clone();
+                let NewUpdate { run, round, device, samples, dataset, mean_square, accepted_ms } = update.clone();
+                let told =
+                    ContributionRow { device: device.clone(), dataset, samples, mean_square, digest: Some(digest) };
                 let row =
                     UpdateRow { run, round, device: device.clone(), digest, samples, accepted_ms, blob_kept: true };
                 let round = disk.collecting(run, round)?;
+                round.told.insert(device.clone(), told);
                 round.updates.insert(device, row);
                 round.row.samples += u64::from(samples);
                 round.row.accepted = round.updates.len() as u32;
@@ -298,13 +337,11 @@ impl Ledger for MemoryLedger {
     fn forget_updates_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError> {
         let forget = |disk: &mut Disk| {
             let mut forgotten = Vec::new();
-            for old in disk.rounds.iter_mut().rev().skip_while(|old| old.row.round >= round) {
-                let kept: Vec<&mut UpdateRow> = old.updates.values_mut().filter(|update| update.blob_kept).collect();
-                if kept.is_empty() && old.row.phase == RoundPhase::Merged {
-                    // Those before it were forgotten with it.
-                    break;
-                }
-                for update in kept {
+            // Statistics that are part of the fleet's sum stay.
+            let needed: BTreeSet<Digest> = disk.contributions.values().filter_map(|told| told.digest).collect();
+            for old in disk.rounds.iter_mut().filter(|old| old.row.round < round) {
+                let kept = old.updates.values_mut().filter(|update| update.blob_kept);
+                for update in kept.filter(|update| !needed.contains(&update.digest)) {
                     update.blob_kept = false;
                     forgotten.push(update.digest);
                 }
@@ -318,11 +355,7 @@ impl Ledger for MemoryLedger {
         let forget = |disk: &mut Disk| {
             let mut forgotten = Vec::new();
             for Round { row, .. } in disk.rounds.iter_mut().rev().skip_while(|old| old.row.round >= round) {
-                if row.phase == RoundPhase::Merged && row.aid.is_none() && row.memory.is_none() {
-                    break;
-                }
-                forgotten.extend(row.aid.take());
-                forgotten.extend(row.memory.take());
+                forgotten.extend([row.aid.take(), row.memory.take(), row.statistics.take()].into_iter().flatten());
             }
             Ok(disk.forget(forgotten))
         };
@@ -336,12 +369,12 @@ impl Ledger for MemoryLedger {
             let Some(oldest) = merged.map(|round| round.row.round).nth(kept.max(1) as usize - 1) else {
                 return Ok(Collected::default());
             };
-            for Round { row, updates } in &mut disk.rounds[..oldest as usize] {
+            for Round { row, updates, .. } in &mut disk.rounds[..oldest as usize] {
                 if core::mem::take(&mut row.heads_kept) {
                     forgotten.extend([row.heads, row.in_use].into_iter().flatten());
                 }
                 row.notice.clear();
-                updates.clear();
+                updates.retain(|_, update| update.blob_kept);
             }
             Ok(disk.forget(forgotten))
         };
@@ -413,6 +446,9 @@ fn row(new: NewRound) -> RoundRow {
         aid: None,
         memory: None,
         in_use: None,
+        statistics: None,
+        counters: CountersRow::default(),
+        note: None,
         heads_kept: true,
         metrics_json: None,
         notice,

@@ -86,7 +86,9 @@ pub fn run(plan: Plan, trace: Trace) -> Result<Passed, Failed> {
 pub fn run_beside(plan: Plan, trace: Trace, ledger: Option<Box<dyn Ledger>>) -> Result<Passed, Failed> {
     let seed = plan.seed;
     let round = &plan.round;
-    let rounds = round.deadline * (round.extensions + 2) * (round.rounds + 1);
+    // A run without an end rests soon after its devices hold what they hold in the end.
+    let most = round.rounds.unwrap_or(3 * round.rest_after + 3);
+    let rounds = round.deadline * (round.extensions + 2) * (most + 1) + round.news_after;
     let limit = plan.calm_at + rounds + SETTLING;
     let mut world = World::new(plan, Meter::default(), trace, true);
     if let Some(ledger) = ledger {

@@ -101,7 +101,7 @@ impl Plan {
         let params = Params { epochs: 1, batch: 8, ..Params::defaults(Method::FedAvg, shape.classes()) };
         let round = RoundConfig {
             min_devices: devices,
-            rounds,
+            rounds: Some(rounds),
             quorum: 1.0,
             deadline: Duration::from_secs(600),
             ..config(shape, params, seed)
@@ -127,7 +127,10 @@ fn config(shape: Shape, params: Params, seed: u64) -> RoundConfig {
         extractor: Digest([1; 32]),
         classes: Digest([2; 32]),
         params: params.check().expect("every plan has valid parameters"),
-        rounds: 1,
+        rounds: Some(1),
+        rest_after: 1,
+        news_after: Duration::ZERO,
+        max_samples: 1_000,
         min_devices: 1,
         select: Select::default(),
         participants: Participants::All,
@@ -169,7 +172,9 @@ fn round(rng: &mut ChaCha8Rng, devices: usize, is_large: bool) -> RoundConfig {
     RoundConfig {
         quarantine,
         auxiliary: method.auxiliary().map(|per_class| Arc::new(auxiliary(shape, per_class))),
-        rounds: rng.random_range(1..5),
+        rounds: if rng.random_bool(0.5) { Some(rng.random_range(1..5)) } else { None },
+        rest_after: rng.random_range(1..5),
+        news_after: Duration::from_secs(rng.random_range(0..40)),
         min_devices: rng.random_range(1..=devices),
         participants: match rng.random_range(0..4) {
             0 => Participants::Share(rng.random_range(0.1..1.0)),
@@ -249,7 +254,7 @@ fn fault(rng: &mut ChaCha8Rng, devices: u32) -> Fault {
     let longest = if rng.random_ratio(1, 8) { 120_000 } else { 6_000 };
     let pause = Duration::from_millis(rng.random_range(0..longest));
     let device = rng.random_range(0..devices);
-    match rng.random_range(0..18) {
+    match rng.random_range(0..19) {
         0 | 1 => Fault::Kill { part, down: pause },
         2..=4 => Fault::CutPower { part, writes: rng.random_range(1..6), down: pause },
         5 => match part {
@@ -263,6 +268,7 @@ fn fault(rng: &mut ChaCha8Rng, devices: u32) -> Fault {
             Fault::Forge { device, forgery }
         }
         12 | 15 | 16 => Fault::Forge { device, forgery: Forgery::BadUpdate },
+        17 => Fault::ChangeSamples { device },
         13 if rng.random_bool(0.3) => Fault::Deafen { device },
         13 => Fault::Release { device },
         14 => {

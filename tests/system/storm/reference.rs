@@ -9,9 +9,12 @@ use grapevine_aggregator::store::{Digest, RoundPhase};
 use grapevine_edge_client::session::Job;
 use grapevine_edge_client::store::Dataset;
 use grapevine_edge_client::work::work;
-use grapevine_models::{Conditions, FleetModel, Head, Heads, Memory, RoundSum, Samples, Step};
+use grapevine_models::{
+    Conditions, FleetModel, Head, Heads, Memory, RoundSum, Samples, Statistics, Step, UpdateContent,
+};
 use grapevine_protocol::{
-    AidBody, DeviceId, Digest as Sha256, HeadsBody, MemoryBody, Notice, Task, ToDevice, Update, decode_to_device,
+    AidBody, DeviceId, Digest as Sha256, HeadsBody, MemoryBody, Notice, StatisticsBody, Task, ToDevice, Update,
+    decode_to_device,
 };
 
 use super::ledger::Round;
@@ -19,17 +22,20 @@ use super::ledger::Round;
 /// The quiet run, as far as rounds were merged.
 pub(super) struct Reference {
     config: RoundConfig,
-    devices: BTreeMap<String, (DeviceId, Rc<Dataset>)>,
+    devices: BTreeMap<String, (DeviceId, [Rc<Dataset>; 2])>,
+    /// What each device told of its samples last.
+    told: BTreeMap<String, Statistics>,
     /// The next round of the ledger to look at.
     next: usize,
+    /// Rounds of training since the run started anew.
     trained: u32,
     model: FleetModel,
 }
 
 impl Reference {
-    pub(super) fn new(config: RoundConfig, devices: impl Iterator<Item = (DeviceId, Rc<Dataset>)>) -> Self {
-        let devices = devices.map(|(id, dataset)| (id.to_string(), (id, dataset))).collect();
-        Self { config, devices, next: 0, trained: 0, model: FleetModel::default() }
+    pub(super) fn new(config: RoundConfig, devices: impl Iterator<Item = (DeviceId, [Rc<Dataset>; 2])>) -> Self {
+        let devices = devices.map(|(id, datasets)| (id.to_string(), (id, datasets))).collect();
+        Self { config, devices, told: BTreeMap::new(), next: 0, trained: 0, model: FleetModel::default() }
     }
 
     /// Follows the ledger; says what differs.
@@ -50,7 +56,7 @@ impl Reference {
         let step = match notice.task {
             Task::Statistics { extent } => Step::Gather(extent),
             Task::Train => Step::Train,
-            Task::Wait | Task::Finished => return Err("it was merged and asked for nothing".into()),
+            Task::Wait | Task::Rest => return Err("it was merged and asked for nothing".into()),
         };
         let sum = self.sum(&notice, step, round)?;
         let own = self.config.auxiliary.clone();
@@ -58,24 +64,30 @@ impl Reference {
         let conditions = Conditions {
             params: &self.config.params,
             seed: self.config.seed,
-            rounds: self.config.rounds,
+            rounds: self.config.rounds.unwrap_or(self.config.rest_after),
             trained: self.trained,
             auxiliary: own.map_err(|error| error.to_string())?,
         };
         let mut merged = sum.merge(self.model.clone(), &conditions);
         // Devices get the aid as it is written, and so do later rounds.
         merged.aid = merged.aid.map(|aid| self.written(AidBody(aid)));
+        self.trained = if merged.starts_anew { 0 } else { self.trained + u32::from(step == Step::Train) };
         self.model.update(merged);
-        self.trained += u32::from(step == Step::Train);
         let row = &round.row;
-        let expected = [self.heads(), self.aid(), self.memory(), self.in_use()];
-        for ((name, stored), expected) in
-            [("heads", row.heads), ("aid", row.aid), ("memory", row.memory), ("head in use", row.in_use)]
-                .into_iter()
-                .zip(expected)
+        let statistics = self.model.statistics.clone().map(|statistics| StatisticsBody(statistics).encode());
+        let expected = [self.heads(), self.aid(), self.memory(), self.in_use(), statistics];
+        for ((name, stored), expected) in [
+            ("heads", row.heads),
+            ("aid", row.aid),
+            ("memory", row.memory),
+            ("head in use", row.in_use),
+            ("statistics", row.statistics),
+        ]
+        .into_iter()
+        .zip(expected)
         {
-            // An aid and a memory of the past are forgotten once there are newer ones.
-            let is_forgotten = stored.is_none() && (name == "aid" || name == "memory");
+            // Of the past, only heads are kept once there are newer ones.
+            let is_forgotten = stored.is_none() && ["aid", "memory", "statistics"].contains(&name);
             if stored != expected.map(|bytes| Sha256::of(&bytes).0) && !is_forgotten {
                 return Err(format!("its {name} differ from those of a quiet run with the same devices"));
             }
@@ -84,23 +96,28 @@ impl Reference {
     }
 
     /// The participants' answers, last name first.
-    fn sum(&self, notice: &Notice, step: Step, round: &Round) -> Result<RoundSum, String> {
+    fn sum(&mut self, notice: &Notice, step: Step, round: &Round) -> Result<RoundSum, String> {
         let shape = self.config.shape;
         let job = Job {
             notice: notice.clone(),
             heads: notice.heads.and(self.heads()).map(Into::into),
             aid: notice.aid.and(self.aid()).map(Into::into),
         };
-        let mut sum = RoundSum::new(shape, step, &self.config.params, &self.model.memory);
+        let mut sum = RoundSum::new(shape, step, &self.config.params, &self.model);
         for (name, stored) in round.updates.iter().rev() {
-            let (id, dataset) = self.devices.get(name).ok_or("an unknown device is in it")?;
-            let content = work(&job, id, dataset, &mut || true).map_err(|error| error.to_string())?;
-            if !is_named(stored.digest, &content) {
+            let (id, datasets) = self.devices.get(name).ok_or("an unknown device is in it")?;
+            // With whichever samples it had then.
+            let mut answers = datasets.iter().filter_map(|dataset| work(&job, id, dataset, &mut || true).ok());
+            let Some(content) = answers.find(|content| is_named(stored.digest, content)) else {
                 return Err(format!("{name} answered something else than in a quiet run"));
-            }
+            };
             let update = Update::decode(&content, shape, notice.task, notice.params.method);
             let update = update.map_err(|error| error.to_string())?;
-            sum.add(name, &update.content, update.samples).map_err(|error| error.to_string())?;
+            let former = self.told.get(name);
+            sum.add_in_place_of(former, name, &update.content, update.samples).map_err(|error| error.to_string())?;
+            if let UpdateContent::Statistics(statistics) = update.content {
+                self.told.insert(name.clone(), statistics);
+            }
         }
         Ok(sum)
     }

@@ -132,6 +132,11 @@ pub enum Fault {
         /// Until the next start.
         down: Duration,
     },
+    /// A device gets images, loses some, or some of its labels are corrected.
+    ChangeSamples {
+        /// Which.
+        device: u32,
+    },
     /// A device is stopped in good order.
     Stop {
         /// Which.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use grapevine_aggregator::store::RoundPhase;
 use grapevine_edge_client::store::Dataset;
 use grapevine_models::Shape;
-use grapevine_protocol::{DeviceId, Digest, RoundId};
+use grapevine_protocol::{DatasetId, DeviceId, Digest, RoundId};
 
 use super::aggregator::{Aggregator, Outgoing, Said};
 use super::device::{Device, Wish};
@@ -122,7 +122,7 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(plan: Plan, meter: Meter, trace: Trace, compares: bool) -> Self {
         let devices = devices(&plan);
-        let known = devices.iter().map(|device| (device.id.clone(), device.dataset.clone()));
+        let known = devices.iter().map(|device| (device.id.clone(), device.datasets.clone()));
         let mut world = Self {
             now: Duration::ZERO,
             aggregator: Aggregator::new(plan.round.clone(), plan.kept_heads, plan.seed ^ 0xa66),
@@ -439,7 +439,10 @@ fn devices(plan: &Plan) -> Vec<Device> {
     let mut datasets = BTreeMap::new();
     let device = |(number, &samples): (usize, &u16)| {
         let kind = (number % KINDS_OF_DATA, if samples == 0 { LATE_SAMPLES } else { samples });
-        let dataset = datasets.entry(kind).or_insert_with(|| Rc::new(dataset(shape, kind.0, kind.1)));
+        let dataset = datasets.entry(kind).or_insert_with(|| {
+            let later = dataset(shape, kind.0 + 1, kind.1 + 1);
+            [Rc::new(dataset(shape, kind.0, kind.1)), Rc::new(later)]
+        });
         let labels = plan.labels.get(number).cloned().unwrap_or_default();
         Device::new(number, shape, dataset.clone(), samples > 0, labels, plan.seed)
     };
@@ -462,5 +465,7 @@ pub(crate) fn dataset(shape: Shape, number: usize, samples: u16) -> Dataset {
     let features =
         labels.iter().enumerate().flat_map(|(row, &label)| (0..features).map(move |at| value(row, label, at)));
     let features = features.collect();
-    Dataset { features, labels, damaged: 0 }
+    let named = labels.iter().zip(0_u8..).map(|(label, row)| (*label, [row ^ number as u8; 32]));
+    let id = DatasetId::of(named);
+    Dataset { features, labels, id, damaged: 0 }
 }

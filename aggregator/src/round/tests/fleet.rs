@@ -58,7 +58,7 @@ fn a_resumed_round_remembers_its_reserve_and_its_extensions() {
     let open = OpenRound { notice, expected: 2, chosen: 4, extensions: 1, accepted: 1 };
     let mut coordinator =
         Coordinator::new(round, BootId(2), RunId(5), Progress::default(), Registry::default(), Some(open), START);
-    coordinator.handle_restored(&device(2), &update(2));
+    coordinator.handle_restored(START, &device(2), &update(2), None);
     let mut second = Harness::with(coordinator);
     assert_eq!(second.open(), Some((0, 1, 2)));
     second.greet(0..1);

@@ -4,7 +4,7 @@ use super::*;
 
 /// A quiet run up to the middle of its third round: rounds 0 and 1 are merged, device 1 has answered round 2.
 fn in_the_third_round() -> Harness {
-    let mut harness = Harness::new(RoundConfig { rounds: 3, ..config(Method::FedAvg) });
+    let mut harness = Harness::new(RoundConfig { rounds: Some(3), ..config(Method::FedAvg) });
     harness.greet(0..3);
     for round in 0..2 {
         (0..3).for_each(|number| harness.offer(number, round, &update(number)));
@@ -25,7 +25,7 @@ fn bad(change: impl FnOnce(&mut Heads, &mut u32)) -> Vec<u8> {
     let mut samples = 10;
     change(&mut heads, &mut samples);
     let content = UpdateContent::Trained { heads: Some(heads), prototypes: Default::default(), loss: None };
-    Update { samples, content }.encode(shape(), Encoding::F32)
+    Update { samples, dataset: DatasetId(1), content }.encode(shape(), Encoding::F32)
 }
 
 impl Harness {
@@ -45,7 +45,7 @@ fn every_update_that_does_not_belong_is_counted_by_its_reason_and_changes_nothin
     let other_shape = {
         let heads = Heads { main: Head::zeros(wide), supplementary: Head::zeros(wide) };
         let content = UpdateContent::Trained { heads: Some(heads), prototypes: Default::default(), loss: None };
-        Update { samples: 10, content }.encode(wide, Encoding::F32)
+        Update { samples: 10, dataset: DatasetId(1), content }.encode(wide, Encoding::F32)
     };
     let blob = BlobRef::of(&good);
     type Disturbance<'a> = Box<dyn Fn(&mut Harness) + 'a>;

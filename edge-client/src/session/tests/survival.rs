@@ -16,7 +16,7 @@ fn large_notice(round: u32, heads: BlobRef) -> Notice {
 
 /// As [`welcome`], of a fleet with large heads.
 fn welcome_to_a_large_fleet() -> Session {
-    let mut session = Session::new(Identity { shape: large(), ..identity() }, 10, None);
+    let mut session = Session::new(Identity { shape: large(), ..identity() }, 10, DatasetId(1), None);
     reconnect(&mut session, SECOND);
     actions(&mut session);
     session
@@ -99,7 +99,7 @@ fn a_blob_that_the_newest_notice_does_not_name_is_given_up() {
 fn an_upload_goes_on_with_the_blocks_that_are_asked_for() {
     let (blob, content) = content(0);
     let update = FinishedUpdate { run: RunId(1), round: RoundId(3), content: content.clone() };
-    let mut session = Session::new(identity(), 10, Some(update));
+    let mut session = Session::new(identity(), 10, DatasetId(1), Some(update));
     reconnect(&mut session, SECOND);
     actions(&mut session);
     reconnect(&mut session, SECOND * 9);
@@ -185,7 +185,7 @@ fn nothing_but_its_receipt_empties_the_outbox_while_its_round_lasts() {
         refused(Refusal::Version, None),
         refused(Refusal::Classes, Some(BootId(7))),
     ];
-    let mut session = Session::new(identity(), 10, Some(pending.clone()));
+    let mut session = Session::new(identity(), 10, DatasetId(1), Some(pending.clone()));
     for (seconds, message) in (1..).zip(messages) {
         reconnect(&mut session, SECOND * seconds);
         session.handle_message(SECOND * seconds, message.clone(), &[]);
@@ -201,7 +201,7 @@ fn nothing_but_its_receipt_empties_the_outbox_while_its_round_lasts() {
 
 /// What passes between one hello and the next while nobody answers.
 fn hello_pauses(boot: u64, count: usize) -> Vec<Duration> {
-    let mut session = Session::new(Identity { boot: BootId(boot), ..identity() }, 10, None);
+    let mut session = Session::new(Identity { boot: BootId(boot), ..identity() }, 10, DatasetId(1), None);
     session.handle_connected(Duration::ZERO);
     actions(&mut session);
     let mut now = Duration::ZERO;
@@ -227,7 +227,7 @@ fn pauses_double_to_a_minute_with_jitter() {
 
 #[test]
 fn a_lost_connection_makes_an_offer_urgent_again() {
-    let mut session = Session::new(identity(), 10, Some(update(4)));
+    let mut session = Session::new(identity(), 10, DatasetId(1), Some(update(4)));
     reconnect(&mut session, SECOND);
     let mut now = SECOND;
     for _ in 0..6 {
@@ -252,11 +252,11 @@ fn long_silence_asks_for_a_new_connection() {
             assert!(now < minute * 1_000);
         }
     };
-    let mut session = Session::new(identity(), 10, Some(update(4)));
+    let mut session = Session::new(identity(), 10, DatasetId(1), Some(update(4)));
     session.handle_connected(SECOND);
     assert_eq!(until_reconnect(&mut session), SECOND + minute * 15);
     // Who has nothing to say notices it, too.
-    let mut idle = Session::new(identity(), 10, None);
+    let mut idle = Session::new(identity(), 10, DatasetId(1), None);
     reconnect(&mut idle, SECOND);
     assert_eq!(until_reconnect(&mut idle), SECOND + minute * 15);
     // Any word of the aggregator shows that the connection is good.

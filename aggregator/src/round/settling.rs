@@ -1,0 +1,151 @@
+//! What is to be done next, and when nothing is: a run rests once its rounds change nothing any more, and goes on when
+//! devices or images come.
+
+use core::time::Duration;
+
+use grapevine_models::{Step, Sums};
+use grapevine_protocol::Task;
+
+use super::places::PlaceSet;
+use super::{Coordinator, Phase};
+
+/// A round that changes the heads by less than this share of their length counts for nothing.
+const STILL: f32 = 1e-3;
+/// So many such rounds in a row, and a run without an end rests.
+const STILL_ROUNDS: u32 = 3;
+/// News of at least one in so many of the samples that the run knows are taken in at once.
+const LARGE_NEWS: u64 = 10;
+/// Smaller news wait until so many rounds of training are done since the last ones, or the run rests.
+const ROUNDS_BETWEEN: u32 = 20;
+
+/// How far a run has come since it last learned of new samples.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Rounds of training since the run last started anew, see [`grapevine_models::Merged::starts_anew`].
+    pub since_start: u32,
+    /// Rounds of training since samples came that the run did not know.
+    pub since_news: u32,
+    /// Rounds of training in a row that changed next to nothing.
+    pub still: u32,
+    /// The newest round changed nothing at all, and neither will the next one with the same devices.
+    pub is_unchanged: bool,
+}
+
+impl Counters {
+    /// After a round of training. `change` is relative to the length of the heads, and `None` for the first ones.
+    pub(super) fn trained(&mut self, change: Option<f32>, has_news: bool) {
+        self.since_start += 1;
+        self.since_news = if has_news { 0 } else { self.since_news + 1 };
+        self.still = if change.is_some_and(|change| change < STILL) { self.still + 1 } else { 0 };
+        self.is_unchanged = change == Some(0.0);
+    }
+
+    /// After a round of statistics.
+    pub(super) fn gathered(&mut self, starts_anew: bool) {
+        let since_start = if starts_anew { 0 } else { self.since_start };
+        *self = Self { since_start, ..Self::default() };
+    }
+}
+
+impl Coordinator {
+    /// What is to be done next in this run.
+    pub(super) fn next_task(&self, now: Duration) -> Task {
+        let has_statistics = self.progress.model.statistics.is_some();
+        let next = |has_sums, trained| {
+            let rounds = self.config.rounds.unwrap_or(u32::MAX);
+            match self.config.params.next_step(has_sums, trained, rounds) {
+                Step::Gather(extent) => Task::Statistics { extent },
+                Step::Train => Task::Train,
+                Step::Done => Task::Rest,
+            }
+        };
+        let task = next(has_statistics, self.progress.trained);
+        if has_statistics && self.news_are_due(now) {
+            return next(false, self.progress.trained);
+        }
+        if task == Task::Train && self.has_settled() && !self.awaits_first_rounds(now) { Task::Rest } else { task }
+    }
+
+    /// Whether further rounds with the same samples would change nothing that counts. With a number of rounds that was
+    /// asked for, all of them are done unless they would change nothing at all.
+    fn has_settled(&self) -> bool {
+        let Counters { since_news, still, is_unchanged, .. } = self.progress.counters;
+        let has_none_left = still >= STILL_ROUNDS || since_news >= self.config.rest_after;
+        is_unchanged || (self.config.rounds.is_none() && has_none_left)
+    }
+
+    /// Whether the method takes in news by nothing but rounds of training, and some device has any.
+    fn awaits_first_rounds(&self, now: Duration) -> bool {
+        self.config.params.needs() == Sums::Nothing && !self.news(now).0.is_empty()
+    }
+
+    /// Whether there are news to be gathered now.
+    fn news_are_due(&self, now: Duration) -> bool {
+        let is_over = self.config.rounds.is_some_and(|rounds| self.progress.trained >= rounds);
+        let trains = !self.config.params.method.is_one_shot();
+        if self.config.params.needs() == Sums::Nothing || (trains && is_over) {
+            return false;
+        }
+        let (news, samples) = self.news(now);
+        if news.is_empty() {
+            return false;
+        }
+        let Counters { since_start, .. } = self.progress.counters;
+        let is_large = samples.saturating_mul(LARGE_NEWS) >= self.contributions.samples();
+        let is_at_rest = !trains || self.has_settled() || since_start >= ROUNDS_BETWEEN;
+        is_large || (trains && since_start == 0) || (is_at_rest && self.small_news_at() <= now)
+    }
+
+    /// When small news are gathered at the earliest.
+    fn small_news_at(&self) -> Duration {
+        self.gathered_at.map_or(Duration::ZERO, |at| at + self.config.news_after)
+    }
+
+    /// While the run rests: when it looks at small news again.
+    pub(super) fn news_at(&self) -> Option<Duration> {
+        let is_waiting = matches!(self.phase, Phase::Resting) && self.gone_at.is_none() && self.has_small_news;
+        is_waiting.then(|| self.small_news_at())
+    }
+
+    /// The time for small news may have come.
+    pub(super) fn look_at_news(&mut self, now: Duration) {
+        if self.news_at().is_some_and(|at| at <= now) {
+            self.gather(now);
+        }
+    }
+
+    /// The devices that can take part and hold samples that the run does not know, and of how many.
+    pub(super) fn news(&self, now: Duration) -> (PlaceSet, u64) {
+        let mut news = PlaceSet::default();
+        let mut samples = 0_u64;
+        for place in self.registry.able().filter(|place| !self.registry.is_silent(*place, now)) {
+            let Some((dataset, held)) = self.registry.dataset(place) else { continue };
+            if let Some(new) = self.contributions.news(place, dataset, held) {
+                news.insert(place);
+                samples += new;
+            }
+        }
+        (news, samples)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_are_counted_from_news_and_from_the_last_start() {
+        let mut counters = Counters::default();
+        counters.trained(None, true);
+        counters.trained(Some(0.5), false);
+        counters.trained(Some(STILL / 2.0), false);
+        counters.trained(Some(0.0), false);
+        assert_eq!(counters, Counters { since_start: 4, since_news: 3, still: 2, is_unchanged: true });
+        counters.trained(Some(0.2), true);
+        assert_eq!(counters, Counters { since_start: 5, since_news: 0, still: 0, is_unchanged: false });
+        counters.gathered(false);
+        assert_eq!(counters.since_start, 5);
+        counters.gathered(true);
+        assert_eq!(counters, Counters::default());
+    }
+}
