@@ -157,7 +157,10 @@ impl Coordinator {
             Phase::Collecting(collecting) if self.gone_at.is_none() => Some(collecting.deadline()),
             Phase::Collecting(_) | Phase::Gathering | Phase::Committing(_) | Phase::Resting => None,
         };
-        let absence = if let Phase::Collecting(collecting) = &self.phase { collecting.absence_at() } else { None };
+        let absence = match &self.phase {
+            Phase::Collecting(collecting) if self.gone_at.is_none() => collecting.absence_at(),
+            Phase::Collecting(_) | Phase::Gathering | Phase::Committing(_) | Phase::Resting => None,
+        };
         let timers = [deadline, absence, self.uploads.again_at(), self.serving.flush_at(), self.tell_again_at()];
         timers.into_iter().chain([self.news_at()]).flatten().min()
     }

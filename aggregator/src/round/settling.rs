@@ -81,9 +81,8 @@ impl Coordinator {
 
     /// Whether there are news to be gathered now.
     fn news_are_due(&self, now: Duration) -> bool {
-        let is_over = self.config.rounds.is_some_and(|rounds| self.progress.trained >= rounds);
         let trains = !self.config.params.method.is_one_shot();
-        if self.config.params.needs() == Sums::Nothing || (trains && is_over) {
+        if self.config.params.needs() == Sums::Nothing || (trains && self.is_over()) {
             return false;
         }
         let (news, samples) = self.news(now);
@@ -111,6 +110,8 @@ impl Coordinator {
     pub(super) fn look_at_news(&mut self, now: Duration) {
         if self.news_at().is_some_and(|at| at <= now) {
             self.gather(now);
+            // What cannot be taken in now is looked at again with the next hello.
+            self.has_small_news &= !matches!(self.phase, Phase::Resting);
         }
     }
 
