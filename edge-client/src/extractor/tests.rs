@@ -312,7 +312,7 @@ fn half_precision() -> Vec<u8> {
         let attribute = Message::default().text(1, "to").number(3, kind).number(20, 2);
         node("Cast", &[from], to).nest(5, attribute)
     };
-    let raw: Vec<u8> = WEIGHTS.iter().flat_map(|&value| half::f16::from_f32(value).to_le_bytes()).collect();
+    let raw: Vec<u8> = WEIGHTS.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect();
     let weights = Message::default().number(1, 4).number(1, 3).number(2, 10).text(8, "weights").bytes(9, &raw);
     let graph = Message::default()
         .nest(1, cast("image", "narrow", 10))

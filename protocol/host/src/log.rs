@@ -86,6 +86,20 @@ mod tests {
 
     use super::*;
 
+    static WRITTEN: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+    struct Kept;
+
+    impl io::Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            WRITTEN.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
     #[test]
     fn every_verbosity_is_a_filter() {
         for verbosity in i8::MIN..=i8::MAX {
@@ -99,10 +113,9 @@ mod tests {
 
     #[test]
     fn foreign_text_cannot_leave_its_line_or_colour_it() {
-        static WRITTEN: Mutex<Vec<u8>> = Mutex::new(Vec::new());
         for colour in [false, true] {
             WRITTEN.lock().unwrap().clear();
-            let subscriber = tracing_subscriber::registry().with(lines(&WRITTEN, colour));
+            let subscriber = tracing_subscriber::registry().with(lines(|| Kept, colour));
             tracing::subscriber::with_default(subscriber, || {
                 let name = "cat\u{1b}[31m\n\u{9b}\u{202e}\u{200b}";
                 tracing::warn!(device = %name, text = name, debug = ?name, "no class {name}");
