@@ -82,8 +82,8 @@ pub enum ExtractorError {
     },
     /// The same of a model without a manifest.
     #[error(
-        "{path} takes no image ({reason}); give what the file leaves open (`--size`, `--layout`), or export the model with \
-         one f32 input of one image"
+        "{path} takes no image ({reason}); give what the file leaves open (such as `--size 224x224`, `--layout NHWC`), \
+         or export the model with one f32 input of one image"
     )]
     InputAlone {
         /// The ONNX file.
@@ -136,7 +136,9 @@ pub enum ExtractorError {
         received: usize,
     },
     /// The runtime failed on an image.
-    #[error("the extractor failed on an image ({reason}); look at the model with `fleet extractor inspect`")]
+    #[error(
+        "the extractor failed on an image ({reason}); export it again for inference, with fixed shapes and plain operations"
+    )]
     Run {
         /// What the runtime said.
         reason: String,

@@ -184,7 +184,7 @@ fn guess(
         Layout::Nhwc => [batch, fixed(a).or(height), fixed(b).or(width), fixed(c).or(Some(3))],
     };
     let [Some(batch), Some(a), Some(b), Some(c)] = sides else {
-        return Err(input_error("its sides are not fixed: give the image size, such as --size 224x224".to_owned()));
+        return Err(input_error("the size of its images is not fixed".to_owned()));
     };
     let (_, [_, rows, columns]) = layout_of([batch, a, b, c], Some(layout));
     if height.is_some_and(|height| height != rows) || width.is_some_and(|width| width != columns) {

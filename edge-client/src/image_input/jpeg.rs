@@ -23,6 +23,9 @@ const METADATA: u8 = 0xe1;
 const EXIF: &[u8] = b"Exif\0\0";
 const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 
+/// Kind and content of a part of the file.
+type Segment<'a> = (u8, &'a [u8]);
+
 /// The image as it is stored, and how to turn it upright.
 pub(super) fn decode(bytes: &[u8]) -> Result<(DynamicImage, Orientation), DecodeError> {
     let (segments, scan) = head(bytes).ok_or(DecodeError::CutShort)?;
@@ -72,15 +75,15 @@ fn inks_to_rgb(inks: &[u8]) -> Vec<u8> {
 }
 
 /// Long Exif data lie in several segments, one after the other; of several XMP packets the last counts.
-fn upright(segments: &[(u8, &[u8])]) -> Orientation {
+fn upright(segments: &[Segment<'_>]) -> Orientation {
     let metadata = || segments.iter().filter(|(kind, _)| *kind == METADATA).map(|(_, content)| *content);
     let exif: Vec<u8> = metadata().filter_map(|content| content.strip_prefix(EXIF)).flatten().copied().collect();
-    orientation::upright(Some(&exif), metadata().filter_map(|content| content.strip_prefix(XMP)).last())
+    orientation::upright(Some(&exif), metadata().rev().find_map(|content| content.strip_prefix(XMP)))
 }
 
 /// Kinds and contents of the segments before the first scan, and all that follows the scan's marker; `None` without a
 /// scan.
-fn head(bytes: &[u8]) -> Option<(Vec<(u8, &[u8])>, &[u8])> {
+fn head(bytes: &[u8]) -> Option<(Vec<Segment<'_>>, &[u8])> {
     let mut rest = bytes.strip_prefix(&[MARKER, START_OF_IMAGE])?;
     let mut segments = Vec::new();
     loop {
