@@ -198,7 +198,7 @@ fn check_node(node: &NodeProto, path: &Path) -> Result<(), ExtractorError> {
     };
     match fault {
         Some((name, numbers)) => {
-            let reason = one_line(&format!("`{name}` of its {} `{}` is {numbers:?}", node.op_type, node.name));
+            let reason = one_line(&format!("`{name}` of its {} {} is {numbers:?}", node.op_type, node.name));
             Err(ExtractorError::Unsupported { path: path.to_owned(), reason })
         }
         None => Ok(()),

@@ -82,7 +82,11 @@ fn group_bytes() -> Option<u64> {
     let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let folder = Path::new("/sys/fs/cgroup").join(group);
     let number = |file: &str| fs::read_to_string(folder.join(file)).ok()?.trim().parse::<u64>().ok();
-    Some(number("memory.max")?.saturating_sub(number("memory.current")?))
+    let statistics = fs::read_to_string(folder.join("memory.stat")).ok()?;
+    // Pages of files that nobody needs now make room when it is asked for.
+    let idle = statistics.lines().find_map(|line| line.strip_prefix("inactive_file ")?.trim().parse().ok());
+    let taken = number("memory.current")?.saturating_sub(idle.unwrap_or(0));
+    Some(number("memory.max")?.saturating_sub(taken))
 }
 
 fn status(process: &str, field: &str) -> Option<u64> {
