@@ -3,12 +3,14 @@
 //! This file and its folder are the only ones that name tract. A model file is untrusted input: whatever it holds,
 //! loading gives an extractor or one sentence, and no other file is read on its behalf. Read [`Extractor`] first; the
 //! way of a file is `file` (bytes, checked), `graph` (one image in, one output out, shapes known), then the plan here.
+//! What a file asks of memory and time shows only while it is loaded: programs call [`trial::Trier::vet`] before.
 
 #[cfg(target_arch = "x86_64")]
 mod conv;
 mod file;
 mod graph;
 pub mod inspect;
+pub mod trial;
 
 use core::fmt::Display;
 use core::panic::AssertUnwindSafe;
@@ -24,6 +26,8 @@ use graph::Wanted;
 
 /// Largest ONNX file, in bytes.
 pub const MAX_MODEL_BYTES: u64 = 256 << 20;
+/// What the runtime says in a panic when it gets no memory for a tensor.
+const NO_MEMORY: &str = "failed to allocate";
 /// Most characters of a reason that is passed on.
 const MAX_REASON_CHARS: usize = 300;
 
@@ -53,7 +57,7 @@ pub enum ExtractorError {
         path: PathBuf,
     },
     /// Not ONNX at all, or cut short.
-    #[error("{path} is not an ONNX model ({reason}); copy it again and compare `sha256sum` with its manifest")]
+    #[error("{path} is not an ONNX model ({reason}); copy it again from where it was made, or export it again")]
     NotOnnx {
         /// The file.
         path: PathBuf,
@@ -76,9 +80,31 @@ pub enum ExtractorError {
         /// Expected and found.
         reason: String,
     },
+    /// The same of a model without a manifest.
+    #[error(
+        "{path} takes no image ({reason}); give what the file leaves open (such as `--size 224x224`, `--layout NHWC`), \
+         or export the model with one f32 input of one image"
+    )]
+    InputAlone {
+        /// The ONNX file.
+        path: PathBuf,
+        /// Expected and found.
+        reason: String,
+    },
     /// The output is missing or of another shape.
     #[error("the extractor {path} does not give what its manifest says ({reason}); correct `[output]` in the manifest")]
     Output {
+        /// The ONNX file.
+        path: PathBuf,
+        /// Expected and found.
+        reason: String,
+    },
+    /// The same of a model without a manifest.
+    #[error(
+        "{path} gives no features ({reason}); name another output (`--output`), or export the model up to its pooled \
+         features"
+    )]
+    OutputAlone {
         /// The ONNX file.
         path: PathBuf,
         /// Expected and found.
@@ -92,6 +118,15 @@ pub enum ExtractorError {
         /// What the runtime said.
         reason: String,
     },
+    /// More memory than this process may take.
+    #[error(
+        "the extractor {path} takes more memory than it may; use a smaller one, or export it again with fixed shapes and \
+         plain operations"
+    )]
+    Memory {
+        /// The ONNX file.
+        path: PathBuf,
+    },
     /// An image tensor of another length.
     #[error("an image of {received} numbers was given to an extractor of {expected}; prepare it with its manifest")]
     ImageLength {
@@ -101,12 +136,22 @@ pub enum ExtractorError {
         received: usize,
     },
     /// The runtime failed on an image.
-    #[error("the extractor failed on an image ({reason}); look at the model with `fleet extractor inspect`")]
+    #[error(
+        "the extractor failed on an image ({reason}); export it again for inference, with fixed shapes and plain operations"
+    )]
     Run {
         /// What the runtime said.
         reason: String,
     },
-    /// A NaN, an infinity or an absurd feature.
+    /// The model itself gives a NaN or an infinity.
+    #[error("the extractor gave {value} as feature {feature}, which is no number; train or export it again")]
+    NotFinite {
+        /// Which feature.
+        feature: usize,
+        /// What the model gave.
+        value: f32,
+    },
+    /// An absurd feature.
     #[error(
         "the extractor gave {value} as feature {feature}; features must be finite and at most {limit} in size: \
          check the means and deviations in the manifest",
@@ -133,14 +178,14 @@ impl Extractor {
 
     /// The standardised features `[d]` of one image tensor, normalised and laid out as the manifest says.
     pub fn extract(&self, image: &[f32]) -> Result<Vec<f32>, ExtractorError> {
-        let mut features = self.runner.run(image)?;
+        let mut features = finite(self.runner.run(image)?)?;
         self.manifest.standardise(&mut features);
-        within(features, MAX_FEATURE_VALUE)
+        within(features)
     }
 
     /// What the model gives for one image tensor, before it is standardised: `[d]`, all finite.
     pub fn extract_raw(&self, image: &[f32]) -> Result<Vec<f32>, ExtractorError> {
-        within(self.runner.run(image)?, f32::MAX)
+        finite(self.runner.run(image)?)
     }
 
     /// Features per image, `d`.
@@ -175,7 +220,7 @@ struct Runner {
 
 impl Runner {
     fn new(model: TypedModel, wanted: &Wanted<'_>, path: &Path) -> Result<Self, ExtractorError> {
-        let features = graph::check(&model, path)?;
+        let features = graph::check(&model, wanted, path)?;
         let plan = model.into_optimized().and_then(TypedModel::into_runnable);
         let unsupported =
             |error: TractError| ExtractorError::Unsupported { path: path.to_owned(), reason: one_line(&error) };
@@ -206,9 +251,17 @@ impl Runner {
 /// Does what may meet any model: the runtime indexes and unwraps while it reads one. What a panic leaves behind is
 /// dropped here.
 fn contained<T>(path: &Path, work: impl FnOnce() -> Result<T, ExtractorError>) -> Result<T, ExtractorError> {
-    let reason = || "the runtime gave up while reading it".to_owned();
-    catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|_| Err(ExtractorError::Unsupported { path: path.to_owned(), reason: reason() }))
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let words =
+            panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        let words = words.unwrap_or_default();
+        Err(if words.contains(NO_MEMORY) {
+            ExtractorError::Memory { path: path.to_owned() }
+        } else {
+            let reason = one_line(&format!("the runtime gave up while reading it: {words}"));
+            ExtractorError::Unsupported { path: path.to_owned(), reason }
+        })
+    })
 }
 
 fn check_features(features: usize, manifest: &Manifest, path: &Path) -> Result<(), ExtractorError> {
@@ -220,8 +273,17 @@ fn check_features(features: usize, manifest: &Manifest, path: &Path) -> Result<(
     Err(ExtractorError::Output { path: path.to_owned(), reason })
 }
 
-fn within(features: Vec<f32>, limit: f32) -> Result<Vec<f32>, ExtractorError> {
-    match features.iter().position(|value| !value.is_finite() || value.abs() > limit) {
+/// Features before they are standardised.
+fn finite(features: Vec<f32>) -> Result<Vec<f32>, ExtractorError> {
+    match features.iter().position(|value| !value.is_finite()) {
+        Some(feature) => Err(ExtractorError::NotFinite { feature, value: features[feature] }),
+        None => Ok(features),
+    }
+}
+
+/// Features that are standardised.
+fn within(features: Vec<f32>) -> Result<Vec<f32>, ExtractorError> {
+    match features.iter().position(|value| !value.is_finite() || value.abs() > MAX_FEATURE_VALUE) {
         Some(feature) => Err(ExtractorError::FeatureValue { feature, value: features[feature] }),
         None => Ok(features),
     }

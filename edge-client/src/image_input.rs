@@ -1,10 +1,11 @@
 //! An image becomes the tensor the extractor expects: decode, turn upright, resize, normalise.
 //!
 //! PNG and JPEG, and plain pixels. The way of the pixels is that of Pillow's `exif_transpose`, `convert("L" or "RGB")`
-//! and `resize(size, BILINEAR)`, bit for bit, so that features agree with those of the scripts that made the extractor.
-//! So transparency is dropped, and of 16 bits the upper 8 count.
+//! and `resize(size, BILINEAR)`, version 13, bit for bit, so that features agree with those of the scripts that made the
+//! extractor. So transparency is dropped, and of 16 bits the upper 8 count.
 
 mod jpeg;
+mod orientation;
 mod resample;
 
 use core::panic::AssertUnwindSafe;
@@ -69,9 +70,9 @@ pub enum ImageError {
 /// Why bytes are not an image this device can use.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// Neither PNG nor JPEG.
-    #[error("it is neither a PNG nor a JPEG image{}; convert it", found(*.0))]
-    Format(Option<ImageFormat>),
+    /// Neither PNG nor JPEG; the name of what it is, if it is known.
+    #[error("it is neither a PNG nor a JPEG image{}; convert it, or have the camera write JPEG", found(.0))]
+    Format(Option<String>),
     /// A JPEG image without its end: what is missing would become a grey area.
     #[error("the JPEG image ends in the middle; copy it again")]
     CutShort,
@@ -206,7 +207,7 @@ fn decode_upright(bytes: &[u8]) -> Result<DynamicImage, DecodeError> {
     let (mut image, orientation) = match guess_format(bytes).ok() {
         Some(ImageFormat::Png) => png(bytes)?,
         Some(ImageFormat::Jpeg) => jpeg::decode(bytes)?,
-        other => return Err(DecodeError::Format(other)),
+        other => return Err(DecodeError::Format(format_name(bytes, other))),
     };
     image.apply_orientation(orientation);
     Ok(image)
@@ -220,13 +221,12 @@ fn png(bytes: &[u8]) -> Result<(DynamicImage, Orientation), DecodeError> {
     limits.max_alloc = Some(MAX_DECODED_BYTES);
     let mut reader = ImageReader::with_format(Cursor::new(bytes), ImageFormat::Png);
     reader.limits(limits);
-    let mut decoder = reader.into_decoder()?;
+    let decoder = reader.into_decoder()?;
     let decoded_bytes = decoder.total_bytes();
     if decoded_bytes > MAX_DECODED_BYTES {
         return Err(DecodeError::Memory { bytes: decoded_bytes });
     }
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    Ok((DynamicImage::from_decoder(decoder)?, orientation))
+    Ok((DynamicImage::from_decoder(decoder)?, orientation::of_png(bytes)))
 }
 
 /// `[row][column][channel]` of an image in colour.
@@ -264,9 +264,20 @@ fn luma([red, green, blue]: [u8; 3]) -> u8 {
     ((u32::from(red) * 19_595 + u32::from(green) * 38_470 + u32::from(blue) * 7_471 + 0x8000) >> 16) as u8
 }
 
-fn found(format: Option<ImageFormat>) -> String {
-    let name = format.and_then(|format| format.extensions_str().first().copied());
-    name.map(|name| format!(" but {}", name.to_uppercase())).unwrap_or_default()
+fn found(format: &Option<String>) -> String {
+    format.as_ref().map(|name| format!(" but {name}")).unwrap_or_default()
+}
+
+/// What people call the format of a file that is not decoded here.
+fn format_name(bytes: &[u8], guessed: Option<ImageFormat>) -> Option<String> {
+    let brand = bytes.get(4..).and_then(|bytes| bytes.strip_prefix(b"ftyp")).and_then(<[u8]>::first_chunk);
+    let known = match brand {
+        Some(b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"hevx" | b"mif1" | b"msf1") => Some("HEIF"),
+        Some(b"avif" | b"avis") => Some("AVIF"),
+        _ if bytes.starts_with(b"\xff\x0a") || bytes.starts_with(b"\0\0\0\x0cJXL ") => Some("JPEG XL"),
+        _ => guessed.and_then(|format| format.extensions_str().first().copied()),
+    };
+    known.map(str::to_uppercase)
 }
 
 #[cfg(test)]

@@ -76,3 +76,26 @@ fn a_killed_device_can_be_looked_at_and_used_at_once() {
     device.call(&["ingest", "pictures"]).succeeds();
     device.call(&["status"]).succeeds();
 }
+
+/// A file's name is anybody's text: it may colour a terminal, write from right to left, or hide characters.
+#[cfg(unix)]
+#[test]
+fn foreign_names_reach_the_terminal_escaped() {
+    let (device, images) = trained();
+    let content = fs::read(&images[0].0).unwrap();
+    let name = "a\u{1b}[31m\u{9b}b\u{202e}gnp\u{200b}.png";
+    fs::create_dir(device.path("foreign")).unwrap();
+    fs::write(device.path("foreign").join(name), content).unwrap();
+    fs::write(device.path("foreign/\u{1b}]0;title\u{7}.png"), "no image").unwrap();
+    for arguments in [&["classify", "foreign"][..], &["classify", "foreign", "--json"]] {
+        let outcome = device.call(arguments);
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        for text in [&outcome.stdout, &outcome.stderr] {
+            assert!(!text.contains(['\u{1b}', '\u{9b}', '\u{202e}', '\u{200b}', '\u{7}']), "{text:?}");
+        }
+        assert!(outcome.stdout.contains("a\\u001b[31m\\u009bb\\u202egnp\\u200b.png"), "{outcome:?}");
+        assert!(outcome.stderr.contains("\\u001b]0;title\\u0007.png"), "{outcome:?}");
+    }
+    let json = device.call(&["classify", "foreign", "--json"]).json_lines();
+    assert!(json.iter().any(|image| image["image"].as_str().unwrap().ends_with(name)), "{json:?}");
+}

@@ -15,7 +15,9 @@ use serde_json::Value;
 #[test]
 fn a_device_goes_from_init_to_a_classified_image() {
     let device = Device::new();
-    assert!(device.init(&[]).succeeds().stdout.contains("camera-1 of fleet north, 10 classes"));
+    let made = device.init(&[]);
+    assert!(made.succeeds().stdout.contains("camera-1 of fleet north, 10 classes"), "{made:?}");
+    assert!(made.stdout.contains("64 features, ") && made.stdout.contains(" ms an image here"), "{made:?}");
     device.write_digits("pictures", 0, 300);
     let ingested = device.call(&["ingest", "pictures", "--json"]).succeeds().json();
     assert_eq!((&ingested["images"], &ingested["added"]), (&300.into(), &300.into()), "{ingested}");

@@ -84,6 +84,45 @@ fn what_is_no_model_is_one_sentence() {
     }
 }
 
+/// Models that ask for gigabytes or minutes, and one whose names would colour the terminal.
+#[test]
+fn hostile_models_are_refused_in_one_sentence_whatever_command_they_come_to() {
+    let place = place_with_images();
+    let folder = root().join("edge-client/tests/models");
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, place.path(path.file_name().unwrap().to_str().unwrap())).unwrap();
+    }
+    for (name, expected) in [
+        ("transpose_dup", "`perm` of its Transpose"),
+        ("resize1e7", "takes more than"),
+        ("expandconst2_28", "takes more memory than it may"),
+        ("range2_28", "takes more memory than it may"),
+        ("gridsample", "`pads` of its AveragePool"),
+    ] {
+        let (onnx, toml) = (format!("{name}.onnx"), format!("{name}.toml"));
+        for arguments in [
+            &["extractor", "manifest", &onnx, "--images", "digits", "--force"][..],
+            &["extractor", "probe", "--data", "digits", "--extractor", &toml],
+            &["demo", "--data", "digits", "--extractor", &toml],
+            &["bench", "--data", "digits", "--extractor", &toml],
+        ] {
+            let line = fail(&place, arguments, 1);
+            assert!(line.contains(expected), "{arguments:?}: {line}");
+        }
+        // What can be read is described, too.
+        for file in [&onnx, &toml] {
+            let output = run(&place, &["extractor", "inspect", file]);
+            let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+            assert!(output.status.code() == Some(1) && said.contains(expected), "{file}: {said}");
+            assert!(file.ends_with("toml") || !said.contains("manifest"), "{file}: {said}");
+        }
+    }
+    let output = run(&place, &["extractor", "inspect", "escape_in_op.onnx"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("does not know \\u001b[2J\\u001b[31mRED") && !text.contains('\u{1b}'), "{text}");
+}
+
 #[test]
 fn a_manifest_is_made_and_used() {
     let place = place_with_images();
@@ -91,7 +130,10 @@ fn a_manifest_is_made_and_used() {
     let normalise = ["--mean", "0.305796", "--std", "0.375334"];
     let make = [&["extractor", "manifest", "mine.onnx", "--images", "digits"][..], &normalise].concat();
     let text = succeed(&place, &make);
-    assert!(text.starts_with("mine.toml written: 64 features, measured on 1297 images of 8x8x1, NCHW"), "{text}");
+    assert!(
+        text.starts_with("mine.toml written: 64 features, measured on 1297 images of 8x8x1, NCHW\none image takes "),
+        "{text}"
+    );
     let line = fail(&place, &make, 1);
     assert!(line.contains("mine.toml is there already; --force replaces it"), "{line}");
     let made = json(&place, &[&make[..], &["--force", "--json", "--name", "mine", "--license", "CC BY 4.0"]].concat());

@@ -10,6 +10,7 @@ use grapevine_edge_client::classify::{Classifier, LatestHead, Prediction, visit_
 use grapevine_edge_client::image_input::{MAX_IMAGE_BYTES, read_image_file};
 use grapevine_edge_client::store::NewestHead;
 use grapevine_host::sentence::{one_line, sentence};
+use grapevine_host::{Shutdown, printable_lines};
 use serde::Serialize;
 
 use super::setup::Setup;
@@ -60,7 +61,7 @@ pub(super) fn classify(common: &Common, arguments: &Arguments) -> anyhow::Result
     latest.now()?.context(
         "this device has no head yet; `edge-client run` gets the fleet's, `edge-client train --save` makes its own",
     )?;
-    let classifier = Classifier::new(setup.extractor()?, setup.config.classes)?;
+    let classifier = Classifier::new(setup.extractor(&Shutdown::manual())?, setup.config.classes)?;
     let mut work = Work { classifier, latest, arguments, complaints: Vec::new(), is_heard: Ok(()) };
     for image in &arguments.images {
         work.take(image);
@@ -113,7 +114,7 @@ impl Work<'_> {
         let classified = Classified { image, error, round, predictions };
         let line = if self.arguments.json { json(&classified) } else { render(&classified) };
         let mut output = io::stdout().lock();
-        self.is_heard = output.write_all(line.as_bytes()).and_then(|()| output.flush());
+        self.is_heard = write!(output, "{}", printable_lines(&line)).and_then(|()| output.flush());
     }
 
     fn likely(&mut self, image: &[u8]) -> Result<(u32, Vec<Prediction>), String> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
+use grapevine_edge_client::extractor::trial::TrialError;
 use grapevine_edge_client::image_input::ImageInput;
 use grapevine_edge_client::ingest::{Cores, Ingest, Plan, Progress, Report, check_features, ingest_features};
 use grapevine_edge_client::resources::{Governor, Resources};
@@ -89,16 +90,25 @@ struct Stored {
 
 pub(super) fn ingest(common: &Common, arguments: &Arguments) -> anyhow::Result<Answer> {
     let shutdown = Shutdown::on_signals()?;
+    match ingest_until(common, arguments, &shutdown) {
+        Err(error) if error.is::<TrialError>() && shutdown.is_requested() => {
+            Ok(Answer::complaint(error.to_string(), INTERRUPTED))
+        }
+        other => other,
+    }
+}
+
+fn ingest_until(common: &Common, arguments: &Arguments, shutdown: &Shutdown) -> anyhow::Result<Answer> {
     let setup = Setup::load(common.configuration()?)?;
     let started = now();
     let (report, store) = if arguments.watch {
-        follow(&setup, arguments, &shutdown)?
+        follow(&setup, arguments, shutdown)?
     } else {
         match Source::open(&arguments.path)? {
             Source::Images(source) => {
                 // Before the store is touched: wrong data must not cost a `--reset` its features.
                 let plan = Plan::new(&arguments.path, &source, arguments.split, &setup.config.classes)?;
-                store_images(&setup, arguments, &plan, &shutdown)?
+                store_images(&setup, arguments, &plan, shutdown)?
             }
             Source::Features(source) => {
                 let (path, split, classes) = (&arguments.path, arguments.split, &setup.config.classes);
@@ -132,7 +142,7 @@ fn store_images(
     plan: &Plan<'_>,
     shutdown: &Shutdown,
 ) -> anyhow::Result<(Report, Store)> {
-    let extractor = setup.extractor()?;
+    let extractor = setup.extractor(shutdown)?;
     let store = open(setup, arguments)?;
     let input = ImageInput::new(&setup.manifest.input);
     let classes = &setup.config.classes;
@@ -152,7 +162,7 @@ pub(super) fn in_background(
     governor: &Governor,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Beside> {
-    let (extractor, input) = (setup.extractor()?, ImageInput::new(&setup.manifest.input));
+    let (extractor, input) = (setup.extractor(shutdown)?, ImageInput::new(&setup.manifest.input));
     let (classes, store, shutdown) = (setup.config.classes.clone(), store.clone(), shutdown.clone());
     let governor = governor.clone();
     let mut watch = Watch::new(folder);
@@ -169,7 +179,7 @@ pub(super) fn in_background(
 }
 
 fn follow(setup: &Setup, arguments: &Arguments, shutdown: &Shutdown) -> anyhow::Result<(Report, Store)> {
-    let extractor = setup.extractor()?;
+    let extractor = setup.extractor(shutdown)?;
     let store = open(setup, arguments).map_err(|error| {
         let is_busy = matches!(error, StoreError::Busy { .. });
         let error = anyhow::Error::new(error);

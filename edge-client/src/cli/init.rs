@@ -45,13 +45,13 @@ pub(super) fn init(common: &Common, arguments: &Arguments) -> anyhow::Result<Ans
     };
     let text = draft.text();
     let setup = Setup::load(config::parse::<Config>(&text, target, [])?.check(target)?)?;
-    setup.extractor()?;
+    let trial = setup.try_extractor()?;
     files::write_atomic(target, text.as_bytes())?;
     if setup.config.broker.login().is_some() {
         keep_secret(target)?;
     }
     Ok(Answer::text(format!(
-        "wrote {}: device {} of fleet {}, {} classes, extractor {} with {} features\n\
+        "wrote {}: device {} of fleet {}, {} classes, extractor {} with {} features, {:.2} ms an image here\n\
          next: edge-client ingest DIR (DIR/<class>/*.png), then edge-client run\n",
         target.display(),
         setup.config.device,
@@ -59,5 +59,6 @@ pub(super) fn init(common: &Common, arguments: &Arguments) -> anyhow::Result<Ans
         setup.shape.classes(),
         setup.manifest.name,
         setup.shape.features(),
+        trial.image_ms,
     )))
 }

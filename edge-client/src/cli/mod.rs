@@ -9,6 +9,7 @@ mod histogram;
 mod ingest;
 mod init;
 mod liveness;
+mod model;
 mod run;
 mod setup;
 mod status;
@@ -19,6 +20,7 @@ use std::process::ExitCode;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
+use grapevine_edge_client::extractor::trial;
 use grapevine_host::Answer;
 use grapevine_host::answer::INTERRUPTED;
 use grapevine_host::command_line::{Program, completions, manual, verbosity};
@@ -83,6 +85,9 @@ enum Command {
     Train(train::Arguments),
     Classify(classify::Arguments),
     Status(status::Arguments),
+    /// What this program starts itself with, to try an extractor.
+    #[command(hide = true)]
+    Trial(trial::Arguments),
     /// Write the completions of a shell to standard output.
     #[command(after_help = COMPLETIONS)]
     Completions {
@@ -117,6 +122,7 @@ fn obey(arguments: &Arguments) -> anyhow::Result<Answer> {
         Command::Train(arguments) => train::train(common, arguments),
         Command::Classify(arguments) => classify::classify(common, arguments),
         Command::Status(arguments) => status::status(common, arguments),
+        Command::Trial(arguments) => Ok(trial::here(arguments)?),
         Command::Completions { shell } => Ok(completions::<Arguments>(*shell)),
         Command::Man { command } => Ok(manual::<Arguments>(command.as_deref())),
     }
@@ -131,7 +137,7 @@ mod tests {
     #[test]
     fn the_command_line_is_sound_and_every_command_shows_examples() {
         Arguments::command().debug_assert();
-        for command in Arguments::command().get_subcommands() {
+        for command in Arguments::command().get_subcommands().filter(|command| !command.is_hide_set()) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Examples:"), "`{}` has no examples", command.get_name());
         }

@@ -8,6 +8,7 @@ use clap::Args;
 use grapevine_edge_client::classify::{Classifier, LatestHead};
 use grapevine_edge_client::config::Predictions;
 use grapevine_edge_client::device::{self, DeviceOptions};
+use grapevine_edge_client::extractor::trial::TrialError;
 use grapevine_edge_client::predict::{Outgoing, Predictor};
 use grapevine_edge_client::resources::Governor;
 use grapevine_edge_client::session::{Event, Identity};
@@ -45,6 +46,15 @@ pub(super) struct Arguments {
 
 pub(super) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Answer> {
     let shutdown = Shutdown::on_signals()?;
+    match run_until(common, arguments, &shutdown) {
+        Err(error) if error.is::<TrialError>() && shutdown.is_requested() => {
+            Ok(Answer { code: if arguments.until_finished { INTERRUPTED } else { 0 }, ..Answer::default() })
+        }
+        other => other,
+    }
+}
+
+fn run_until(common: &Common, arguments: &Arguments, shutdown: &Shutdown) -> anyhow::Result<Answer> {
     let mut config = common.configuration()?;
     if let Some(broker) = &arguments.broker {
         config.broker = broker.clone();
@@ -54,7 +64,7 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Answ
     let samples: u32 = store.counts()?.iter().sum();
     let governor = Governor::new(&setup.config.resources);
     let predict = setup.config.predict.as_ref();
-    let predicting = predict.map(|predict| Predicting::prepare(&setup, predict, &store, &governor));
+    let predicting = predict.map(|predict| Predicting::prepare(&setup, predict, &store, &governor, shutdown));
     let predicting = predicting.transpose()?;
     let outgoing = predicting.as_ref().map(|predicting| predicting.outgoing.clone());
     let options = options(&setup, outgoing.clone(), governor);
@@ -64,12 +74,12 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Answ
         tracing::warn!("there are no samples, so this device only waits; stop it and run `edge-client ingest DIR`");
     }
     let mut heart = Heart::start(&setup.config.state, outgoing)?;
-    let predictor = predicting.map(|predicting| predicting.start(&shutdown)).transpose()?;
+    let predictor = predicting.map(|predicting| predicting.start(shutdown)).transpose()?;
     let watch = setup.config.ingest_watch.as_deref();
-    let ingest = watch.map(|folder| ingest::in_background(&setup, folder, &store, &options.governor, &shutdown));
+    let ingest = watch.map(|folder| ingest::in_background(&setup, folder, &store, &options.governor, shutdown));
     let ingest = ingest.transpose()?;
     let mut finished = false;
-    let outcome = device::run(&options, &store, &shutdown, &mut |event| {
+    let outcome = device::run(&options, &store, shutdown, &mut |event| {
         heart.note(event);
         options.service.status(&heart.line());
         if arguments.until_finished && matches!(event, Event::Rests(_)) {
@@ -102,9 +112,15 @@ struct Predicting {
 }
 
 impl Predicting {
-    fn prepare(setup: &Setup, predict: &Predictions, store: &Arc<Store>, governor: &Governor) -> anyhow::Result<Self> {
+    fn prepare(
+        setup: &Setup,
+        predict: &Predictions,
+        store: &Arc<Store>,
+        governor: &Governor,
+        shutdown: &Shutdown,
+    ) -> anyhow::Result<Self> {
         let outgoing = Arc::new(Outgoing::new(&predict.topic));
-        let classifier = Classifier::new(setup.extractor()?, setup.config.classes.clone())?;
+        let classifier = Classifier::new(setup.extractor(shutdown)?, setup.config.classes.clone())?;
         let latest = LatestHead::of(store.clone());
         let device = setup.config.device.clone();
         let predictor = Predictor::new(device, classifier, latest, &predict.watch, outgoing.clone(), governor.clone());

@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use grapevine_edge_client::config::{self, ValidConfig};
-use grapevine_edge_client::extractor::{Extractor, ExtractorError};
+use grapevine_edge_client::extractor::Extractor;
+use grapevine_edge_client::extractor::inspect::Trial;
 use grapevine_edge_client::store::{Store, StoreError, StoreIdentity};
-use grapevine_host::manifest;
+use grapevine_host::{Shutdown, manifest};
 use grapevine_models::Shape;
 use grapevine_models::manifest::Manifest;
 use grapevine_protocol::Digest;
 
-use super::Common;
+use super::{Common, model};
 
 /// The run of a head that this device trained by itself (`train --save`); an aggregator draws its runs at random.
 pub(super) const LOCAL_RUN: u64 = 0;
@@ -39,12 +40,18 @@ impl Setup {
         Ok(Self { config, manifest, extractor, shape, onnx, loaded: OnceCell::new() })
     }
 
-    /// The extractor itself, loaded once.
-    pub(super) fn extractor(&self) -> Result<Extractor, ExtractorError> {
+    /// The extractor, tried in a process of its own and not loaded.
+    pub(super) fn try_extractor(&self) -> anyhow::Result<Trial> {
+        model::try_out(&self.config.extractor, &self.onnx, &Shutdown::manual())
+    }
+
+    /// The extractor itself, loaded once, after it was tried in a process of its own.
+    pub(super) fn extractor(&self, shutdown: &Shutdown) -> anyhow::Result<Extractor> {
         if let Some(loaded) = self.loaded.get() {
             return Ok(loaded.clone());
         }
-        let extractor = Extractor::load(&self.manifest, &self.onnx)?;
+        let config = &self.config;
+        let extractor = model::load(&config.state, (&config.extractor, &self.manifest), &self.onnx, shutdown)?;
         Ok(self.loaded.get_or_init(|| extractor).clone())
     }
 

@@ -4,12 +4,13 @@
 //! Two bytes of a protobuf file can ask for a structure of two hundred. So the parts are counted on the wire first;
 //! only then are they parsed.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
 use tract_onnx::pb::tensor_proto::DataType;
-use tract_onnx::pb::{AttributeProto, GraphProto, ModelProto, TensorProto};
+use tract_onnx::pb::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto};
 use tract_onnx::prelude::*;
 
 use super::{ExtractorError, MAX_MODEL_BYTES, one_line};
@@ -22,6 +23,8 @@ const BYTES_PER_PART: usize = 8;
 const MAX_NESTING: usize = 8;
 /// Most numbers in any tensor of the model, one image at a time.
 pub(super) const MAX_TENSOR_NUMBERS: usize = 1 << 26;
+/// Most operations: the runtime looks at each of them for each other one. Large models have two thousand.
+const MAX_NODES: usize = 16_384;
 /// Largest entry of a window's size, stride, dilation or padding.
 const MAX_WINDOW_SIDE: i64 = 4_096;
 /// Most numbers in one window of a convolution or a pooling.
@@ -153,7 +156,12 @@ fn check_graph(graph: &GraphProto, path: &Path) -> Result<(), ExtractorError> {
     for tensor in &graph.initializer {
         check_tensor(tensor, path)?;
     }
+    if graph.node.len() > MAX_NODES {
+        let reason = format!("it has {} operations, the limit is {MAX_NODES}", graph.node.len());
+        return Err(ExtractorError::Unsupported { path: path.to_owned(), reason });
+    }
     for node in &graph.node {
+        check_node(node, path)?;
         for attribute in &node.attribute {
             check_attribute(attribute, path)?;
         }
@@ -161,9 +169,38 @@ fn check_graph(graph: &GraphProto, path: &Path) -> Result<(), ExtractorError> {
     // It looks outputs up without asking whether they exist.
     let made = graph.node.iter().flat_map(|node| &node.output);
     let given = graph.input.iter().map(|input| &input.name).chain(graph.initializer.iter().map(|tensor| &tensor.name));
-    let known: std::collections::BTreeSet<&String> = made.chain(given).collect();
+    let known: BTreeSet<&String> = made.chain(given).collect();
     match graph.output.iter().find(|output| !known.contains(&output.name)) {
         Some(output) => Err(not_onnx(format!("nothing makes its output `{}`", one_line(&output.name)))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses what the format forbids and the runtime computes at any cost.
+fn check_node(node: &NodeProto, path: &Path) -> Result<(), ExtractorError> {
+    let numbers = |name: &str| {
+        let attribute = node.attribute.iter().find(|attribute| attribute.name == name);
+        attribute.map(|attribute| attribute.ints.as_slice()).unwrap_or_default()
+    };
+    let fault = match node.op_type.as_str() {
+        "AveragePool" | "MaxPool" | "LpPool" => {
+            let window = numbers("kernel_shape");
+            let fits = |(pad, side): (&i64, &i64)| pad < side;
+            let pads = numbers("pads");
+            (!pads.iter().zip(window.iter().cycle()).all(fits)).then_some(("pads", pads))
+        }
+        "Transpose" => {
+            let axes = numbers("perm");
+            let each: BTreeSet<&i64> = axes.iter().collect();
+            (each.len() < axes.len()).then_some(("perm", axes))
+        }
+        _ => None,
+    };
+    match fault {
+        Some((name, numbers)) => {
+            let reason = one_line(&format!("`{name}` of its {} {} is {numbers:?}", node.op_type, node.name));
+            Err(ExtractorError::Unsupported { path: path.to_owned(), reason })
+        }
         None => Ok(()),
     }
 }

@@ -6,8 +6,9 @@ use std::path::Path;
 use grapevine_models::manifest::{Input, Layout, Manifest};
 use tract_onnx::pb::{GraphProto, ModelProto};
 use tract_onnx::prelude::*;
+use tract_onnx::tract_core::floats::FloatPrecisionTranslator;
 use tract_onnx::tract_core::ops::Cost;
-#[cfg(target_arch = "x86_64")]
+use tract_onnx::tract_core::ops::konst::Const;
 use tract_onnx::tract_core::optim::Optimizer;
 use tract_onnx::tract_hir::infer::Factoid;
 use tract_onnx::tract_hir::internal::DimLike;
@@ -26,12 +27,37 @@ pub(super) struct Wanted<'a> {
     pub(super) shape: [usize; 4],
     /// Name of the output.
     pub(super) output: &'a str,
+    /// Whether a manifest says so, or the model itself.
+    has_manifest: bool,
 }
 
 impl<'a> Wanted<'a> {
     /// As the manifest says.
     pub(super) fn of(manifest: &'a Manifest) -> Self {
-        Self { shape: shape_of(&manifest.input), output: &manifest.output.name }
+        Self { shape: shape_of(&manifest.input), output: &manifest.output.name, has_manifest: true }
+    }
+
+    /// Without a manifest.
+    pub(super) fn alone(shape: [usize; 4], output: &'a str) -> Self {
+        Self { shape, output, has_manifest: false }
+    }
+
+    fn input_error(&self, path: &Path, reason: String) -> ExtractorError {
+        let path = path.to_owned();
+        if self.has_manifest {
+            ExtractorError::Input { path, reason }
+        } else {
+            ExtractorError::InputAlone { path, reason }
+        }
+    }
+
+    fn output_error(&self, path: &Path, reason: String) -> ExtractorError {
+        let path = path.to_owned();
+        if self.has_manifest {
+            ExtractorError::Output { path, reason }
+        } else {
+            ExtractorError::OutputAlone { path, reason }
+        }
     }
 }
 
@@ -57,16 +83,31 @@ pub(super) fn typed(model: ModelProto, wanted: &Wanted<'_>, path: &Path) -> Resu
     let parsed = onnx().with_ignore_value_info(true).model_for_proto_model(&model);
     drop(model);
     let mut graph = parsed.map_err(|error| unsupported(one_line(&error)))?;
-    fix_input(&mut graph, wanted.shape, path)?;
-    choose_output(&mut graph, wanted.output, path)?;
+    fix_input(&mut graph, wanted, path)?;
+    choose_output(&mut graph, wanted, path)?;
     graph.analyse(false).map_err(|error| unsupported(one_line(&error)))?;
     graph.into_typed().and_then(simplified).map_err(|error| unsupported(one_line(&error)))
 }
 
-/// Constants worked out, what does nothing left out, and convolutions in this program's own form where that is quicker.
-#[cfg(target_arch = "x86_64")]
+/// Constants worked out, f16 turned into f32, what does nothing left out, and convolutions in this program's own form
+/// where that is quicker.
 fn simplified(mut model: TypedModel) -> TractResult<TypedModel> {
     Optimizer::prop_consts().optimize(&mut model)?;
+    if computes_in_f16(&model) {
+        // Few processors compute in f16, and the runtime's stand-in takes thousands of times as long.
+        model.transform(&FloatPrecisionTranslator::new(f16::datum_type(), f32::datum_type()))?;
+    }
+    replaced(model)
+}
+
+/// Whether anything but a stored weight is in f16.
+fn computes_in_f16(model: &TypedModel) -> bool {
+    let is_f16 = |node: &TypedNode| node.outputs.iter().any(|output| output.fact.datum_type == f16::datum_type());
+    model.nodes().iter().any(|node| !node.op_is::<Const>() && is_f16(node))
+}
+
+#[cfg(target_arch = "x86_64")]
+fn replaced(mut model: TypedModel) -> TractResult<TypedModel> {
     conv::replace_strided(&mut model)?;
     let mut model = model.into_decluttered()?;
     conv::replace(&mut model)?;
@@ -74,12 +115,13 @@ fn simplified(mut model: TypedModel) -> TractResult<TypedModel> {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn simplified(model: TypedModel) -> TractResult<TypedModel> {
+fn replaced(model: TypedModel) -> TractResult<TypedModel> {
     model.into_decluttered()
 }
 
-/// Refuses tensors of unknown or absurd size, absurd work, and an output other than `[1, d]` in f32; gives `d`.
-pub(super) fn check(model: &TypedModel, path: &Path) -> Result<usize, ExtractorError> {
+/// Refuses tensors of unknown or absurd size, absurd work, and an output other than one row of features in f32; gives
+/// their number.
+pub(super) fn check(model: &TypedModel, wanted: &Wanted<'_>, path: &Path) -> Result<usize, ExtractorError> {
     let unsupported = |reason: String| ExtractorError::Unsupported { path: path.to_owned(), reason };
     for node in model.nodes() {
         for output in &node.outputs {
@@ -102,15 +144,23 @@ pub(super) fn check(model: &TypedModel, path: &Path) -> Result<usize, ExtractorE
         }
         Some(_) | None => {}
     }
-    let output_error = |reason: String| ExtractorError::Output { path: path.to_owned(), reason };
+    let output_error = |reason: String| wanted.output_error(path, reason);
     let fact = model.output_fact(0).map_err(|error| output_error(one_line(&error)))?;
-    match fact.shape.as_concrete() {
-        Some(&[1, features]) if fact.datum_type == f32::datum_type() => Ok(features),
-        _ => {
+    let features = fact.shape.as_concrete().and_then(features_of);
+    match features.filter(|_| fact.datum_type == f32::datum_type()) {
+        Some(features) => Ok(features),
+        None => {
             let shape = one_line(&format!("{fact:?}"));
             Err(output_error(format!("the output is {shape}, and must be one row of features: [1, d] in f32")))
         }
     }
+}
+
+/// The one side of an output that is not 1, such as `d` in `[1, d]` and in `[1, d, 1, 1]`; `None` if there are several.
+fn features_of(shape: &[usize]) -> Option<usize> {
+    let mut sides = shape.iter().filter(|&&side| side != 1);
+    let features = sides.next().copied().unwrap_or(1);
+    (features > 0 && sides.next().is_none() && !shape.is_empty()).then_some(features)
 }
 
 /// Multiply-adds for one image; `None` where an operation does not say.
@@ -145,8 +195,9 @@ pub(super) fn unknown_operations(graph: &GraphProto) -> BTreeSet<String> {
 }
 
 /// Fixes the one input to one image: a batch of unknown size runs several times slower.
-fn fix_input(model: &mut InferenceModel, shape: [usize; 4], path: &Path) -> Result<(), ExtractorError> {
-    let input_error = |reason: String| ExtractorError::Input { path: path.to_owned(), reason };
+fn fix_input(model: &mut InferenceModel, wanted: &Wanted<'_>, path: &Path) -> Result<(), ExtractorError> {
+    let shape = wanted.shape;
+    let input_error = |reason: String| wanted.input_error(path, reason);
     if model.inputs.len() != 1 {
         return Err(input_error(format!("it has {} inputs, not one", model.inputs.len())));
     }
@@ -158,17 +209,18 @@ fn fix_input(model: &mut InferenceModel, shape: [usize; 4], path: &Path) -> Resu
     let rank_fits = declared.shape.rank().concretize().is_none_or(|rank| rank == shape.len() as i64);
     if !sides_fit || !rank_fits || declared.datum_type.unify(&fact.datum_type).is_err() {
         let takes = one_line(&format!("{declared:?}"));
-        return Err(input_error(format!("the model takes {takes}, the manifest says {shape:?} in f32")));
+        return Err(input_error(format!("it takes {takes}, and an image is {shape:?} in f32")));
     }
     model.set_input_fact(0, fact).map_err(|error| input_error(one_line(&error)))
 }
 
-fn choose_output(model: &mut InferenceModel, name: &str, path: &Path) -> Result<(), ExtractorError> {
+fn choose_output(model: &mut InferenceModel, wanted: &Wanted<'_>, path: &Path) -> Result<(), ExtractorError> {
+    let name = wanted.output;
     let label = |outlet: &OutletId| model.outlet_label(*outlet).unwrap_or("(unnamed)").to_owned();
     let labels: Vec<String> = model.outputs.iter().map(label).collect();
     let Some(position) = labels.iter().position(|label| label == name) else {
         let reason = one_line(&format!("it has no output `{name}`, only {labels:?}"));
-        return Err(ExtractorError::Output { path: path.to_owned(), reason });
+        return Err(wanted.output_error(path, reason));
     };
     model.outputs = vec![model.outputs[position]];
     Ok(())

@@ -60,11 +60,13 @@ pub struct Question<'a> {
     pub output: Option<&'a str>,
     /// Most images that are timed.
     pub images: usize,
+    /// Called when the model is loaded, before the first image.
+    pub loaded: fn(),
 }
 
 impl Default for Question<'_> {
     fn default() -> Self {
-        Self { manifest: None, side: None, layout: None, output: None, images: 200 }
+        Self { manifest: None, side: None, layout: None, output: None, images: 200, loaded: || () }
     }
 }
 
@@ -118,12 +120,12 @@ pub fn inspect(path: &Path, question: &Question<'_>) -> Result<Inspection, Extra
     let mut inspection = describe(&model, bytes.len() as u64);
     drop((bytes, model));
     let tried = match question.manifest {
-        Some(manifest) => try_out(&Wanted::of(manifest), question.images, path).and_then(|trial| {
+        Some(manifest) => try_out(&Wanted::of(manifest), question, path).and_then(|trial| {
             // What a manifest adds to a model's own shapes is how many features there are.
             super::check_features(trial.features, manifest, path).map(|()| trial)
         }),
         None => guess(&inspection, question, path)
-            .and_then(|(shape, output)| try_out(&Wanted { shape, output: &output }, question.images, path)),
+            .and_then(|(shape, output)| try_out(&Wanted::alone(shape, &output), question, path)),
     };
     match tried {
         Ok(trial) => {
@@ -156,7 +158,7 @@ fn guess(
     question: &Question<'_>,
     path: &Path,
 ) -> Result<([usize; 4], String), ExtractorError> {
-    let input_error = |reason: String| ExtractorError::Input { path: path.to_owned(), reason };
+    let input_error = |reason: String| ExtractorError::InputAlone { path: path.to_owned(), reason };
     let [input] = inspection.inputs.as_slice() else {
         return Err(input_error(format!("it has {} inputs, not one", inspection.inputs.len())));
     };
@@ -182,7 +184,7 @@ fn guess(
         Layout::Nhwc => [batch, fixed(a).or(height), fixed(b).or(width), fixed(c).or(Some(3))],
     };
     let [Some(batch), Some(a), Some(b), Some(c)] = sides else {
-        return Err(input_error("its sides are not fixed: give the image size, such as --size 224x224".to_owned()));
+        return Err(input_error("the size of its images is not fixed".to_owned()));
     };
     let (_, [_, rows, columns]) = layout_of([batch, a, b, c], Some(layout));
     if height.is_some_and(|height| height != rows) || width.is_some_and(|width| width != columns) {
@@ -194,7 +196,7 @@ fn guess(
 }
 
 /// Loads the model and runs it until the median is known.
-fn try_out(wanted: &Wanted<'_>, images: usize, path: &Path) -> Result<Trial, ExtractorError> {
+fn try_out(wanted: &Wanted<'_>, question: &Question<'_>, path: &Path) -> Result<Trial, ExtractorError> {
     let started = now();
     let (runner, multiply_adds) = contained(path, || {
         let model = graph::typed(file::read(path)?, wanted, path)?;
@@ -202,6 +204,8 @@ fn try_out(wanted: &Wanted<'_>, images: usize, path: &Path) -> Result<Trial, Ext
         Ok((Runner::new(model, wanted, path)?, count))
     })?;
     let load_ms = milliseconds(started.elapsed());
+    (question.loaded)();
+    let images = question.images;
     let numbers = runner.input_shape.iter().product();
     // Neither all zero nor all equal: processors are quicker or slower on such numbers.
     let image: Vec<f32> = (0..numbers).map(|index: usize| (index * 37 % 101) as f32 / 50.0 - 1.0).collect();
@@ -211,7 +215,7 @@ fn try_out(wanted: &Wanted<'_>, images: usize, path: &Path) -> Result<Trial, Ext
         let started = now();
         let features = runner.run(&image)?;
         let elapsed = started.elapsed();
-        super::within(features, f32::MAX)?;
+        super::finite(features)?;
         spent += elapsed;
         if number >= WARM_UP || spent > MOST_TIME {
             times.push(milliseconds(elapsed));

@@ -128,7 +128,7 @@ fn a_tensor_of_another_length_is_refused() {
 fn features_that_are_no_numbers_are_refused() {
     let extractor = load(&manifest(), &good_model()).unwrap();
     let error = extractor.extract(&[0.0, f32::INFINITY, 0.0, 0.0]).unwrap_err();
-    assert!(matches!(error, ExtractorError::FeatureValue { .. }), "{error}");
+    assert!(matches!(error, ExtractorError::NotFinite { .. }), "{error}");
     let error = extractor.extract(&[0.0, 1e6, 0.0, 0.0]).unwrap_err();
     assert!(matches!(error, ExtractorError::FeatureValue { feature: 1, .. }), "{error}");
 }
@@ -289,11 +289,113 @@ fn an_output_of_another_rank_is_refused() {
 }
 
 #[test]
+fn an_output_with_sides_of_one_is_a_row_of_features() {
+    for shape in [&[1, 4, 1, 1][..], &[1, 1, 4, 1], &[1, 1, 1, 4], &[1, 1, 4], &[4]] {
+        let sides: Vec<u8> = shape.iter().flat_map(|&side: &i64| side.to_le_bytes()).collect();
+        let shape_of = Message::default().number(1, shape.len() as u64).number(2, 7).text(8, "shape").bytes(9, &sides);
+        let graph = Message::default()
+            .nest(1, node("Reshape", &["image", "shape"], "features"))
+            .nest(5, shape_of)
+            .nest(11, value("image", &[1, 1, 2, 2]))
+            .nest(12, value("features", &shape.iter().map(|&side| side as u64).collect::<Vec<u64>>()));
+        let bytes = model(graph);
+        let mut manifest = manifest();
+        manifest.output = Output { name: "features".into(), features: 4, mean: vec![0.0; 4], std: vec![2.0; 4] };
+        let extractor = load(&manifest, &bytes).unwrap();
+        assert_eq!(extractor.extract_raw(&[1.0, 2.0, 3.0, 4.0]).unwrap(), [1.0, 2.0, 3.0, 4.0], "{shape:?}");
+    }
+}
+
+/// `[N, 1, 2, 2]` to `[N, 3]` as [`projection`], computed in f16 between two casts.
+fn half_precision() -> Vec<u8> {
+    let cast = |from: &str, to: &str, kind: u64| {
+        let attribute = Message::default().text(1, "to").number(3, kind).number(20, 2);
+        node("Cast", &[from], to).nest(5, attribute)
+    };
+    let raw: Vec<u8> = WEIGHTS.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect();
+    let weights = Message::default().number(1, 4).number(1, 3).number(2, 10).text(8, "weights").bytes(9, &raw);
+    let graph = Message::default()
+        .nest(1, cast("image", "narrow", 10))
+        .nest(1, node("Flatten", &["narrow"], "flat"))
+        .nest(1, node("MatMul", &["flat", "weights"], "product"))
+        .nest(1, cast("product", "features", 1))
+        .nest(5, weights)
+        .nest(11, value("image", &[0, 1, 2, 2]))
+        .nest(12, value("features", &[0, 3]));
+    model(graph)
+}
+
+#[test]
+fn what_computes_in_f16_is_computed_in_f32() {
+    let path = Path::new("half.onnx");
+    let manifest = manifest();
+    let typed = graph::typed(file::parse(&half_precision(), path).unwrap(), &Wanted::of(&manifest), path).unwrap();
+    let kinds = typed.nodes().iter().flat_map(|node| &node.outputs).map(|output| output.fact.datum_type);
+    assert!(kinds.clone().all(|kind| kind != f16::datum_type()), "{:?}", kinds.collect::<Vec<_>>());
+    let extractor = load(&manifest, &half_precision()).unwrap();
+    // More digits than f16 has.
+    assert_eq!(
+        extractor.extract_raw(&[1.0, 2.0, 3.0, 1.0 / 4_096.0]).unwrap(),
+        [1.0, 2.0, 3.0].map(|pixel| pixel + 1.0 / 4_096.0)
+    );
+}
+
+#[test]
+fn without_a_manifest_none_is_spoken_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    let cube = Message::default()
+        .nest(1, node("Relu", &["image"], "features"))
+        .nest(11, value("image", &[0, 1, 2, 2]))
+        .nest(12, value("features", &[0, 1, 2, 2]));
+    let nan = projection(tensor("weights", &[4, 3], &[f32::NAN; 12]));
+    let two_inputs = projection(tensor("weights", &[4, 3], &WEIGHTS)).nest(11, value("more", &[1]));
+    let flat_input = projection(tensor("weights", &[4, 3], &WEIGHTS));
+    for (bytes, output) in [
+        (model(cube), None),
+        (model(nan), None),
+        (model(two_inputs), None),
+        (model(flat_input), Some("logits")),
+        (b"no model".to_vec(), None),
+    ] {
+        fs::write(&path, bytes).unwrap();
+        let line = match inspect(&path, &Question { output, ..Question::default() }) {
+            Ok(inspection) => inspection.failure.unwrap(),
+            Err(error) => error.to_string(),
+        };
+        assert!(!line.contains("manifest") && line.contains("; "), "{line}");
+    }
+}
+
+#[test]
+fn what_the_format_forbids_is_refused_before_it_is_computed() {
+    let ints = |name: &str, values: &[u64]| {
+        let attribute = values.iter().fold(Message::default().text(1, name), |all, &value| all.number(8, value));
+        attribute.number(20, 7)
+    };
+    let one = |node: Message| {
+        let graph = Message::default().nest(1, node).nest(11, value("image", &[0, 1, 2, 2]));
+        model(graph.nest(12, value("features", &[0, 3])))
+    };
+    let pool = node("MaxPool", &["image"], "features").nest(5, ints("kernel_shape", &[3, 3]));
+    let border = pool.nest(5, ints("pads", &[0, 0, 3, 0]));
+    let twice = node("Transpose", &["image"], "features").nest(5, ints("perm", &[0, 1, 2, 2]));
+    for (node, expected) in [(border, "`pads` of its MaxPool"), (twice, "`perm` of its Transpose")] {
+        let error = refusal(&manifest(), &one(node)).to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    let row = (0..20_000).fold(Message::default(), |graph, _| graph.nest(1, node("Relu", &["image"], "features")));
+    let row = row.nest(11, value("image", &[0, 1, 2, 2])).nest(12, value("features", &[0, 3]));
+    let error = refusal(&manifest(), &model(row)).to_string();
+    assert!(error.contains("20000 operations, the limit is 16384"), "{error}");
+}
+
+#[test]
 fn a_model_that_gives_no_numbers_is_found_out_on_the_first_image() {
     let weights = [f32::NAN; 12];
     let extractor = load(&manifest(), &model(projection(tensor("weights", &[4, 3], &weights)))).unwrap();
     for features in [extractor.extract(&[0.0; 4]), extractor.extract_raw(&[0.0; 4])] {
-        assert!(matches!(features, Err(ExtractorError::FeatureValue { feature: 0, .. })), "{features:?}");
+        assert!(matches!(features, Err(ExtractorError::NotFinite { feature: 0, .. })), "{features:?}");
     }
 }
 

@@ -7,7 +7,7 @@ use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, RgbImage};
 use libjpeg_turbo_rs::{ColorSpace, DecodeLimits, Decoder, JpegError, PixelFormat};
 
-use super::{DecodeError, MAX_DECODED_BYTES, MAX_IMAGE_SIDE};
+use super::{DecodeError, MAX_DECODED_BYTES, MAX_IMAGE_SIDE, orientation};
 
 /// Scans of one image. Progressive images have about ten; each costs a pass over all of the image.
 const MAX_SCANS: usize = 100;
@@ -18,10 +18,18 @@ const MARKER: u8 = 0xff;
 const START_OF_IMAGE: u8 = 0xd8;
 const END_OF_IMAGE: u8 = 0xd9;
 const START_OF_SCAN: u8 = 0xda;
+/// The kind of segments that hold Exif data or an XMP packet, each told by what it begins with.
+const METADATA: u8 = 0xe1;
+const EXIF: &[u8] = b"Exif\0\0";
+const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
+
+/// Kind and content of a part of the file.
+type Segment<'a> = (u8, &'a [u8]);
 
 /// The image as it is stored, and how to turn it upright.
 pub(super) fn decode(bytes: &[u8]) -> Result<(DynamicImage, Orientation), DecodeError> {
-    if !is_whole(bytes) {
+    let (segments, scan) = head(bytes).ok_or(DecodeError::CutShort)?;
+    if !is_whole(scan) {
         return Err(DecodeError::CutShort);
     }
     let limits = DecodeLimits {
@@ -39,7 +47,6 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(DynamicImage, Orientation), Decode
         ColorSpace::YCbCr | ColorSpace::Rgb | ColorSpace::Unknown => PixelFormat::Rgb,
     });
     let image = decoder.decode_image()?;
-    let orientation = image.exif_data().and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
     let [width, height] = [image.width as u32, image.height as u32];
     let pixels = match colours {
         ColorSpace::Grayscale => GrayImage::from_raw(width, height, image.data).map(DynamicImage::from),
@@ -51,7 +58,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(DynamicImage, Orientation), Decode
         }
     };
     let incomplete = || JpegError::CorruptData("its size and its pixels do not fit".into());
-    Ok((pixels.ok_or_else(incomplete)?, orientation))
+    Ok((pixels.ok_or_else(incomplete)?, upright(&segments)))
 }
 
 /// Four inks, stored inverted, as Pillow turns them into colours: `K - (255 - ink) * K / 255`, rounded.
@@ -67,28 +74,41 @@ fn inks_to_rgb(inks: &[u8]) -> Vec<u8> {
         .collect()
 }
 
-/// Whether the end marker follows the first scan. Before it, segments are stepped over: a thumbnail has an end of its
-/// own. In a scan's data the marker cannot occur.
-fn is_whole(bytes: &[u8]) -> bool {
-    let Some(mut rest) = bytes.strip_prefix(&[MARKER, START_OF_IMAGE]) else { return false };
+/// Long Exif data lie in several segments, one after the other; of several XMP packets the last counts.
+fn upright(segments: &[Segment<'_>]) -> Orientation {
+    let metadata = || segments.iter().filter(|(kind, _)| *kind == METADATA).map(|(_, content)| *content);
+    let exif: Vec<u8> = metadata().filter_map(|content| content.strip_prefix(EXIF)).flatten().copied().collect();
+    orientation::upright(Some(&exif), metadata().rev().find_map(|content| content.strip_prefix(XMP)))
+}
+
+/// Kinds and contents of the segments before the first scan, and all that follows the scan's marker; `None` without a
+/// scan.
+fn head(bytes: &[u8]) -> Option<(Vec<Segment<'_>>, &[u8])> {
+    let mut rest = bytes.strip_prefix(&[MARKER, START_OF_IMAGE])?;
+    let mut segments = Vec::new();
     loop {
-        let Some(start) = rest.windows(2).position(|pair| pair[0] == MARKER && ![0, MARKER].contains(&pair[1])) else {
-            return false;
-        };
+        let start = rest.windows(2).position(|pair| pair[0] == MARKER && ![0, MARKER].contains(&pair[1]))?;
         let kind = rest[start + 1];
         rest = &rest[start + 2..];
         match kind {
-            START_OF_SCAN => return rest.windows(2).any(|pair| pair == [MARKER, END_OF_IMAGE]),
-            END_OF_IMAGE => return false,
+            START_OF_SCAN => return Some((segments, rest)),
+            END_OF_IMAGE => return None,
             // Markers without a segment: restarts, and one for private use.
             0x01 | 0xd0..=0xd8 => {}
             _ => {
-                let Some((length, _)) = rest.split_first_chunk() else { return false };
-                let Some(after) = rest.get(usize::from(u16::from_be_bytes(*length)).max(2)..) else { return false };
+                let (length, _) = rest.split_first_chunk()?;
+                let (segment, after) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)).max(2))?;
+                segments.push((kind, &segment[2..]));
                 rest = after;
             }
         }
     }
+}
+
+/// Whether the end marker follows the first scan; a thumbnail before it has an end of its own. In a scan's data the
+/// marker cannot occur.
+fn is_whole(scan: &[u8]) -> bool {
+    scan.windows(2).any(|pair| pair == [MARKER, END_OF_IMAGE])
 }
 
 #[cfg(test)]
@@ -100,6 +120,10 @@ mod tests {
     fn jpeg() -> Vec<u8> {
         let image = RgbImage::from_fn(40, 30, |x, y| image::Rgb([(x * 6) as u8, (y * 8) as u8, (x * y) as u8]));
         compress(image.as_raw(), 40, 30, PixelFormat::Rgb, 90, Subsampling::S420).unwrap()
+    }
+
+    fn is_whole(bytes: &[u8]) -> bool {
+        head(bytes).is_some_and(|(_, scan)| super::is_whole(scan))
     }
 
     #[test]

@@ -1,10 +1,11 @@
 """Makes the images beside this file, and `expected.json`: what Pillow turns each of them into.
 
-    python3 edge-client/tests/pillow/make.py        (Pillow 12 or later, NumPy)
+    python3 edge-client/tests/pillow/make.py        (NumPy, and Pillow as in models/export/requirements.txt)
 
 An image becomes pixels as the scripts in models/export make it: `ImageOps.exif_transpose`, `convert("RGB")` or
-`convert("L")`, `resize(size, BILINEAR)`, across before down. Since version 13 Pillow itself goes down first where that
-is less work, which changes single values by a level.
+`convert("L")`, `resize(size, BILINEAR)`. Since version 13 Pillow resizes an image down before across where its height
+shrinks by more than twice as many pixels as its width, which changes single values by a level; before, it always went
+across first.
 """
 import json
 import struct
@@ -12,7 +13,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 HERE = Path(__file__).parent
 EXIF_ORIENTATION = 0x0112
@@ -54,6 +55,47 @@ def oriented(orientation):
     return exif
 
 
+def packet(orientation):
+    """An XMP packet that says nothing else."""
+    return (f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+            f'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="{orientation}"/>'
+            f'</rdf:RDF></x:xmpmeta>')
+
+
+def profile(orientation):
+    """Exif data as ImageMagick and older programs put them into a PNG file."""
+    content = oriented(orientation).tobytes()
+    return f"\nexif\n{len(content):8}\n{content.hex()}\n"
+
+
+def with_text(image, path, keyword, text, kind):
+    info = PngImagePlugin.PngInfo()
+    if kind == "iTXt":
+        info.add_itxt(keyword, text)
+    else:
+        info.add_text(keyword, text, zip=kind == "zTXt")
+    image.save(path, pnginfo=info)
+
+
+def make_turned(odd):
+    odd.save(HERE / "turned-3.png", exif=oriented(3))
+    odd.save(HERE / "turned-6.png", exif=oriented(6))
+    for orientation in (2, 4, 5, 6, 7, 8):
+        odd.save(HERE / f"turned-{orientation}.jpg", quality=92, subsampling=0, exif=oriented(orientation))
+    odd.save(HERE / "turned-xmp-6.jpg", quality=92, subsampling=0, xmp=packet(6).encode())
+    # Exif goes before XMP, also where it says that nothing is to be turned.
+    odd.save(HERE / "turned-both.jpg", quality=92, subsampling=0, xmp=packet(6).encode(), exif=oriented(1))
+    with_text(odd, HERE / "turned-xmp-8.png", "XML:com.adobe.xmp", packet(8), "iTXt")
+    with_text(odd, HERE / "turned-profile-6.png", "Raw profile type exif", profile(6), "tEXt")
+    with_text(odd, HERE / "turned-profile-5.png", "Raw profile type exif", profile(5), "zTXt")
+    # Behind the pixels, where programs put what they add.
+    with_text(odd, HERE / "turned-late-3.png", "Raw profile type exif", profile(3), "tEXt")
+    late = (HERE / "turned-late-3.png").read_bytes()
+    start = late.index(b"tEXt") - 4
+    end = start + 12 + int.from_bytes(late[start:start + 4], "big")
+    (HERE / "turned-late-3.png").write_bytes(late[:start] + late[end:-12] + late[start:end] + late[-12:])
+
+
 def make():
     rgb = Image.fromarray(picture(13, 11))
     square = Image.fromarray(picture(64, 64))
@@ -72,10 +114,9 @@ def make():
     palette.save(HERE / "palette.png")
     palette.save(HERE / "palette-alpha.png", transparency=3)
     square.convert("1").save(HERE / "one-bit.png")
-    odd.save(HERE / "turned-3.png", exif=oriented(3))
-    odd.save(HERE / "turned-6.png", exif=oriented(6))
-    for orientation in (2, 4, 5, 6, 7, 8):
-        odd.save(HERE / f"turned-{orientation}.jpg", quality=92, subsampling=0, exif=oriented(orientation))
+    make_turned(odd)
+    Image.fromarray(picture(8, 32)).save(HERE / "tall.png")
+    Image.fromarray(picture(3, 600)).convert("L").save(HERE / "tallest.png")
     odd.save(HERE / "full-colour.jpg", quality=90, subsampling=0)
     odd.save(HERE / "half-colour.jpg", quality=90, subsampling=1)
     square.save(HERE / "quarter-colour.jpg", quality=90, subsampling=2)
@@ -98,8 +139,7 @@ def expected():
             image = opened(path).convert(mode)
             if size == (64, 64) and path.name != "quarter-colour.jpg":
                 continue
-            across = image.resize((size[0], image.height), Image.Resampling.BILINEAR)
-            levels = np.asarray(across.resize(size, Image.Resampling.BILINEAR))
+            levels = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
             cases.append({"file": path.name, "width": size[0], "height": size[1], "channels": len(image.getbands()),
                           "levels": bytes(levels.ravel()).hex()})
     lines = ",\n".join(json.dumps(case) for case in cases)

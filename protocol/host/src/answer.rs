@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind, Write};
 use serde::Serialize;
 
 use crate::sentence::sentence;
+use crate::{printable, printable_lines};
 
 /// What a shell expects of a process that Ctrl-C ended: 128 + SIGINT.
 pub const INTERRUPTED: u8 = 130;
@@ -47,12 +48,13 @@ impl Answer {
         Self::complaint(sentence(error), 1)
     }
 
-    /// Writes it to the two outputs of this process and gives the exit code.
+    /// Writes it to the two outputs of this process and gives the exit code. Whatever foreign names it holds reach the
+    /// terminal as [`printable`].
     pub fn deliver(&self) -> u8 {
         let mut code = self.code;
         let mut complaints = self.complaints.clone();
         let mut output = io::stdout().lock();
-        match output.write_all(self.text.as_bytes()).and_then(|()| output.flush()) {
+        match write!(output, "{}", printable_lines(&self.text)).and_then(|()| output.flush()) {
             Ok(()) => {}
             // The reader had enough, as in `| head`.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
@@ -63,7 +65,7 @@ impl Answer {
         }
         for complaint in complaints {
             // Nobody is left to tell when standard error is closed.
-            let _ = writeln!(io::stderr(), "error: {complaint}");
+            let _ = writeln!(io::stderr(), "error: {}", printable(&complaint));
         }
         code
     }

@@ -20,6 +20,7 @@ pub mod manifest;
 mod manual;
 pub mod memory;
 pub mod panics;
+mod printable;
 pub mod sentence;
 pub mod service;
 pub mod signals;
@@ -27,6 +28,7 @@ pub mod transport;
 
 pub use answer::Answer;
 pub use broker_address::BrokerAddress;
+pub use printable::{Printable, printable, printable_lines};
 pub use service::Service;
 pub use signals::Shutdown;
 pub use transport::Transport;

@@ -10,6 +10,8 @@ use std::io;
 use std::process;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::printable;
+
 /// The service manager, or nobody. Clones share it.
 #[derive(Clone, Default)]
 pub struct Service {
@@ -65,7 +67,7 @@ impl Service {
         let mut told = manager.status.lock().unwrap_or_else(PoisonError::into_inner);
         if *told != line {
             line.clone_into(&mut told);
-            self.tell(&format!("STATUS={}", line.replace('\n', " ")));
+            self.tell(&format!("STATUS={}", printable(&line.replace('\n', " "))));
         }
     }
 

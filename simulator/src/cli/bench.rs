@@ -5,14 +5,18 @@ mod screen;
 
 use std::path::{Path, PathBuf};
 
+use grapevine_edge_client::extractor::trial::TrialError;
 use grapevine_host::answer::INTERRUPTED;
 use grapevine_host::{Answer, Shutdown, files, sentence};
-use grapevine_simulator::bench::{self, BenchError};
+use grapevine_simulator::bench::{self, BenchError, Source};
 use grapevine_simulator::report::results::Report;
 use grapevine_simulator::report::{csv, html, svg, table, units};
 
+use super::extractor;
 pub(super) use arguments::Arguments;
 use screen::Screen;
+
+const STOPPED: &str = "stopped; nothing was written";
 
 pub(super) fn bench(arguments: &Arguments, quiet: bool) -> anyhow::Result<Answer> {
     let shutdown = Shutdown::on_signals()?;
@@ -31,14 +35,26 @@ pub(super) fn bench(arguments: &Arguments, quiet: bool) -> anyhow::Result<Answer
         Ok(options) => options,
         Err(error) => return Ok(Answer::complaint(error, 2)),
     };
+    match extractor::vet(named_extractor(&options.source), &shutdown) {
+        Err(TrialError::Stopped) => return Ok(Answer::complaint(STOPPED, INTERRUPTED)),
+        vetted => vetted?,
+    }
     let screen = Screen::new(quiet);
     let result = bench::run(&options, &shutdown, &|progress| screen.show(progress));
     screen.clear();
     match result {
         Ok(report) => outputs.write(&report),
-        Err(BenchError::Stopped) => Ok(Answer::complaint("stopped; nothing was written", INTERRUPTED)),
+        Err(BenchError::Stopped) => Ok(Answer::complaint(STOPPED, INTERRUPTED)),
         Err(error) if is_usage(&error) => Ok(Answer::complaint(sentence::sentence(&error), 2)),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// One that a person named.
+fn named_extractor(source: &Source) -> Option<&Path> {
+    match source {
+        Source::Files { extractor, .. } => extractor.as_deref(),
+        Source::Digits | Source::Synthetic { .. } => None,
     }
 }
 

@@ -3,15 +3,18 @@
 mod inspect;
 mod manifest;
 mod probe;
-mod trial;
 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use grapevine_edge_client::extractor::trial::{self, TrialError, Trier};
 use grapevine_host::answer::INTERRUPTED;
-use grapevine_host::{Answer, Shutdown};
+use grapevine_host::{Answer, Shutdown, manifest as manifests};
 use grapevine_simulator::data::images::{CacheError, FeatureCache};
 use grapevine_simulator::extractor::FrozenExtractor;
+
+/// This program as its own child.
+const TRIER: Trier = Trier(&["--quiet", "extractor", "trial"]);
 
 /// Look at, describe and measure frozen extractors.
 #[derive(Debug, Args)]
@@ -35,7 +38,7 @@ pub(super) fn extractor(arguments: &Arguments, quiet: bool) -> anyhow::Result<An
         Command::Inspect(arguments) => inspect::inspect(arguments, &shutdown),
         Command::Manifest(arguments) => manifest::manifest(arguments, quiet, &shutdown),
         Command::Probe(arguments) => probe::probe(arguments, quiet, &shutdown),
-        Command::Trial(arguments) => trial::here(arguments),
+        Command::Trial(arguments) => trial::here(arguments).map_err(Into::into),
     };
     match answer {
         Err(_) if shutdown.is_requested() => Ok(Answer::complaint("stopped", INTERRUPTED)),
@@ -62,8 +65,15 @@ impl CacheArguments {
 
 /// The shipped extractor, or one that a person named, which is tried first in a process of its own.
 pub(super) fn open(path: Option<&Path>, shutdown: &Shutdown) -> anyhow::Result<FrozenExtractor> {
-    if let Some(path) = path {
-        trial::vet(path, shutdown)?;
-    }
+    vet(path, shutdown)?;
     Ok(FrozenExtractor::shipped_or(path)?)
+}
+
+/// Refuses an extractor that a person named and that does not run, before anything loads it into this process.
+pub(super) fn vet(path: Option<&Path>, shutdown: &Shutdown) -> Result<(), TrialError> {
+    let Some(path) = path else { return Ok(()) };
+    let manifest = manifests::beside(path);
+    // Whether they belong together is the loader's business; here is only asked what loading would do.
+    let Ok((_, onnx)) = manifests::load(&manifest) else { return Ok(()) };
+    TRIER.vet(&manifest, &onnx, shutdown).map(drop)
 }

@@ -19,7 +19,7 @@ use grapevine_protocol::Digest;
 const SHIPPED_MANIFEST: &str = include_str!("../../../models/onnx/general.toml");
 const SHIPPED_ONNX: &[u8] = include_bytes!("../../../models/onnx/general.onnx");
 /// Part of the key of cached features: changes with every change of decoding, resizing and normalising.
-const PREPARATION: &str = "preparation 1";
+const PREPARATION: &str = "preparation 2";
 
 /// An extractor with its manifest, ready for images. It can be shared between threads.
 #[derive(Debug)]

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 use grapevine_edge_client::extractor::inspect::{Inspection, Port, Side};
+use grapevine_edge_client::extractor::trial::{Try, parse_layout, parse_size, slowness};
 use grapevine_host::{Answer, Shutdown, manifest};
 use grapevine_models::manifest::Layout;
 use grapevine_simulator::report::units;
 use serde::Serialize;
 
-use super::trial::{Try, parse_layout, parse_size, trial};
+use super::TRIER;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -66,7 +67,7 @@ pub(super) fn inspect(arguments: &Arguments, shutdown: &Shutdown) -> anyhow::Res
         output: arguments.output.as_deref(),
         images: arguments.images as usize,
     };
-    let inspection = trial(&onnx, &what, shutdown)?;
+    let inspection = TRIER.inspect(&onnx, &what, shutdown)?;
     let sha256 = manifest::sha256_file(&onnx)?;
     let code = u8::from(inspection.failure.is_some());
     let inspected = Inspected { file: onnx, sha256, inspection };
@@ -107,7 +108,13 @@ fn render(inspected: &Inspected) -> String {
             line("memory", format!("{} at most, to load and to run", units::bytes(bytes)));
         }
     }
-    line("runs here", inspection.failure.as_ref().map_or_else(|| "yes".to_owned(), |reason| format!("no: {reason}")));
+    let slow = inspection.trial.as_ref().and_then(slowness);
+    let runs = match (&inspection.failure, slow) {
+        (Some(reason), _) => format!("no: {reason}"),
+        (None, Some(slow)) => format!("yes, but slowly: {slow}"),
+        (None, None) => "yes".to_owned(),
+    };
+    line("runs here", runs);
     text
 }
 

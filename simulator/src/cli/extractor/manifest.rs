@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 use grapevine_edge_client::extractor::inspect::{Trial, layout_of};
+use grapevine_edge_client::extractor::trial::{Try, layout_name, parse_layout, parse_size, slowness};
 use grapevine_edge_client::extractor::{Extractor, MAX_MODEL_BYTES};
 use grapevine_edge_client::source::{ImageSource, Source};
 use grapevine_host::sentence::one_line;
@@ -16,7 +17,7 @@ use grapevine_simulator::extractor::draft::{self, Moments};
 use serde::Serialize;
 
 use super::super::images_bar::ImagesBar;
-use super::trial::{Try, parse_layout, parse_size, trial};
+use super::TRIER;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -84,6 +85,7 @@ struct Written {
     height: u32,
     channels: u32,
     layout: Layout,
+    image_ms: f64,
     plain_pixels: bool,
     unreadable: Vec<Unreadable>,
 }
@@ -106,12 +108,15 @@ pub(super) fn manifest(arguments: &Arguments, quiet: bool, shutdown: &Shutdown) 
         images: 1,
         ..Try::default()
     };
-    let inspection = trial(&arguments.file, &what, shutdown)?;
+    let inspection = TRIER.inspect(&arguments.file, &what, shutdown)?;
     let tried = match (inspection.trial, inspection.failure) {
         (Some(tried), _) => tried,
         (None, failure) => bail!(failure.unwrap_or_default()),
     };
     let first = inspection.outputs.first().map(|output| output.name.clone()).unwrap_or_default();
+    if let Some(line) = slowness(&tried) {
+        tracing::warn!("{line}");
+    }
     let mut draft = arguments.draft(&tried, arguments.output.clone().unwrap_or(first))?;
     let extractor = Extractor::load(&draft, &arguments.file)?;
     let mut bar = ImagesBar::new(quiet);
@@ -122,7 +127,7 @@ pub(super) fn manifest(arguments: &Arguments, quiet: bool, shutdown: &Shutdown) 
     draft.output.std.clone_from(&moments.std);
     draft.check().context("the measured numbers make no manifest")?;
     files::write_atomic(&out, draft::render(&draft).as_bytes())?;
-    Answer::of(&Written::new(out, draft, moments, arguments), arguments.json, render).map_err(Into::into)
+    Answer::of(&Written::new(out, draft, (moments, tried), arguments), arguments.json, render).map_err(Into::into)
 }
 
 impl Arguments {
@@ -191,7 +196,7 @@ impl Arguments {
 }
 
 impl Written {
-    fn new(manifest: PathBuf, draft: Manifest, moments: Moments, arguments: &Arguments) -> Self {
+    fn new(manifest: PathBuf, draft: Manifest, (moments, tried): (Moments, Trial), arguments: &Arguments) -> Self {
         let Input { width, height, channels, layout, .. } = draft.input;
         let unreadable = |(image, reason)| Unreadable { image, reason };
         Self {
@@ -204,6 +209,7 @@ impl Written {
             height,
             channels,
             layout,
+            image_ms: tried.image_ms,
             plain_pixels: arguments.mean.is_empty() && arguments.std.is_empty(),
             unreadable: moments.unreadable.into_iter().map(unreadable).collect(),
         }
@@ -212,10 +218,12 @@ impl Written {
 
 fn render(written: &Written) -> String {
     let Written { manifest, images, features, width, height, channels, .. } = written;
-    let layout = super::trial::layout_name(written.layout);
+    let layout = layout_name(written.layout);
     let mut text = format!(
-        "{} written: {features} features, measured on {images} images of {width}x{height}x{channels}, {layout}\n",
-        manifest.display()
+        "{} written: {features} features, measured on {images} images of {width}x{height}x{channels}, {layout}\n\
+         one image takes {:.2} ms here\n",
+        manifest.display(),
+        written.image_ms
     );
     if written.plain_pixels {
         text.push_str("pixels go in as pixel / 255; if the model was trained otherwise, give --mean and --std\n");
