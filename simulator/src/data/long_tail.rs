@@ -235,7 +235,12 @@ mod tests {
         for (before, after, ratio, expected) in [
             (&[5, 50][..], &[5, 50][..], None, "kept as they are: already long-tailed, 10:1 (50 to 5 samples a class)"),
             (&[20, 50], &[20, 50], None, "kept as they are: 2.5:1 (50 to 20 samples a class)."),
-            (&[5_000, 5_000], &[5_000, 50], Some(100.0), "a long tail of 100:1: 5,050 of 10,000 training samples are used"),
+            (
+                &[5_000, 5_000],
+                &[5_000, 50],
+                Some(100.0),
+                "a long tail of 100:1: 5,050 of 10,000 training samples are used",
+            ),
             (&[400, 8], &[400, 8], Some(10.0), "no class had to be cut. They are 50:1"),
             (&[400, 200, 8], &[400, 126, 8], Some(10.0), "Classes that are rarer than that were not cut."),
         ] {

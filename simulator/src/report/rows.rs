@@ -105,17 +105,17 @@ pub fn verdicts(report: &Report) -> Vec<String> {
 
 /// What the default method gains or loses on the tail and on the head, against a few others of its condition; nothing if
 /// it did not run beside any. `rows` are in order of their balanced accuracy.
-fn about_default(rows: &[&Row], within: &str) -> Option<String> {
+fn about_default(rows: &[&Row], within: &str) -> Vec<String> {
     let name = DEFAULT_METHOD.name();
-    let default = rows.iter().find(|row| row.mean.method == name)?;
+    let Some(default) = rows.iter().find(|row| row.mean.method == name) else { return Vec::new() };
     let others = rows.iter().filter(|row| row.mean.method != name).enumerate();
     // In a long table the best other methods are the ones that matter, and plain averaging.
     let matters = |(at, row): &(usize, &&Row)| *at < MOST_RIVALS || row.mean.method == Method::FedAvg.name();
     let rivals: Vec<&Row> = others.filter(matters).map(|(_, row)| *row).collect();
     if rivals.is_empty() {
-        return None;
+        return Vec::new();
     }
-    let against = |share: fn(&Row) -> f64| {
+    let against = |subject: &str, share: fn(&Row) -> f64| {
         let own = 100.0 * share(default);
         let gains = rivals.iter().map(|rival| {
             let gain = own - 100.0 * share(rival);
@@ -127,13 +127,12 @@ fn about_default(rows: &[&Row], within: &str) -> Option<String> {
             };
             format!("{amount} {}", rival.mean.method)
         });
-        format!("{own:.1} %, {}", gains.collect::<Vec<_>>().join(", "))
+        format!("{subject} {own:.1} %: {}.", gains.collect::<Vec<_>>().join(", "))
     };
-    Some(format!(
-        "The default method{within}, {name}, has on the tail classes {}; on the head classes {}.",
-        against(|row| row.mean.tail_accuracy),
-        against(|row| row.mean.head_accuracy)
-    ))
+    vec![
+        against(&format!("On the tail classes{within} the default method, {name}, has"), |row| row.mean.tail_accuracy),
+        against(&format!("On the head classes{within} it has"), |row| row.mean.head_accuracy),
+    ]
 }
 
 pub(super) fn mean(values: &[f64]) -> f64 {

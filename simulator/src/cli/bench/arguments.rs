@@ -216,8 +216,14 @@ impl Arguments {
         if !self.methods.is_empty() {
             return each_once(&self.methods);
         }
-        let mut methods =
-            vec![Method::FedAvg, Method::LogitAdjusted, Method::RedGrape, Method::RedGrapeLive, Method::Lda, DEFAULT_METHOD];
+        let mut methods = vec![
+            Method::FedAvg,
+            Method::LogitAdjusted,
+            Method::RedGrape,
+            Method::RedGrapeLive,
+            Method::Lda,
+            DEFAULT_METHOD,
+        ];
         if let Source::Synthetic { spec, .. } = source {
             methods.retain(|method| largest_aid(spec.shape, *method) <= LARGE_AID_BYTES);
         }
