@@ -5,7 +5,6 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::bail;
 use clap::Args;
 use grapevine_aggregator::config::DEFAULT_METHOD;
 use grapevine_host::answer::INTERRUPTED;
@@ -133,19 +132,17 @@ impl Arguments {
         samples(self.samples, self.data.as_ref())?;
         match &self.data {
             Some(Data::MadeUp(_)) => check_made_up(&[("--extractor", self.extractor.is_some())]),
+            Some(Data::Files(path)) if self.extractor.is_some() && is_npz(path).unwrap_or(false) => {
+                let path = path.display();
+                Err(format!("{path} holds features that were extracted already; leave out --extractor"))
+            }
             Some(Data::Files(_)) | None => Ok(()),
         }
     }
 
     fn source(&self, shutdown: &Shutdown) -> anyhow::Result<Source> {
         Ok(match &self.data {
-            Some(Data::Files(path)) if is_npz(path).unwrap_or(false) => match self.extractor {
-                None => Source::Features { path: path.clone() },
-                Some(_) => {
-                    let path = path.display();
-                    bail!("{path} holds features that were extracted already; leave out --extractor")
-                }
-            },
+            Some(Data::Files(path)) if is_npz(path).unwrap_or(false) => Source::Features { path: path.clone() },
             // What cannot be read is told with its reason when it is opened.
             Some(Data::Files(path)) => Source::Images {
                 path: path.clone(),

@@ -387,9 +387,8 @@ pub(super) mod tests {
         assert_eq!(
             verdicts(&report)[1..],
             [
-                "On the tail classes the default method, redgrape-plus, has 70.0 %: as much as lda, 56.7 points more than \
-                 fedavg.",
-                "On the head classes it has 92.3 %: 3.0 points more than lda, 2.7 points less than fedavg."
+                "On the tail classes the default method, redgrape-plus, has 70.0 %: as much as lda, 56.7 more than fedavg.",
+                "On the head classes it has 92.3 %: 3.0 points more than lda, 2.7 less than fedavg."
             ]
         );
         report.runs.remove(2);

@@ -117,15 +117,14 @@ fn about_default(rows: &[&Row], within: &str) -> Vec<String> {
     }
     let against = |subject: &str, share: fn(&Row) -> f64| {
         let own = 100.0 * share(default);
-        let gains = rivals.iter().map(|rival| {
+        let gains = rivals.iter().enumerate().map(|(at, rival)| {
             let gain = own - 100.0 * share(rival);
-            let points = format!("{:.1}", gain.abs());
-            let amount = match points.as_str() {
-                "0.0" => "as much as".to_owned(),
-                points if gain > 0.0 => format!("{points} points more than"),
-                points => format!("{points} points less than"),
-            };
-            format!("{amount} {}", rival.mean.method)
+            let unit = if at == 0 { " points" } else { "" };
+            match (format!("{:.1}", gain.abs()).as_str(), &rival.mean.method) {
+                ("0.0", rival) => format!("as much as {rival}"),
+                (points, rival) if gain > 0.0 => format!("{points}{unit} more than {rival}"),
+                (points, rival) => format!("{points}{unit} less than {rival}"),
+            }
         });
         format!("{subject} {own:.1} %: {}.", gains.collect::<Vec<_>>().join(", "))
     };
