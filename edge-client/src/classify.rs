@@ -7,7 +7,7 @@ use std::{fs, io};
 
 use grapevine_models::evaluate::largest;
 use grapevine_models::{Head, HeadError, Shape, ShapeError};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::extractor::{Extractor, ExtractorError};
 use crate::image_input::{DecodeError, ImageInput};
@@ -23,15 +23,41 @@ pub struct Classifier {
     shape: Shape,
 }
 
-/// How likely an image is of a class.
+/// A head is trained to tell classes apart, and not to know how often it is right: no probability beyond these is shown.
+const SHOWN: (f64, f64) = (0.001, 0.999);
+/// The same for people, in percent.
+const SHOWN_PERCENT: (f64, f64) = (1.0, 99.0);
+
+/// How likely an image is of a class, as the head has it: not calibrated.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Prediction {
     /// Index of the class.
     pub label: u16,
     /// Name of the class.
     pub class: String,
-    /// From 0 to 1; those of one image add up to 1.
+    /// From 0 to 1; those of one image add up to 1. Written with three digits, 0.001 to 0.999.
+    #[serde(serialize_with = "written")]
     pub probability: f64,
+    /// Samples of this class on this device.
+    pub samples: u32,
+}
+
+impl Prediction {
+    /// The probability as it is shown to people: a percentage with one decimal, or `> 99 %`, or `< 1 %`.
+    pub fn percent(&self) -> String {
+        let (least, most) = SHOWN_PERCENT;
+        match 100.0 * self.probability {
+            percent if percent > most => format!("> {most} %"),
+            percent if percent < least => format!("< {least} %"),
+            percent => format!("{percent:.1} %"),
+        }
+    }
+}
+
+/// The probability as programs get it.
+pub(crate) fn written<S: Serializer>(probability: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    let (least, most) = SHOWN;
+    serializer.serialize_f64((1_000.0 * probability).round().clamp(1_000.0 * least, 1_000.0 * most) / 1_000.0)
 }
 
 /// Why an image was not classified.
@@ -57,15 +83,23 @@ impl Classifier {
     }
 
     /// Every class with its probability for the bytes of an image file, the likeliest first; among equals the lowest
-    /// label first.
-    pub fn classify(&self, head: &Head, image: &[u8]) -> Result<Vec<Prediction>, ClassifyError> {
+    /// label first. `samples` are those of this device, per class; 0 where they are not given.
+    ///
+    /// # Errors
+    /// If the image cannot be used, or the head does not fit.
+    pub fn classify(&self, head: &Head, samples: &[u32], image: &[u8]) -> Result<Vec<Prediction>, ClassifyError> {
         head.check(self.shape)?;
         let features = self.extractor.extract(&self.input.decode(image)?)?;
         let mut logits = vec![0.0; self.classes.len()];
         head.logits(&features, &mut logits);
         let mut predictions: Vec<Prediction> = (0_u16..)
             .zip(softmax(&logits).into_iter().zip(&self.classes))
-            .map(|(label, (probability, class))| Prediction { label, class: class.clone(), probability })
+            .map(|(label, (probability, class))| Prediction {
+                label,
+                class: class.clone(),
+                probability,
+                samples: samples.get(usize::from(label)).copied().unwrap_or(0),
+            })
             .collect();
         predictions.sort_by(|a, b| b.probability.total_cmp(&a.probability));
         Ok(predictions)
@@ -95,6 +129,18 @@ impl LatestHead {
         };
         self.head = newer.or_else(|| self.head.take());
         Ok(self.head.as_ref())
+    }
+
+    /// Samples of each class on this device, as of now.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn samples(&self) -> Result<Vec<u32>, StoreError> {
+        match self.store.counts() {
+            // As for a head: the next look is beside the new writer.
+            Err(StoreError::Changed { .. }) => self.store.counts(),
+            counts => counts,
+        }
     }
 
     fn newer(&self) -> Result<Option<NewestHead>, StoreError> {
@@ -186,21 +232,40 @@ mod tests {
         let mut head = Head::zeros(Shape::new(3, 64).unwrap());
         head.bias[2] = 1.0;
         let classifier = Classifier::new(extractor(), names(&["a", "b", "c"])).unwrap();
-        let predictions = classifier.classify(&head, &grey_png()).unwrap();
+        let predictions = classifier.classify(&head, &[5, 6, 7], &grey_png()).unwrap();
         let order: Vec<u16> = predictions.iter().map(|prediction| prediction.label).collect();
         assert_eq!(order, [2, 0, 1]);
-        assert_eq!(predictions[0].class, "c");
+        assert_eq!((predictions[0].class.as_str(), predictions[0].samples), ("c", 7));
         assert!((predictions[0].probability - 0.576).abs() < 1e-3, "{predictions:?}");
-        assert!(matches!(classifier.classify(&head, b"no image"), Err(ClassifyError::Image(_))));
+        assert!(matches!(classifier.classify(&head, &[], b"no image"), Err(ClassifyError::Image(_))));
+    }
+
+    #[test]
+    fn no_probability_is_shown_as_knowledge() {
+        let shown = |probability: f64| {
+            let prediction = Prediction { label: 0, class: "a".into(), probability, samples: 0 };
+            let json = serde_json::to_value(&prediction).unwrap();
+            (json["probability"].as_f64().unwrap(), prediction.percent())
+        };
+        for (probability, number, text) in [
+            (0.999_999_999_999_1, 0.999, "> 99 %"),
+            (0.99, 0.99, "99.0 %"),
+            (0.576_54, 0.577, "57.7 %"),
+            (0.01, 0.01, "1.0 %"),
+            (1e-13, 0.001, "< 1 %"),
+            (0.0, 0.001, "< 1 %"),
+        ] {
+            assert_eq!(shown(probability), (number, text.to_owned()));
+        }
     }
 
     #[test]
     fn parts_that_do_not_fit_are_refused() {
         let classifier = Classifier::new(extractor(), names(&["a", "b"])).unwrap();
-        let error = classifier.classify(&Head::zeros(Shape::new(3, 64).unwrap()), &grey_png()).unwrap_err();
+        let error = classifier.classify(&Head::zeros(Shape::new(3, 64).unwrap()), &[], &grey_png()).unwrap_err();
         assert!(matches!(error, ClassifyError::Head(HeadError::Length { .. })), "{error}");
         let broken = Head { bias: vec![f32::NAN; 2], ..Head::zeros(Shape::new(2, 64).unwrap()) };
-        let error = classifier.classify(&broken, &grey_png()).unwrap_err();
+        let error = classifier.classify(&broken, &[], &grey_png()).unwrap_err();
         assert!(matches!(error, ClassifyError::Head(HeadError::NotFinite)), "{error}");
         assert!(Classifier::new(extractor(), names(&["a"])).is_err());
     }

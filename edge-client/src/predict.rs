@@ -18,7 +18,7 @@ use grapevine_host::sentence::sentence;
 use grapevine_protocol::{DeviceId, Digest};
 use serde::Serialize;
 
-use crate::classify::{Classifier, LatestHead, Prediction};
+use crate::classify::{Classifier, LatestHead, Prediction, written};
 use crate::image_input::{ImageError, read_image_file};
 use crate::resources::Governor;
 use crate::watch::{Arrival, Watch};
@@ -52,7 +52,11 @@ struct Message<'a> {
     /// Of the image file.
     sha256: String,
     class: &'a str,
+    /// With three digits, 0.999 at most.
+    #[serde(serialize_with = "written")]
     probability: f64,
+    /// Whether a probability says how often the class is right. No head of this version does.
+    calibrated: bool,
     /// The likeliest classes; the first is `class`.
     predictions: &'a [Prediction],
     /// How many rounds went before the head.
@@ -134,8 +138,9 @@ impl Predictor {
             Err(ImageError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(None),
             image => image.map_err(|error| sentence(&error))?,
         };
+        let samples = self.latest.samples().map_err(|error| sentence(&error))?;
         let Some(newest) = self.latest.now().map_err(|error| sentence(&error))? else { return Ok(None) };
-        let predictions = self.classifier.classify(&newest.main, &image).map_err(|error| sentence(&error))?;
+        let predictions = self.classifier.classify(&newest.main, &samples, &image).map_err(|error| sentence(&error))?;
         let likeliest = predictions.first().expect("a fleet has two classes or more");
         let message = Message {
             device: self.device.as_str(),
@@ -143,6 +148,7 @@ impl Predictor {
             sha256: Digest::of(&image).to_string(),
             class: &likeliest.class,
             probability: likeliest.probability,
+            calibrated: false,
             predictions: &predictions[..predictions.len().min(TOP)],
             round: newest.round,
             run: format!("{:016x}", newest.run),
@@ -256,7 +262,12 @@ mod tests {
         let image = fs::read(scene.folder.path().join("camera/early/1.png")).unwrap();
         assert_eq!(said[0]["sha256"], Digest::of(&image).to_string());
         assert_eq!(said[0]["predictions"].as_array().unwrap().len(), 3);
-        assert!(said[0]["probability"].as_f64().unwrap() > 0.99 && said[0]["time_ms"].as_u64().unwrap() > 1 << 40);
+        assert_eq!(
+            (&said[0]["probability"], &said[0]["calibrated"]),
+            (&0.999.into(), &false.into()),
+            "sure of nothing"
+        );
+        assert!(said[0]["predictions"][0]["samples"] == 0 && said[0]["time_ms"].as_u64().unwrap() > 1 << 40);
 
         scene.store_head(4, 2);
         scene.write_image("2.png", 91);

@@ -30,10 +30,20 @@ fn a_folder_stands_for_its_images_and_each_has_a_line() {
     expected.sort();
     assert_eq!(lines.iter().map(|line| line["image"].as_str().unwrap()).collect::<Vec<_>>(), expected);
     for line in &lines {
+        assert_eq!((&line["calibrated"], &line["samples"]), (&false.into(), &200.into()), "{line}");
+        let likeliest = &line["predictions"][0];
+        let probability = likeliest["probability"].as_f64().unwrap();
+        assert!((0.001..=0.999).contains(&probability) && likeliest["samples"].as_u64().unwrap() <= 200, "{line}");
+        assert_eq!((1_000.0 * probability).round() / 1_000.0, probability, "three digits: {line}");
         assert_eq!((line["predictions"].as_array().unwrap().len(), &line["round"]), (2, &0.into()));
     }
     let text = device.call(&["classify", "unseen", "--top", "1"]);
     assert_eq!(text.succeeds().stdout.lines().count(), 12);
+    for line in text.stdout.lines() {
+        assert!(line.contains(" (not calibrated; ") && line.contains(" of this device's 200 samples are "), "{line}");
+        assert!(!line.contains("100.0 %"), "{line}");
+    }
+    assert!(device.call(&["classify", "--help"]).succeeds().stdout.contains("not calibrated"));
 
     fs::create_dir(device.path("empty")).unwrap();
     let first = unseen[0].0.to_str().unwrap();

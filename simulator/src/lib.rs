@@ -10,4 +10,5 @@ pub mod bench;
 pub mod data;
 pub mod demo;
 pub mod extractor;
+mod hyper_parameters;
 pub mod report;

@@ -28,7 +28,7 @@ fn both(source: (demo::Source, bench::Source), participants: Option<usize>, seed
         participants,
         rounds: 3,
         methods: methods(),
-        imbalance_ratio: 50.0,
+        imbalance: Some(50.0),
         alpha: 1.0,
         partition: Partition::GlobalPrior,
         seed,
@@ -90,6 +90,72 @@ fn the_bench_gives_the_heads_and_the_bytes_of_a_real_federation() {
     }
 }
 
+/// A method has one set of hyper-parameters; where the demo has another lambda, both say so.
+#[test]
+fn the_demo_and_the_bench_have_the_same_hyper_parameters_or_say_why_not() {
+    let place = Workplace::default();
+    let names: Vec<&str> = methods().into_iter().map(Method::name).collect();
+    let names = names.join(",");
+    let more = ["--methods", &names, "--rounds", "1", "--devices", "2", "--json", "-"];
+    let demo = place.json("fleet", &[&["demo"], &more[..]].concat());
+    let bench = place.json("fleet", &[&["bench", "--seeds", "1"], &more[..]].concat());
+    let mut differing = Vec::new();
+    for (shown, benched) in demo["runs"].as_array().unwrap().iter().zip(bench["runs"].as_array().unwrap()) {
+        assert_eq!(shown["method"], benched["method"]);
+        let (shown, benched) = (&shown["hyper_parameters"], &benched["hyper_parameters"]);
+        assert!(shown.as_object().is_some_and(|all| !all.is_empty()), "{shown}");
+        for (name, value) in shown.as_object().unwrap() {
+            if *value != benched[name] {
+                assert_eq!(name, "lambda", "{shown} {benched}");
+                differing.push(&shown["lambda"]);
+            }
+        }
+    }
+    assert!(!differing.is_empty(), "then nothing has to be said");
+    for (report, expected) in
+        [(&demo, "lambda is 1 here for redgrape, "), (&bench, "lambda is the published 0.1 for redgrape, ")]
+    {
+        let notes = report["notes"].as_array().unwrap();
+        assert!(notes.iter().any(|note| note.as_str().unwrap().starts_with(expected)), "{notes:?}");
+    }
+    let same = place.json("fleet", &[&["bench", "--seeds", "1", "--lambda", "1"], &more[..]].concat());
+    let digests = |report: &serde_json::Value| {
+        report["runs"].as_array().unwrap().iter().map(|run| run["head_digest"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(digests(&demo), digests(&same));
+    assert!(!same["notes"].to_string().contains("lambda"), "{}", same["notes"]);
+}
+
+#[test]
+fn a_long_tail_in_features_is_told_and_cut_once() {
+    let place = Workplace::default();
+    let counts = [3, 30, 12];
+    let labels: Vec<i64> = (0..3).flat_map(|class| vec![class; counts[class as usize]]).collect();
+    let train = (0..2 * labels.len()).map(|at| labels[at / 2] as f32 + at as f32 / 999.0).collect();
+    Features { train, train_labels: labels, ..Features::default() }.write(&place.path("tail.npz"));
+    let bench = ["bench", "--data", "tail.npz", "--devices", "2", "--rounds", "2", "--seeds", "1", "--methods", "lda"];
+    let run = |more: &[&str]| place.json("fleet", &[&bench[..], more, &["--json", "-"]].concat());
+    let kept = run(&[]);
+    assert_eq!(kept["class_counts"], serde_json::json!(counts));
+    assert!(
+        kept["notes"][0].as_str().unwrap().contains("already long-tailed, 10:1 (30 to 3 samples a class)"),
+        "{kept}"
+    );
+    let cut = run(&["--imbalance-ratio", "15"]);
+    assert_eq!(cut["class_counts"], serde_json::json!([2, 30, 7]));
+    assert!(cut["notes"][0].as_str().unwrap().contains("a long tail of 15:1: 39 of 45"), "{cut}");
+    // The demo takes the same file, and the same heads come out of it.
+    let demo = ["demo", "--data", "tail.npz", "--devices", "2", "--rounds", "2", "--methods", "lda", "--json", "-"];
+    let demo = place.json("fleet", &demo);
+    assert_eq!(
+        (&demo["class_counts"], &demo["runs"][0]["head_digest"]),
+        (&kept["class_counts"], &kept["runs"][0]["head_digest"])
+    );
+    assert_eq!(demo["notes"][0], kept["notes"][0]);
+    let line = place.fail("fleet", &["demo", "--data", "tail.npz", "--extractor", "x.toml"], 2);
+    assert!(line.contains("leave out --extractor"), "{line}");
+}
+
 #[test]
 fn wrong_usage_is_one_line_and_writes_nothing() {
     let place = Workplace::default();
@@ -112,13 +178,14 @@ fn wrong_usage_is_one_line_and_writes_nothing() {
         (&["--imbalance", "NaN"], "imbalance ratio NaN: give a number of at least 1"),
         (&["--encoding", "f8"], "the encodings are f32, f16 and int8"),
         (&["--warm-start", "sgd"], "the starts are zeros, ncm, lda and posterior"),
-        (&["--standardise", "train"], "required arguments were not provided: --data <PATH>"),
+        (&["--standardise", "train"], "required arguments were not provided: --data <PATH|SPEC>"),
+        (&["--samples", "9"], "--samples is for made-up features"),
         (&["--data", "synthetic:8x1"], "synthetic data set out of range ("),
-        (&["--data", "synthetic:8x3", "--standardise", "train"], "standardised already"),
+        (&["--data", "synthetic:8x3", "--standardise", "train"], "leave out --standardise"),
         (&["--dial", "lda", "--methods", "fedavg"], "lda does not run; name it in --methods too"),
         (&["--taus", "0,1"], "required arguments were not provided: --dial <NAMES>"),
         (&["--dial", "lda", "--taus", "0,11"], "tau 11: give numbers from -10 to 10"),
-        (&["--csv", "same", "--html", "same"], "named for two results"),
+        (&["--csv", "same", "--report", "same"], "named for two results"),
     ] {
         let line = place.fail("fleet", &[&["bench"], arguments].concat(), 2);
         assert!(line.contains(expected), "{arguments:?}: {line}");

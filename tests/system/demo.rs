@@ -1,11 +1,12 @@
 //! The demo and its promises, on the embedded broker and on mosquitto.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail loudly and say what it saw")]
 
+use grapevine_aggregator::config::DEFAULT_METHOD;
 use grapevine_host::{BrokerAddress, Shutdown};
 use grapevine_models::Method;
 use grapevine_simulator::data::partition::Partition;
 use grapevine_simulator::demo::{self, DIGITS_ROUNDS, DemoOptions, Source};
-use grapevine_simulator::report::results::{Report, Run};
+use grapevine_simulator::report::results::{Report, Run, verdicts};
 use grapevine_tests::mosquitto::Mosquitto;
 
 fn options(methods: &[Method], rounds: u32, seed: u64) -> DemoOptions {
@@ -15,7 +16,7 @@ fn options(methods: &[Method], rounds: u32, seed: u64) -> DemoOptions {
         participants: None,
         rounds,
         methods: methods.to_vec(),
-        imbalance_ratio: 50.0,
+        imbalance: Some(50.0),
         alpha: 1.0,
         partition: Partition::GlobalPrior,
         seed,
@@ -53,6 +54,21 @@ fn redgrape_lifts_the_tail_on_three_seeds() {
         assert!(lda.balanced_accuracy > plain.balanced_accuracy);
         assert_eq!(redgrape.balanced_accuracy_by_round.len(), DIGITS_ROUNDS as usize);
     }
+}
+
+/// What `fleet demo` shows first: the default method beside what it is compared with, and it is not behind on the tail.
+#[test]
+fn the_default_method_is_the_best_of_the_demo_on_the_tail() {
+    let methods = [Method::FedAvg, Method::RedGrape, Method::Lda, DEFAULT_METHOD];
+    let report = run(&options(&methods, DIGITS_ROUNDS, 0));
+    let default = of(&report, DEFAULT_METHOD);
+    for run in &report.runs {
+        println!("{}: {:.1} (tail {:.1})", run.method, 100.0 * run.balanced_accuracy, 100.0 * run.tail_accuracy);
+        assert!(default.tail_accuracy >= run.tail_accuracy, "{}", run.method);
+        assert!(default.balanced_accuracy >= run.balanced_accuracy - 0.01, "{}", run.method);
+    }
+    let said = verdicts(&report).join(" ");
+    assert!(said.contains("On the tail classes the default method, redgrape-plus, has "), "{said}");
 }
 
 #[test]

@@ -238,14 +238,14 @@ fn a_demo_on_images_takes_them_from_the_cache_the_second_time() {
     let digests = |report: &Value| {
         report["runs"].as_array().unwrap().iter().map(|run| run["head_digest"].clone()).collect::<Vec<_>>()
     };
-    assert_eq!(digests(&first).len(), 3);
+    assert_eq!(digests(&first).len(), 4);
     assert_eq!(digests(&first), digests(&second));
     // The same images as the demo on the digits has.
     let class_counts: Vec<u64> =
         first["class_counts"].as_array().unwrap().iter().map(|count| count.as_u64().unwrap()).collect();
     assert_eq!((class_counts[0], class_counts[9]), (128, 2));
     let held_out = json(&place, &[&["demo", "--data", "digits/train"][..], &demo[3..], &["--method", "lda"]].concat());
-    assert!(held_out["notes"][0].as_str().unwrap().contains("a fifth of each class"));
+    assert!(held_out["notes"].to_string().contains("a fifth of each class"));
 }
 
 #[cfg(unix)]

@@ -4,8 +4,9 @@
 use std::fs;
 
 use grapevine_models::Method;
+use grapevine_simulator::data::digits::Digits;
 use grapevine_simulator::report::results::Report;
-use grapevine_tests::programs::{Running, Workplace, complaint};
+use grapevine_tests::programs::{Running, Workplace, complaint, extractor};
 use serde_json::Value;
 
 /// The place where a demo keeps its devices, so that what is left of them is seen.
@@ -27,7 +28,8 @@ fn wrong_usage_is_one_line_and_writes_nothing() {
         (&["--lambda", "-3"], "`lambda` is -3; it must be 0 to 1000"),
         (&["--features", "synthetic:9x"], "write synthetic:<features>x<classes>, for example synthetic:512x100"),
         (&["--features", "synthetic:0x9"], "synthetic data set out of range ("),
-        (&["--samples", "9"], "required arguments were not provided: --features <SPEC>"),
+        (&["--samples", "9"], "--samples is for made-up features"),
+        (&["--data", "synthetic:8x3", "--extractor", "x.toml"], "leave out --extractor"),
         (&["--partition", "random"], "possible values: global-prior, symmetric"),
         (&["--broker", "http://x"], "a broker address begins with `mqtt://`"),
         (&["--broker", "mqtts://x"], "TLS is not built into this version"),
@@ -158,6 +160,90 @@ fn json_on_standard_output_is_alone_there() {
     assert_eq!((&report["features"], &report["classes"], &report["devices"]), (&8.into(), &3.into(), &3.into()));
     assert!(report["command"].as_str().unwrap().starts_with("fleet demo --features synthetic:8x3"));
     assert_eq!(place.names(), ["report.html"]);
+}
+
+#[test]
+fn the_default_method_stands_beside_the_others() {
+    let place = Workplace::default();
+    let text = place.succeed("fleet", &["demo", "--rounds", "1"]);
+    let rows: Vec<&str> = text.lines().skip(2).take(4).filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(rows, ["fedavg", "redgrape", "lda", "redgrape-plus"], "{text}");
+    for expected in
+        ["redgrape-plus (default)", "On the tail classes the default method, redgrape-plus, has ", "lambda is 1 here"]
+    {
+        assert!(text.contains(expected), "{text}");
+    }
+}
+
+#[test]
+fn demo_and_bench_are_spelt_alike() {
+    let place = Workplace::default();
+    for (command, fleet) in [("demo", &["--devices", "3"][..]), ("bench", &["--devices", "3", "--seeds", "1"])] {
+        for (data, methods, page) in [("--data", "--methods", "--report"), ("--features", "--method", "--html")] {
+            let spelt = [data, "synthetic:8x3", methods, "lda", page, "page.html", "--imbalance-ratio", "4"];
+            let text = place.succeed("fleet", &[&[command], fleet, &spelt[..]].concat());
+            assert!(text.contains("lda "), "{text}");
+            fs::remove_file(place.path("page.html")).unwrap();
+        }
+    }
+}
+
+#[test]
+fn images_of_ones_own_are_grouped_by_frequency_and_a_long_tail_is_not_cut_again() {
+    let place = Workplace::default();
+    // The rarest classes come first by the alphabet.
+    let counts = [2, 3, 4, 30, 6, 8, 10, 40, 20, 12];
+    write_images(&place, "tail", &counts);
+    write_images(&place, "even", &[20; 10]);
+    let run = |data: &str, more: &[&str]| {
+        let extractor = extractor();
+        let arguments = ["demo", "--data", data, "--extractor", &extractor, "--no-cache", "--devices", "3"];
+        let arguments = [&arguments[..], &["--methods", "fedavg", "--rounds", "4", "--json", "-"], more].concat();
+        Report::from_json(&place.json("fleet", &arguments).to_string()).unwrap()
+    };
+    let kept = run("tail", &[]);
+    assert_eq!((kept.class_counts.as_slice(), kept.imbalance_ratio), (&counts.map(|count| count as u64)[..], 20.0));
+    assert!(
+        kept.notes[0].contains("kept as they are: already long-tailed, 20:1 (40 to 2 samples a class)"),
+        "{:?}",
+        kept.notes
+    );
+    let shares = &kept.runs[0].accuracy_by_class;
+    let mean = |classes: [usize; 3]| classes.iter().map(|&class| shares[class]).sum::<f64>() / 3.0;
+    let near = |left: f64, right: f64| (left - right).abs() < 1e-9;
+    assert!(near(kept.runs[0].head_accuracy, mean([7, 3, 8])) && near(kept.runs[0].tail_accuracy, mean([0, 1, 2])));
+    assert!(kept.runs[0].head_accuracy > kept.runs[0].tail_accuracy, "{shares:?}");
+
+    let asked = run("tail", &["--imbalance", "40"]);
+    assert_eq!((asked.class_counts[7], asked.class_counts[0], asked.imbalance_ratio), (40, 1, 40.0));
+    let cut = run("even", &[]);
+    assert!(
+        cut.notes[0].contains("cut to a long tail of 100:1: ") && cut.notes[0].contains(" of 200 training"),
+        "{:?}",
+        cut.notes
+    );
+    assert_eq!((cut.class_counts[0], cut.class_counts[9]), (20, 1));
+    let text = place
+        .succeed("fleet", &["demo", "--data", "tail", "--extractor", &extractor(), "--no-cache", "--methods", "lda"]);
+    assert!(text.contains("already long-tailed, 20:1"), "{text}");
+}
+
+/// Digits under `train`, so many of each class, and ten of each under `test`.
+fn write_images(place: &Workplace, name: &str, counts: &[usize; 10]) {
+    let digits = Digits::load();
+    let split = digits.split();
+    let some = |indices: &[u32], counts: [usize; 10]| -> Vec<u32> {
+        let mut left = counts;
+        let mut takes = |index: u32| {
+            let left = &mut left[usize::from(digits.labels[index as usize])];
+            let is_wanted = *left > 0;
+            *left = left.saturating_sub(1);
+            is_wanted
+        };
+        indices.iter().copied().filter(|&index| takes(index)).collect()
+    };
+    digits.write_folder(&place.path(&format!("{name}/train")), &some(&split.pool, *counts)).unwrap();
+    digits.write_folder(&place.path(&format!("{name}/test")), &some(&split.held_out, [10; 10])).unwrap();
 }
 
 #[cfg(unix)]

@@ -23,6 +23,9 @@ Examples:
   ssh camera cat newest.jpg | edge-client classify -
   edge-client classify new.png --json | jq -r '.predictions[0].class'
 
+A probability is not calibrated: it says which class the head prefers, not how often that is right. None is shown beyond
+99 %. Behind it stand the samples of the class on this device: the fewer it has seen, the less it tells.
+
 Works beside `edge-client run`: each image is classified with the head that is the newest in that moment.
 Exit code 1 if an image could not be classified; all others are.";
 
@@ -44,7 +47,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Classified {
     image: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,6 +55,17 @@ struct Classified {
     /// How many rounds went before the head that was used.
     #[serde(skip_serializing_if = "Option::is_none")]
     round: Option<u32>,
+    /// Whether a probability says how often the class is right. No head of this version does.
+    calibrated: bool,
+    /// Samples that this device holds.
+    samples: u64,
+    predictions: Vec<Prediction>,
+}
+
+/// What is said about one image.
+struct Seen {
+    round: u32,
+    samples: u64,
     predictions: Vec<Prediction>,
 }
 
@@ -105,25 +119,29 @@ impl Work<'_> {
     }
 
     fn look_at(&mut self, image: String, bytes: Result<Vec<u8>, String>) {
-        let (error, round, predictions) = match bytes.and_then(|bytes| self.likely(&bytes)) {
-            Ok((round, predictions)) => (None, Some(round), predictions),
-            Err(line) if line.contains(&image) => (Some(line), None, Vec::new()),
-            Err(line) => (Some(format!("{image}: {line}")), None, Vec::new()),
+        let nothing = |line| Classified { error: Some(line), ..Classified::default() };
+        let classified = match bytes.and_then(|bytes| self.likely(&bytes)) {
+            Ok(Seen { round, samples, predictions }) => {
+                Classified { round: Some(round), samples, predictions, ..Classified::default() }
+            }
+            Err(line) if line.contains(&image) => nothing(line),
+            Err(line) => nothing(format!("{image}: {line}")),
         };
-        self.complaints.extend(error.clone());
-        let classified = Classified { image, error, round, predictions };
+        self.complaints.extend(classified.error.clone());
+        let classified = Classified { image, ..classified };
         let line = if self.arguments.json { json(&classified) } else { render(&classified) };
         let mut output = io::stdout().lock();
         self.is_heard = write!(output, "{}", printable_lines(&line)).and_then(|()| output.flush());
     }
 
-    fn likely(&mut self, image: &[u8]) -> Result<(u32, Vec<Prediction>), String> {
+    fn likely(&mut self, image: &[u8]) -> Result<Seen, String> {
+        let samples = self.latest.samples().map_err(|error| sentence(&error))?;
         let Some(NewestHead { round, main, .. }) = self.latest.now().map_err(|error| sentence(&error))? else {
             return Err("the head is gone; `edge-client run` gets the fleet's".into());
         };
-        let mut predictions = self.classifier.classify(main, image).map_err(|error| sentence(&error))?;
+        let mut predictions = self.classifier.classify(main, &samples, image).map_err(|error| sentence(&error))?;
         predictions.truncate(usize::from(self.arguments.top));
-        Ok((*round, predictions))
+        Ok(Seen { round: *round, samples: samples.iter().copied().map(u64::from).sum(), predictions })
     }
 }
 
@@ -146,6 +164,11 @@ fn render(classified: &Classified) -> String {
     if classified.error.is_some() {
         return String::new();
     }
-    let likely = classified.predictions.iter().map(|each| format!("{} {:.1} %", each.class, 100.0 * each.probability));
-    format!("{}: {}\n", one_line(&classified.image), likely.collect::<Vec<_>>().join(", "))
+    let likely = classified.predictions.iter().map(|each| format!("{} {}", each.class, each.percent()));
+    let likely = likely.collect::<Vec<_>>().join(", ");
+    let basis = classified.predictions.first().map_or_else(String::new, |likeliest| {
+        let Prediction { class, samples, .. } = likeliest;
+        format!("; {samples} of this device's {} samples are {class}", classified.samples)
+    });
+    format!("{}: {likely} (not calibrated{basis})\n", one_line(&classified.image))
 }

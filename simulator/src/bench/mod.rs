@@ -43,6 +43,7 @@ pub use grid::{Assignment, Axis, AxisError, MAX_POINTS};
 use grid::{Point, points};
 use pool::{Deal, Pool};
 use schedule::{Fleets, run_all};
+pub(crate) use sources::unusual_spread;
 pub use sources::{Cache, Source};
 
 /// Share of the training samples that hyper-parameters are chosen on at a time.

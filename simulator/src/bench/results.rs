@@ -5,7 +5,7 @@ use std::path::Path;
 
 use grapevine_host::memory;
 use grapevine_models::evaluate::Accuracy;
-use grapevine_models::{Key, Params};
+use grapevine_models::{Key, Method};
 use serde_json::{Value, json};
 
 use super::choosing::Chosen;
@@ -13,10 +13,12 @@ use super::dial::{Measured, dials};
 use super::federation::Outcome;
 use super::fleet::Fleet;
 use super::grid::Point;
-use super::pool::Pool;
+use super::pool::{Pool, PoolSamples};
 use super::sources::Source;
 use super::{BenchOptions, VALIDATION_SHARE};
-use crate::data::class_counts;
+use crate::data::long_tail::{ratio_of, told};
+use crate::data::{by_frequency, class_counts};
+use crate::hyper_parameters::{hyper_parameters, told_by_bench};
 use crate::report::results::{Report, Run, Trial};
 
 /// Most numbers in the report of who holds what; the devices beyond are left out.
@@ -75,9 +77,9 @@ pub(super) fn report(
         features: pool.shape.features(),
         peak_memory_bytes: memory::peak_bytes(),
         data: pool.name.clone(),
-        imbalance_ratio: options.imbalance.unwrap_or_else(|| ratio(&class_totals)),
+        imbalance_ratio: options.imbalance.unwrap_or_else(|| ratio_of(&class_totals)),
         alpha: options.alpha,
-        class_counts: class_totals,
+        class_counts: class_totals.clone(),
         device_class_counts: counts,
         class_names: pool.class_names.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -87,11 +89,30 @@ pub(super) fn report(
         test_class_counts: class_counts(first.test.labels.iter().copied(), classes),
         trials: trials.to_vec(),
         dials,
-        notes: pool.notes.clone(),
+        notes: notes(options, pool, &class_totals),
         stopped,
         machine: machine(),
         seconds: None,
     }
+}
+
+/// What the data say of themselves, what became of them, and where a demo has other hyper-parameters.
+fn notes(options: &BenchOptions, pool: &Pool, after: &[u64]) -> Vec<String> {
+    let mut notes = pool.notes.clone();
+    if let (Source::Files { .. }, PoolSamples::Real(samples)) = (&options.source, &pool.samples) {
+        let before = class_counts(samples.labels.iter().copied(), pool.shape.classes());
+        notes.insert(0, told(&before, after, options.imbalance));
+    }
+    let is_set = options.settings.iter().any(|set| set.key == Key::Lambda)
+        || options.grid.iter().any(|axis| axis.key == Key::Lambda);
+    let is_real = match options.source {
+        Source::Digits | Source::Files { .. } => true,
+        // A demo on made-up features takes the published values, too.
+        Source::Synthetic { .. } => false,
+    };
+    let methods: &[Method] = if is_real && !is_set { &options.methods } else { &[] };
+    notes.extend(told_by_bench(methods, pool.shape.classes()));
+    notes
 }
 
 fn measured<'a>(chosen: &'a [Chosen], outcomes: &'a [Option<Outcome>], seeds: usize) -> Vec<Measured<'a>> {
@@ -143,36 +164,6 @@ fn run(options: &BenchOptions, point: &Point, seed: u64, outcome: &Outcome, orde
 
 fn shares_of(by_class: &[Option<f64>]) -> Vec<f64> {
     by_class.iter().map(|accuracy| accuracy.unwrap_or(0.0)).collect()
-}
-
-/// The classes from the most frequent to the rarest.
-fn by_frequency(counts: &[u64]) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..counts.len()).collect();
-    order.sort_by_key(|&class| core::cmp::Reverse(counts[class]));
-    order
-}
-
-fn ratio(counts: &[u64]) -> f64 {
-    let (most, fewest) = (counts.iter().max(), counts.iter().min());
-    most.zip(fewest).map_or(1.0, |(&most, &fewest)| most as f64 / fewest.max(1) as f64)
-}
-
-/// Every hyper-parameter that makes a difference.
-fn hyper_parameters(params: &Params) -> BTreeMap<String, Value> {
-    let numbers = Key::all().into_iter().filter(|key| params.reads(*key));
-    let mut all: BTreeMap<String, Value> =
-        numbers.filter_map(|key| Some((key.name().to_owned(), number(params.value(key)?)))).collect();
-    if !params.method.is_one_shot() {
-        all.insert("start".into(), json!(params.start));
-        all.insert("averaged".into(), json!(params.averaged));
-    }
-    all
-}
-
-/// As JSON; whole numbers without a fraction.
-fn number(value: f64) -> Value {
-    let whole = value as i64;
-    if whole as f64 == value { json!(whole) } else { json!(value) }
 }
 
 /// Everything that decides the results, in words and numbers.

@@ -102,7 +102,7 @@ pub(super) struct Outputs {
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
     /// Write the results as one HTML page, with charts.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long = "report", visible_alias = "html", value_name = "FILE")]
     html: Option<PathBuf>,
     /// Write the charts as SVG files into this folder.
     #[arg(long, value_name = "FOLDER")]

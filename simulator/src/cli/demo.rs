@@ -6,35 +6,38 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use grapevine_aggregator::config::DEFAULT_METHOD;
 use grapevine_host::answer::INTERRUPTED;
 use grapevine_host::{Answer, BrokerAddress, Shutdown, files};
 use grapevine_models::{Method, Params};
 use grapevine_protocol::largest_aid;
+use grapevine_simulator::data::is_npz;
 use grapevine_simulator::data::long_tail::LongTailError;
 use grapevine_simulator::data::partition::{MAX_ALPHA, MIN_ALPHA, Partition, PartitionError};
-use grapevine_simulator::data::synthetic::SyntheticSpec;
-use grapevine_simulator::demo::{self, DIGITS_ROUNDS, DemoError, DemoOptions, IMAGES_ROUNDS, Source};
+use grapevine_simulator::demo::{self, DIGITS_ROUNDS, DemoError, DemoOptions, OWN_ROUNDS, Source};
 use grapevine_simulator::report::results::Report;
 use grapevine_simulator::report::{html, table, units};
 
+use super::data::{Data, check_made_up, samples};
 use super::extractor::{self, CacheArguments};
 use super::screen::Screen;
 use super::usage::parsed;
 
 const EXAMPLES: &str = "\
 Examples:
-  fleet demo                                         # ten devices, three methods, some seconds
-  fleet demo --method redgrape,redgrape-live --rounds 30 --seed 1
+  fleet demo                                         # ten devices, four methods, some seconds
+  fleet demo --methods redgrape-plus,redgrape-live --rounds 30 --seed 1
   fleet demo --broker mqtt://192.168.1.5 --json demo.json
   fleet demo --data cifar10.tar.gz --devices 50 --participants 10
   fleet demo --data pictures/ --extractor resnet.toml   # train/<class>/*.jpg, test/<class>/*.jpg
-  fleet demo --features synthetic:512x100 --devices 200 --rounds 3 --method fedavg
+  fleet demo --data features.npz                     # features that were extracted elsewhere
+  fleet demo --data synthetic:512x100 --devices 200 --rounds 3 --methods fedavg
+
+Head, mid and tail are classes by their number of training samples. Data of your own that have three times as many samples
+of one class as of another, or more, are kept as they are; others are cut to a long tail. The demo says which.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.";
 
-/// Imbalance ratio of the long tail on the digits, and on images, of which there are more.
-const DIGITS_IMBALANCE: f64 = 50.0;
-const IMAGES_IMBALANCE: f64 = 100.0;
 /// Rounds on made-up features, which only speed, memory and bytes are read from.
 const SYNTHETIC_ROUNDS: u32 = 5;
 const STOPPED: &str = "stopped; nothing was written";
@@ -51,14 +54,16 @@ pub(super) struct Arguments {
     /// Devices chosen for each round; all, if it is not given.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=5000))]
     participants: Option<u32>,
-    /// Rounds of every method that trains [default: 20, with --features 5].
+    /// Rounds of every method that trains [default: 20, on made-up features 5].
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: Option<u32>,
-    /// Methods, separated by commas [default: fedavg,redgrape,lda, with large --features redgrape-live for redgrape].
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = parsed::<Method>)]
-    method: Vec<Method>,
-    /// Samples of the most frequent class per sample of the rarest [default: 50, with --data 100].
-    #[arg(long, value_name = "RATIO", allow_negative_numbers = true, value_parser = parse_imbalance)]
+    /// Methods, separated by commas [default: fedavg,redgrape,lda,redgrape-plus; on large made-up features redgrape-live
+    /// for redgrape].
+    #[arg(long, visible_alias = "method", value_name = "NAMES", value_delimiter = ',', value_parser = parsed::<Method>)]
+    methods: Vec<Method>,
+    /// Samples of the most frequent class per sample of the rarest [default: 50; on data of your own 100, or as they are if
+    /// they are long-tailed already].
+    #[arg(long, visible_alias = "imbalance-ratio", value_name = "RATIO", allow_negative_numbers = true, value_parser = parse_imbalance)]
     imbalance: Option<f64>,
     /// Concentration of the partition: the smaller, the more devices differ.
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true, value_parser = parse_alpha)]
@@ -72,26 +77,18 @@ pub(super) struct Arguments {
     /// Weight of the balanced step, instead of the method's own.
     #[arg(long, value_name = "WEIGHT", allow_negative_numbers = true, value_parser = parse_lambda)]
     lambda: Option<f32>,
-    /// Images instead of the digits: class folders, an archive, or any other source that `ingest` takes.
-    #[arg(long, value_name = "PATH", conflicts_with = "features")]
-    data: Option<PathBuf>,
+    /// Data instead of the digits: images (class folders, an archive, whatever `ingest` takes), features in an .npz, or
+    /// made-up features, synthetic:<features>x<classes>.
+    #[arg(long, visible_alias = "features", value_name = "PATH|SPEC", value_parser = parsed::<Data>)]
+    data: Option<Data>,
     /// A manifest, or an ONNX file with its manifest beside it, instead of the shipped extractor for photographs.
     #[arg(long, value_name = "FILE", requires = "data")]
     extractor: Option<PathBuf>,
     #[command(flatten)]
     cache: CacheArguments,
-    /// Made-up features instead of the digits: synthetic:<features>x<classes>.
-    #[arg(long, value_name = "SPEC", value_parser = parsed::<SyntheticSpec>)]
-    features: Option<SyntheticSpec>,
-    /// Samples per device of made-up features.
-    #[arg(
-        long,
-        value_name = "COUNT",
-        default_value_t = 200,
-        requires = "features",
-        value_parser = clap::value_parser!(u32).range(1..=100_000)
-    )]
-    samples: u32,
+    /// Samples per device of made-up features [default: 200].
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    samples: Option<u32>,
     /// A broker such as mqtt://localhost:1883, instead of one inside this process.
     #[arg(long, value_name = "ADDRESS")]
     broker: Option<BrokerAddress>,
@@ -99,7 +96,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Write the results as one HTML page.
-    #[arg(long, value_name = "FILE", default_value = "report.html")]
+    #[arg(long, visible_alias = "html", value_name = "FILE", default_value = "report.html")]
     report: PathBuf,
 }
 
@@ -107,6 +104,9 @@ pub(super) fn demo(arguments: &Arguments, quiet: bool) -> anyhow::Result<Answer>
     let shutdown = Shutdown::on_signals()?;
     if arguments.json_file() == Some(&arguments.report) {
         return Ok(Answer::complaint("--json and --report name the same file; give each its own", 2));
+    }
+    if let Err(complaint) = arguments.check() {
+        return Ok(Answer::complaint(complaint, 2));
     }
     // Before the run: half a minute of work must not end at a misspelt folder.
     for path in arguments.json_file().into_iter().chain([arguments.report.as_path()]) {
@@ -127,23 +127,41 @@ pub(super) fn demo(arguments: &Arguments, quiet: bool) -> anyhow::Result<Answer>
 }
 
 impl Arguments {
+    /// Refuses options that mean nothing together.
+    fn check(&self) -> Result<(), String> {
+        samples(self.samples, self.data.as_ref())?;
+        match &self.data {
+            Some(Data::MadeUp(_)) => check_made_up(&[("--extractor", self.extractor.is_some())]),
+            Some(Data::Files(path)) if self.extractor.is_some() && is_npz(path).unwrap_or(false) => {
+                let path = path.display();
+                Err(format!("{path} holds features that were extracted already; leave out --extractor"))
+            }
+            Some(Data::Files(_)) | None => Ok(()),
+        }
+    }
+
     fn source(&self, shutdown: &Shutdown) -> anyhow::Result<Source> {
-        Ok(match (&self.data, self.features) {
-            (Some(path), _) => Source::Images {
+        Ok(match &self.data {
+            Some(Data::Files(path)) if is_npz(path).unwrap_or(false) => Source::Features { path: path.clone() },
+            // What cannot be read is told with its reason when it is opened.
+            Some(Data::Files(path)) => Source::Images {
                 path: path.clone(),
                 cache: self.cache.open()?,
                 extractor: Arc::new(extractor::open(self.extractor.as_deref(), shutdown)?),
             },
-            (None, Some(spec)) => Source::Synthetic { spec, samples_per_device: self.samples as usize },
-            (None, None) => Source::Digits,
+            Some(Data::MadeUp(spec)) => {
+                let samples_per_device = samples(self.samples, self.data.as_ref()).map_err(anyhow::Error::msg)?;
+                Source::Synthetic { spec: *spec, samples_per_device }
+            }
+            None => Source::Digits,
         })
     }
 
     fn options(&self, source: Source) -> DemoOptions {
-        let (rounds, imbalance_ratio) = match &source {
-            Source::Digits => (DIGITS_ROUNDS, DIGITS_IMBALANCE),
-            Source::Images { .. } => (IMAGES_ROUNDS, IMAGES_IMBALANCE),
-            Source::Synthetic { .. } => (SYNTHETIC_ROUNDS, DIGITS_IMBALANCE),
+        let rounds = match &source {
+            Source::Digits => DIGITS_ROUNDS,
+            Source::Images { .. } | Source::Features { .. } => OWN_ROUNDS,
+            Source::Synthetic { .. } => SYNTHETIC_ROUNDS,
         };
         DemoOptions {
             source,
@@ -151,7 +169,7 @@ impl Arguments {
             participants: self.participants.map(|count| count as usize),
             rounds: self.rounds.unwrap_or(rounds),
             methods: self.methods(),
-            imbalance_ratio: self.imbalance.unwrap_or(imbalance_ratio),
+            imbalance: self.imbalance,
             alpha: self.alpha,
             partition: self.partition,
             seed: self.seed,
@@ -161,14 +179,17 @@ impl Arguments {
         }
     }
 
-    /// Dense prototypes of a large shape are tens of megabytes per device and round; whoever wants that asks for it.
+    /// The default method last, below those it is compared with. Dense prototypes of a large shape are tens of megabytes per device and round; whoever wants that asks for it.
     fn methods(&self) -> Vec<Method> {
-        if !self.method.is_empty() {
-            return self.method.clone();
+        if !self.methods.is_empty() {
+            return each_once(&self.methods);
         }
-        let is_large = self.features.is_some_and(|spec| largest_aid(spec.shape, Method::RedGrape) > LARGE_AID_BYTES);
+        let is_large = match self.data {
+            Some(Data::MadeUp(spec)) => largest_aid(spec.shape, Method::RedGrape) > LARGE_AID_BYTES,
+            Some(Data::Files(_)) | None => false,
+        };
         let balanced = if is_large { Method::RedGrapeLive } else { Method::RedGrape };
-        vec![Method::FedAvg, balanced, Method::Lda]
+        vec![Method::FedAvg, balanced, Method::Lda, DEFAULT_METHOD]
     }
 
     /// The file for the results as JSON; `None` also where they go to standard output.
@@ -189,13 +210,25 @@ impl Arguments {
             let bytes = units::bytes(bytes);
             format!("Peak memory of broker, aggregator and all devices together: {bytes}.\n")
         });
+        let notes: String = report.notes.iter().map(|note| format!("{note}\n")).collect();
         Ok(Answer::text(format!(
-            "{}\n{}Accuracy by round, by class and the devices' data: {}\n",
+            "{}\n{notes}{}Accuracy by round, by class and the devices' data: {}\n",
             table::render(report),
             memory.unwrap_or_default(),
             self.report.display()
         )))
     }
+}
+
+/// A method that is named twice runs once.
+pub(super) fn each_once(named: &[Method]) -> Vec<Method> {
+    let mut methods: Vec<Method> = Vec::new();
+    for &method in named {
+        if !methods.contains(&method) {
+            methods.push(method);
+        }
+    }
+    methods
 }
 
 pub(super) fn parse_imbalance(text: &str) -> Result<f64, String> {

@@ -37,8 +37,10 @@ impl ImagesBar {
             ImageProgress::Extracting { done: 0, total } => {
                 self.began = Some(now());
                 if let Some(bar) = &self.bar {
-                    bar.set_style(style("extracting {bar:30} {pos}/{len} images, {per_sec}, {eta} left"));
+                    // In this order no bar is drawn that is full before it begins.
+                    bar.set_position(0);
                     bar.set_length(total as u64);
+                    bar.set_style(style("extracting {bar:30} {pos}/{len} images, {per_sec}, {eta} left"));
                     bar.reset();
                 }
             }

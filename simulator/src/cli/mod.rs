@@ -1,6 +1,7 @@
 //! The command line of `fleet`: one file per command, each of which gives an [`Answer`], which this file delivers.
 
 mod bench;
+mod data;
 mod demo;
 mod extractor;
 mod images_bar;

@@ -22,7 +22,7 @@ mod tests {
         for (arguments, expected) in [
             (&["fleet", "dmo"][..], "unrecognized subcommand 'dmo'; tip: "),
             (&["fleet", "demo", "--round", "3"], "unexpected argument '--round' found"),
-            (&["fleet", "demo", "--samples", "9"], "required arguments were not provided: --features <SPEC>"),
+            (&["fleet", "bench", "--standardise", "train"], "required arguments were not provided: --data <PATH|SPEC>"),
             (&["fleet", "demo", "--features", "synthetic:8x1"], "synthetic data set out of range ("),
             (&["fleet"], "no command was given"),
         ] {

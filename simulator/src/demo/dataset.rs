@@ -6,6 +6,7 @@ use std::sync::Arc;
 use grapevine_edge_client::extractor::{Extractor, ExtractorError};
 use grapevine_edge_client::image_input::{ImageError, ImageInput};
 use grapevine_edge_client::ingest::{IngestError, ingest};
+use grapevine_edge_client::source::SourceError;
 use grapevine_edge_client::store::{Sample, Store, StoreError, StoreIdentity, StoreLimits};
 use grapevine_host::Shutdown;
 use grapevine_host::manifest::{self, ManifestLoadError};
@@ -15,7 +16,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::{DemoError, DemoOptions, Progress, Source, images};
+use super::{DIGITS_IMBALANCE, DemoError, DemoOptions, Progress, Source, features, images};
 use crate::data::class_counts;
 use crate::data::digits::{self, Digits, FolderError};
 use crate::data::images::ImagesError;
@@ -36,11 +37,21 @@ pub(super) struct Prepared {
     pub(super) class_names: Vec<String>,
     pub(super) extractor: Digest,
     pub(super) stores: Vec<Arc<Store>>,
+    /// Samples of the most frequent class per sample of the rarest, as asked for or as they are.
+    pub(super) imbalance_ratio: f64,
     pub(super) device_class_counts: Vec<Vec<u64>>,
     /// Held out, seen by no device.
     pub(super) test: SampleSet,
     /// What people should know about the data.
     pub(super) notes: Vec<String>,
+}
+
+impl Prepared {
+    /// Training samples of each class over the whole fleet: `[class]`.
+    pub(super) fn class_counts(&self) -> Vec<u64> {
+        let of_class = |class: usize| self.device_class_counts.iter().map(|device| device[class]).sum();
+        (0..self.shape.classes()).map(of_class).collect()
+    }
 }
 
 /// Why the demo's data could not be made.
@@ -73,6 +84,37 @@ pub enum DataError {
     /// A data set of images.
     #[error(transparent)]
     Images(#[from] ImagesError),
+    /// Features that were extracted elsewhere.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// Images where features belong.
+    #[error("{} holds no features; give an .npz of features, or images", path.display())]
+    NoFeatures {
+        /// The data.
+        path: PathBuf,
+    },
+    /// A file that went away.
+    #[error("cannot read {}: {source}; check the path", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Nothing to test on.
+    #[error("{} has no test samples; add test_features and test_labels", path.display())]
+    NoTest {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A class that nobody can learn or be tested on.
+    #[error("class `{class}` has no {part} sample that can be used; add some, or remove the class")]
+    EmptyClass {
+        /// Its name.
+        class: String,
+        /// Training or test.
+        part: &'static str,
+    },
     /// Synthetic features.
     #[error(transparent)]
     Synthetic(#[from] SyntheticError),
@@ -104,6 +146,7 @@ pub(super) fn prepare(
         Source::Images { path, extractor, cache } => {
             images::prepare(options, &images::Images { path, extractor, cache }, folder, shutdown, progress)
         }
+        Source::Features { path } => features::prepare(options, path, folder, shutdown, progress),
     };
     if shutdown.is_requested() { Err(DemoError::Stopped) } else { Ok(prepared?) }
 }
@@ -132,7 +175,8 @@ fn prepare_digits(
     };
     let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
     let pool_labels = digits.labels_of(&split.pool);
-    let kept = long_tail(&pool_labels, shape.classes(), options.imbalance_ratio, &mut rng)?;
+    let imbalance_ratio = options.imbalance.unwrap_or(DIGITS_IMBALANCE);
+    let kept = long_tail(&pool_labels, shape.classes(), imbalance_ratio, &mut rng)?;
     let labels: Vec<u16> = kept.iter().map(|&index| pool_labels[index as usize]).collect();
     let dealt = partition(&labels, shape.classes(), options.devices, options.alpha, options.partition, &mut rng)?;
     let mut stores = Vec::new();
@@ -156,6 +200,7 @@ fn prepare_digits(
         class_names,
         extractor: Digest(identity.extractor),
         stores,
+        imbalance_ratio,
         device_class_counts,
         test,
         notes: Vec::new(),
@@ -189,12 +234,13 @@ fn prepare_synthetic(
     shutdown: &Shutdown,
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Prepared, DataError> {
+    let imbalance_ratio = options.imbalance.unwrap_or(DIGITS_IMBALANCE);
     let synthetic = Synthetic::generate(
         spec,
         &SyntheticFleet {
             devices: options.devices,
             samples_per_device,
-            imbalance_ratio: options.imbalance_ratio,
+            imbalance_ratio,
             partition: options.partition,
             alpha: options.alpha,
             seed: options.seed,
@@ -211,11 +257,7 @@ fn prepare_synthetic(
         }
         let device = device_folder(folder, number)?;
         let samples = synthetic.device(number);
-        let digest = |features: &[f32]| {
-            let bytes: Vec<u8> = features.iter().flat_map(|value| value.to_le_bytes()).collect();
-            Digest::of(&bytes).0
-        };
-        let digests: Vec<[u8; 32]> = samples.features.chunks_exact(shape.features()).map(digest).collect();
+        let digests: Vec<[u8; 32]> = samples.features.chunks_exact(shape.features()).map(digest_of).collect();
         stores.push(Arc::new(filled(&device, &identity, &samples, &digests)?));
         progress(&Progress::Preparing { done: number + 1, devices: options.devices });
     }
@@ -225,6 +267,7 @@ fn prepare_synthetic(
         class_names,
         extractor,
         stores,
+        imbalance_ratio,
         device_class_counts: synthetic.device_class_counts(),
         test: synthetic.test(SYNTHETIC_TEST_PER_CLASS),
         notes: Vec::new(),
@@ -244,6 +287,12 @@ pub(super) fn filled(
     let batch: Vec<Sample<'_>> = rows.map(|((features, &label), &digest)| Sample { label, digest, features }).collect();
     store.insert_batch(&batch)?;
     Ok(store)
+}
+
+/// What a store knows a sample by that is no image.
+pub(super) fn digest_of(features: &[f32]) -> [u8; 32] {
+    let bytes: Vec<u8> = features.iter().flat_map(|value| value.to_le_bytes()).collect();
+    Digest::of(&bytes).0
 }
 
 pub(super) fn device_folder(folder: &Path, number: usize) -> Result<PathBuf, DataError> {

@@ -19,6 +19,8 @@ use grapevine_protocol::{Digest, Encoding, RunId, Task, class_list_digest};
 use super::dataset::{DataError, Prepared};
 use super::fleet::{Ended, Fleet, FleetPlan, Told};
 use super::{DemoError, DemoOptions, Place, Progress, now};
+use crate::data::by_frequency;
+use crate::hyper_parameters::hyper_parameters;
 use crate::report::results::Run;
 
 /// A round that takes longer than this is stuck.
@@ -221,8 +223,12 @@ impl Watch<'_> {
             head_digest: self.last.map(|digest| digest.to_string()).unwrap_or_default(),
             device_cpu_seconds_per_round: Some(cpu.as_secs_f64() / shares),
             aggregator_cpu_seconds_per_round: Some(aggregator.cpu.as_secs_f64() / rounds),
+            hyper_parameters: hyper_parameters(&self.params),
             ..Run::default()
         }
-        .with_accuracies(by_class.into_iter().map(|accuracy| accuracy.unwrap_or(0.0)).collect())
+        .with_accuracies_in_order(
+            by_class.into_iter().map(|accuracy| accuracy.unwrap_or(0.0)).collect(),
+            &by_frequency(&self.prepared.class_counts()),
+        )
     }
 }

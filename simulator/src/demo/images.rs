@@ -1,7 +1,6 @@
 //! A demo on images of a person's own: features from the cache, a long tail of the training part, one store per device.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use grapevine_edge_client::store::StoreIdentity;
 use grapevine_host::Shutdown;
@@ -9,12 +8,12 @@ use grapevine_models::Shape;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::dataset::{DataError, Prepared, counts_of, device_folder, filled};
-use super::{DemoOptions, Progress};
+use super::dataset::{DataError, Prepared};
+use super::dealing::{Train, check_classes, few_tests};
+use super::{DemoOptions, OWN_IMBALANCE, Progress};
+use crate::data::class_counts;
 use crate::data::images::{FeatureCache, ImageData, ImageProgress, Loaded};
-use crate::data::long_tail::long_tail;
-use crate::data::partition::partition;
-use crate::data::synthetic::SampleSet;
+use crate::data::long_tail::{long_tail, ratio_of, tail_for, told};
 use crate::extractor::FrozenExtractor;
 
 /// Where images are and what becomes of them.
@@ -37,46 +36,39 @@ pub(super) fn prepare(
     let data = ImageData::open(path, &mut reading, shutdown)?;
     let shape = Shape::new(data.class_names.len(), extractor.manifest().output.features)?;
     let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
-    let kept = long_tail(data.train.labels(), shape.classes(), options.imbalance_ratio, &mut rng)?;
+    let tail = tail_for(data.train.labels(), shape.classes(), options.imbalance, OWN_IMBALANCE);
+    check_classes(data.train.labels(), data.test.labels(), &data.class_names)?;
+    let kept = match tail {
+        Some(ratio) => long_tail(data.train.labels(), shape.classes(), ratio, &mut rng)?,
+        None => (0..data.train.len() as u32).collect(),
+    };
     let train = data.train.features(&kept, extractor, cache, &mut reading, shutdown)?;
     let all: Vec<u32> = (0..data.test.len() as u32).collect();
     let test = data.test.features(&all, extractor, cache, &mut reading, shutdown)?;
-    let labels = &train.samples.labels;
-    let dealt = partition(labels, shape.classes(), options.devices, options.alpha, options.partition, &mut rng)?;
+    // Again, without the images that cannot be used.
+    check_classes(&train.samples.labels, &test.samples.labels, &data.class_names)?;
     let identity = StoreIdentity { extractor: extractor.digest().0, classes: data.class_names.clone(), shape };
-    let mut stores = Vec::new();
-    for (number, mine) in dealt.iter().enumerate() {
-        if shutdown.is_requested() {
-            break;
-        }
-        let device = device_folder(folder, number)?;
-        let (samples, digests) = part(&train, mine, shape.features());
-        stores.push(Arc::new(filled(&device, &identity, &samples, &digests)?));
-        progress(&Progress::Preparing { done: number + 1, devices: options.devices });
-    }
+    let mine = Train { samples: &train.samples, digests: &train.digests };
+    let dealt = mine.deal(options, &identity, folder, &mut rng, (shutdown, progress))?;
+    let counts = |labels: &[u16]| class_counts(labels.iter().copied(), shape.classes());
+    let (before, after) = (counts(data.train.labels()), counts(&train.samples.labels));
+    let mut notes = vec![told(&before, &after, tail)];
+    notes.extend(about(&data, &train, &test));
+    notes.extend(few_tests(&counts(&test.samples.labels)));
     Ok(Prepared {
         name: format!("{}, extractor {}", data.name, extractor.manifest().name),
         shape,
         extractor: extractor.digest(),
-        stores,
-        device_class_counts: counts_of(&dealt, labels, shape.classes()),
-        notes: notes(&data, &train, &test),
+        stores: dealt.stores,
+        imbalance_ratio: tail.unwrap_or_else(|| ratio_of(&after)),
+        device_class_counts: dealt.counts,
+        notes,
         class_names: data.class_names,
         test: test.samples,
     })
 }
 
-/// One device's samples and what they came from.
-fn part(train: &Loaded, mine: &[u32], features: usize) -> (SampleSet, Vec<[u8; 32]>) {
-    let rows = mine.iter().flat_map(|&at| &train.samples.features[at as usize * features..][..features]);
-    let samples = SampleSet {
-        features: rows.copied().collect(),
-        labels: mine.iter().map(|&at| train.samples.labels[at as usize]).collect(),
-    };
-    (samples, mine.iter().map(|&at| train.digests[at as usize]).collect())
-}
-
-fn notes(data: &ImageData, train: &Loaded, test: &Loaded) -> Vec<String> {
+fn about(data: &ImageData, train: &Loaded, test: &Loaded) -> Vec<String> {
     let mut notes = Vec::new();
     if data.held_out {
         notes.push(

@@ -1,6 +1,8 @@
 //! `fleet demo`: an embedded broker, an aggregator and real devices in one process, over real MQTT, once per method.
 
 mod dataset;
+mod dealing;
+mod features;
 mod federation;
 mod fleet;
 mod images;
@@ -22,6 +24,7 @@ use crate::data::images::{FeatureCache, ImageProgress};
 use crate::data::partition::Partition;
 use crate::data::synthetic::SyntheticSpec;
 use crate::extractor::FrozenExtractor;
+use crate::hyper_parameters::{DEMO_LAMBDA, told_by_demo};
 use crate::report::results::{Report, Run};
 
 pub use dataset::DataError;
@@ -31,13 +34,14 @@ pub use reach::NoBroker;
 
 /// Rounds of the demo on the digits, chosen on a validation split (DESIGN.md, "the demo's numbers").
 pub const DIGITS_ROUNDS: u32 = 20;
-/// Weight of the balanced step on the digits, chosen on a validation split.
-pub const DIGITS_LAMBDA: f32 = 1.0;
 
-/// Rounds of the demo on images, chosen on a validation split of CIFAR-10 (DESIGN.md, "the demo's numbers").
-pub const IMAGES_ROUNDS: u32 = 20;
-/// Weight of the balanced step on images, chosen on the same split.
-pub const IMAGES_LAMBDA: f32 = 1.0;
+/// Imbalance ratio of the long tail on the digits and on made-up features.
+pub const DIGITS_IMBALANCE: f64 = 50.0;
+/// The same on a person's own data, of which there are more.
+pub const OWN_IMBALANCE: f64 = 100.0;
+
+/// Rounds of the demo on a person's own data, chosen on a validation split of CIFAR-10.
+pub const OWN_ROUNDS: u32 = 20;
 
 /// What is to be run.
 #[derive(Clone, Debug)]
@@ -52,8 +56,9 @@ pub struct DemoOptions {
     pub rounds: u32,
     /// Methods, one federation each.
     pub methods: Vec<Method>,
-    /// Samples of the most frequent class per sample of the rarest.
-    pub imbalance_ratio: f64,
+    /// Samples of the most frequent class per sample of the rarest; `None` for what the source usually gets: data of a
+    /// person's own that are long-tailed already stay as they are.
+    pub imbalance: Option<f64>,
     /// Concentration of the partition.
     pub alpha: f64,
     /// How samples are dealt to devices.
@@ -88,6 +93,11 @@ pub enum Source {
         extractor: Arc<FrozenExtractor>,
         /// Where features are kept between runs.
         cache: FeatureCache,
+    },
+    /// Features that were extracted elsewhere.
+    Features {
+        /// An `.npz`.
+        path: PathBuf,
     },
 }
 
@@ -208,15 +218,30 @@ pub(crate) struct Place {
 
 fn params(options: &DemoOptions, method: Method, classes: usize) -> Result<ValidParams, ParamsError> {
     let mut params = Params::defaults(method, classes);
-    match options.source {
-        Source::Digits if params.reads(Key::Lambda) => params.lambda = DIGITS_LAMBDA,
-        Source::Images { .. } if params.reads(Key::Lambda) => params.lambda = IMAGES_LAMBDA,
-        Source::Digits | Source::Images { .. } | Source::Synthetic { .. } => {}
+    if params.reads(Key::Lambda) && options.source.is_real() {
+        params.lambda = DEMO_LAMBDA;
     }
     if let Some(lambda) = options.lambda {
         params.lambda = lambda;
     }
     params.check()
+}
+
+impl Source {
+    /// Whether accuracies say something; made-up features are for speed, memory and bytes.
+    fn is_real(&self) -> bool {
+        match self {
+            Self::Digits | Self::Images { .. } | Self::Features { .. } => true,
+            Self::Synthetic { .. } => false,
+        }
+    }
+}
+
+/// What the data say of themselves, and where a bench has other hyper-parameters.
+fn notes(options: &DemoOptions, prepared: &dataset::Prepared) -> Vec<String> {
+    let is_own = options.lambda.is_none() && options.source.is_real();
+    let methods: &[Method] = if is_own { &options.methods } else { &[] };
+    prepared.notes.iter().cloned().chain(told_by_demo(methods, prepared.shape.classes())).collect()
 }
 
 fn report(options: &DemoOptions, prepared: &dataset::Prepared, runs: Vec<Run>) -> Report {
@@ -230,15 +255,15 @@ fn report(options: &DemoOptions, prepared: &dataset::Prepared, runs: Vec<Run>) -
         features: prepared.shape.features(),
         peak_memory_bytes: memory::peak_bytes(),
         data: prepared.name.clone(),
-        imbalance_ratio: options.imbalance_ratio,
+        imbalance_ratio: prepared.imbalance_ratio,
         alpha: options.alpha,
-        class_counts: (0..classes).map(|class| counts.iter().map(|device| device[class]).sum()).collect(),
+        class_counts: prepared.class_counts(),
         device_class_counts: counts.clone(),
         class_names: prepared.class_names.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         command: options.command.clone(),
         test_class_counts: class_counts(prepared.test.labels.iter().copied(), classes),
-        notes: prepared.notes.clone(),
+        notes: notes(options, prepared),
         ..Report::default()
     }
 }

@@ -128,6 +128,22 @@ impl Series {
         svg.push_str("</g>");
     }
 
+    /// Draws points without a line between them, for positions that have no order of their own.
+    pub(super) fn draw_points(
+        &self,
+        svg: &mut String,
+        points: &[(f64, f64)],
+        size: f64,
+        tooltip: impl Fn(usize) -> String,
+    ) {
+        let _ = write!(svg, r#"<g class="{}">"#, self.classes());
+        for (position, &point) in points.iter().enumerate() {
+            let title = escape(&tooltip(position));
+            let _ = write!(svg, r#"<path class="mark" d="{}"><title>{title}</title></path>"#, self.mark(point, size));
+        }
+        svg.push_str("</g>");
+    }
+
     /// Draws a level for a method that has one value and no course.
     pub(super) fn draw_level(&self, svg: &mut String, (left, right): (f64, f64), y: f64, tooltip: &str) {
         let mark = self.mark((left, y), 3.4);

@@ -8,6 +8,7 @@ use super::heat_map::{MOST_DEVICES, device_classes};
 use super::markup::{escape, shortened};
 use super::results::{Report, Row, verdicts};
 use super::{dial, notes, table, units};
+use crate::data::long_tail::ratio_of;
 
 const STYLE: &str = include_str!("page.css");
 const DIGEST_FIGURES: usize = 16;
@@ -51,11 +52,19 @@ pub fn render(report: &Report) -> String {
 
 fn lead(report: &Report) -> String {
     let plural = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
+    let (most, fewest) = (report.test_class_counts.iter().max(), report.test_class_counts.iter().min());
+    let test = match most.zip(fewest) {
+        Some((most, fewest)) if most > fewest => {
+            format!("the test set has {} to {} samples of a class", units::count(*fewest), units::count(*most))
+        }
+        Some(_) | None => "the test set has equally many samples of every class".to_owned(),
+    };
     let text = format!(
-        "A fleet of {} trains one classifier in at most {}. Training samples are long-tailed and never leave their \
-         device; the test set has equally many samples of every class.{}",
+        "A fleet of {} trains one classifier in at most {}. Training samples never leave their device: the most frequent \
+         class has {} times as many as the rarest; {test}.{}",
         plural(report.devices, "device"),
         plural(report.rounds, "round"),
+        units::count(ratio_of(&report.class_counts).round() as u64),
         if report.data.starts_with(SYNTHETIC) { MADE_UP } else { "" }
     );
     format!("<p class=\"lead\">{}</p>", escape(&text))
@@ -121,7 +130,7 @@ fn results_table(report: &Report) -> String {
     let columns = columns(report);
     let mut html = String::from(
         "<section class=\"card\">\n<h2>Results on the test set, after the last round</h2>\n\
-         <div class=\"scroll\"><table>\n<thead>",
+         <div class=\"scroll\"><table class=\"results\">\n<thead>",
     );
     html += &group_headings(texts.len(), &columns);
     for heading in &texts {
@@ -143,14 +152,15 @@ fn results_table(report: &Report) -> String {
             let cell = escape(cell);
             let _ = match column {
                 0 => write!(html, "<th scope=\"row\">{cell}</th>"),
-                _ => write!(html, "<td class=\"text\">{cell}</td>"),
+                _ => write!(html, "<td class=\"text\" data-label=\"{}\">{cell}</td>", texts[column]),
             };
         }
         for (position, column) in columns.iter().enumerate() {
             let cell = escape(&(column.cell)(row));
+            let label = label(column);
             let _ = match position {
-                0 => write!(html, "{}{cell}</td>", share_cell(row.mean.balanced_accuracy)),
-                _ => write!(html, "<td>{cell}</td>"),
+                0 => write!(html, "{}{cell}</td>", share_cell(&label, row.mean.balanced_accuracy)),
+                _ => write!(html, "<td data-label=\"{label}\">{cell}</td>"),
             };
         }
         html += "</tr>\n";
@@ -171,9 +181,18 @@ fn group_headings(texts: usize, columns: &[Column]) -> String {
     html + "</tr>\n<tr>"
 }
 
-/// Opens a cell with a thin bar as long as the share.
-fn share_cell(share: f64) -> String {
-    format!("<td class=\"share\" style=\"background-size:calc({:.3}*(100% - 1.1rem)) 2px\">", share.clamp(0.0, 1.0))
+/// What stands before a number where a narrow screen has no room for columns.
+fn label(column: &Column) -> String {
+    let (group, name) = column.page;
+    if group.is_empty() { name.to_owned() } else { format!("{name} ({group})") }
+}
+
+/// Opens a cell with a bar as long as the share.
+fn share_cell(label: &str, share: f64) -> String {
+    format!(
+        "<td class=\"share\" data-label=\"{label}\" style=\"background-size:calc({:.3}*(100% - 1.1rem)) 5px\">",
+        share.clamp(0.0, 1.0)
+    )
 }
 
 fn condition_charts(report: &Report, condition: &(String, String)) -> String {
@@ -281,6 +300,25 @@ mod tests {
         let page = render(&report);
         assert!(!page.contains("<i") && !page.contains("x=\"'"));
         assert!(page.contains("&lt;i x=&quot;&#39;&amp;&gt;"));
+    }
+
+    #[test]
+    fn numbers_keep_their_names_where_there_is_no_room_for_columns() {
+        let page = render(&example());
+        assert!(page.contains("data-label=\"tail (accuracy, %)\">13.3</td>"), "{page}");
+        assert!(page.contains(".results td::before { content: attr(data-label)"));
+    }
+
+    #[test]
+    fn a_test_set_that_is_not_balanced_is_not_called_so() {
+        let mut report = example();
+        assert!(render(&report).contains("equally many samples of every class"));
+        report.test_class_counts = vec![80, 40, 30, 8, 8, 8, 8, 8, 8, 2];
+        let page = render(&report);
+        assert!(
+            page.contains("the test set has 2 to 80 samples of a class")
+                && !page.contains("equally many samples of every")
+        );
     }
 
     #[test]

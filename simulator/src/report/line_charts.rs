@@ -13,6 +13,8 @@ const LEFT: f64 = 50.0;
 const RIGHT: f64 = WIDTH - 12.0;
 const MOST_MARKS: usize = 8;
 const MOST_MARKED_CLASSES: usize = 24;
+/// Share of the room of a class that its points are spread over.
+const MOST_ASIDE: f64 = 0.7;
 /// Pixels that the label of a class needs.
 const LABEL_PIXELS: f64 = 22.0;
 const LONGEST_NAME: usize = 12;
@@ -76,17 +78,24 @@ pub(super) fn accuracy_by_class(report: &Report, series: &[Series]) -> String {
     count_bars(&mut svg, report, &order, &frame, BARS);
     class_labels(&mut svg, report, &order, &frame, BARS.0);
     axis_label(&mut svg, ((LEFT + RIGHT) / 2.0, height - 6.0), "class, most frequent first (bars: training samples)");
-    for one in series {
+    let is_crowded = order.len() > MOST_MARKED_CLASSES;
+    for (at, one) in series.iter().enumerate() {
         let name = |position: usize| report.class_name(order[position]);
         let value = |position: usize| one.values.get(order[position]).copied().unwrap_or(0.0);
+        let aside = beside(at, series.len(), frame.x(1.0) - frame.x(0.0));
         let points: Vec<(f64, f64)> =
-            (0..order.len()).map(|position| (frame.x(position as f64), frame.y(value(position)))).collect();
-        let marked = |_| order.len() <= MOST_MARKED_CLASSES;
-        one.draw(&mut svg, &points, marked, |position| {
+            (0..order.len()).map(|position| (frame.x(position as f64) + aside, frame.y(value(position)))).collect();
+        one.draw_points(&mut svg, &points, if is_crowded { 1.8 } else { 3.4 }, |position| {
             format!("{}, class {}: {:.1} %", one.name, name(position), value(position))
         });
     }
     svg + "</svg>"
+}
+
+/// How far from the middle of its class a series stands, so that equal values stay visible. `room` is that of a class.
+fn beside(series: usize, all: usize, room: f64) -> f64 {
+    let step = (MOST_ASIDE * room / all.max(1) as f64).min(8.0);
+    (series as f64 - (all.max(1) - 1) as f64 / 2.0) * step
 }
 
 /// Writes the names of the classes below `y`, as many as have room.
@@ -207,7 +216,15 @@ mod tests {
         let svg = accuracy_by_class(&example(), &[series(&[50.0; 10])]);
         assert_eq!(svg.matches(r#"class="bar""#).count(), 10);
         assert_eq!(svg.matches(r#"class="mark""#).count(), 10);
+        assert!(!svg.contains(r#"class="line""#), "classes are no axis: nothing leads from one to the next");
         assert!(svg.contains("class 0: 128 samples"));
+    }
+
+    #[test]
+    fn equal_points_stand_side_by_side() {
+        let offsets: Vec<f64> = (0..4).map(|at| beside(at, 4, 40.0)).collect();
+        assert_eq!(offsets, [-10.5, -3.5, 3.5, 10.5]);
+        assert_eq!(beside(0, 1, 40.0), 0.0);
     }
 
     #[test]

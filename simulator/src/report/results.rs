@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::dial::Dial;
 use super::rows::mean;
 pub use super::rows::{Row, verdicts};
+use crate::data::by_frequency;
 
 /// Everything about one set of runs on one data set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -188,10 +189,8 @@ impl Report {
 
     /// The classes from the most frequent to the rarest.
     pub fn classes_by_frequency(&self) -> Vec<usize> {
-        let count = |class: &usize| self.class_counts.get(*class).copied().unwrap_or(0);
-        let mut classes: Vec<usize> = (0..self.classes).collect();
-        classes.sort_by_key(|class| core::cmp::Reverse(count(class)));
-        classes
+        let count = |class: usize| self.class_counts.get(class).copied().unwrap_or(0);
+        by_frequency(&(0..self.classes).map(count).collect::<Vec<u64>>())
     }
 
     /// The name of a class; its number where it has none.
@@ -378,5 +377,37 @@ pub(super) mod tests {
         );
         report.runs.truncate(1);
         assert_eq!(verdicts(&report), ["Best balanced accuracy: fedavg, 58.5 %."]);
+    }
+
+    #[test]
+    fn the_verdict_says_what_the_default_method_gains_and_loses() {
+        let mut report = example();
+        report.runs[1].method = "redgrape-plus".to_owned();
+        report.runs[1].tail_accuracy = report.runs[2].tail_accuracy;
+        assert_eq!(
+            verdicts(&report)[1..],
+            [
+                "On the tail classes the default method, redgrape-plus, has 70.0 %: as much as lda, 56.7 more than fedavg.",
+                "On the head classes it has 92.3 %: 3.0 points more than lda, 2.7 less than fedavg."
+            ]
+        );
+        report.runs.remove(2);
+        report.runs.remove(0);
+        assert_eq!(verdicts(&report).len(), 1, "there is nothing to compare it with");
+    }
+
+    #[test]
+    fn many_methods_are_not_all_named_in_words() {
+        let mut report = example();
+        for (name, share) in [("a", 0.9), ("b", 0.9), ("c", 0.9), ("redgrape-plus", 0.5)] {
+            let run = Run { method: name.to_owned(), ..report.runs[0].clone() }.with_accuracies(vec![share; 10]);
+            report.runs.push(run);
+        }
+        let text = &verdicts(&report)[1];
+        let named = |name: &str| text.contains(&format!("than {name}"));
+        assert!(
+            named("a") && named("b") && named("c") && named("fedavg") && !named("lda") && !named("redgrape,"),
+            "{text}"
+        );
     }
 }

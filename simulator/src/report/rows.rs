@@ -1,6 +1,12 @@
 //! Runs averaged over their seeds, and what to say about them.
 
+use grapevine_aggregator::config::DEFAULT_METHOD;
+use grapevine_models::Method;
+
 use super::results::{Report, Run};
+
+/// With how many methods the default one is compared in words.
+const MOST_RIVALS: usize = 3;
 
 /// Mean over the seeds of one method under one condition: a row of the table, a line of the charts.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,7 +71,8 @@ impl Row {
 }
 
 /// Says in plain words which row of each condition has the best balanced accuracy, whichever method it is, and how far
-/// behind RedGrape is; where one of the RedGrape methods is best, how far behind the best other method is.
+/// behind RedGrape is; where one of the RedGrape methods is best, how far behind the best other method is. Where the
+/// default method ran beside others, it says what that gains or loses on the tail and on the head.
 pub fn verdicts(report: &Report) -> Vec<String> {
     let rows = report.rows();
     let conditions = report.conditions();
@@ -75,7 +82,7 @@ pub fn verdicts(report: &Report) -> Vec<String> {
             .filter(|row| row.mean.partition == *partition && row.mean.participation == *participation)
             .collect();
         group.sort_by(|left, right| right.mean.balanced_accuracy.total_cmp(&left.mean.balanced_accuracy));
-        let (best, others) = group.split_first()?;
+        let Some((best, others)) = group.split_first() else { return Vec::new() };
         let is_ours = |row: &Row| row.mean.method.starts_with("redgrape");
         let other = others.iter().find(|row| is_ours(row) != is_ours(best));
         let within = if conditions.len() > 1 { format!(" ({partition}, {participation})") } else { String::new() };
@@ -91,9 +98,40 @@ pub fn verdicts(report: &Report) -> Vec<String> {
                 text += ", within the spread of the seeds";
             }
         }
-        Some(text + ".")
+        [text + "."].into_iter().chain(about_default(&group, &within)).collect::<Vec<String>>()
     };
-    conditions.iter().filter_map(verdict).collect()
+    conditions.iter().flat_map(verdict).collect()
+}
+
+/// What the default method gains or loses on the tail and on the head, against a few others of its condition; nothing if
+/// it did not run beside any. `rows` are in order of their balanced accuracy.
+fn about_default(rows: &[&Row], within: &str) -> Vec<String> {
+    let name = DEFAULT_METHOD.name();
+    let Some(default) = rows.iter().find(|row| row.mean.method == name) else { return Vec::new() };
+    let others = rows.iter().filter(|row| row.mean.method != name).enumerate();
+    // In a long table the best other methods are the ones that matter, and plain averaging.
+    let matters = |(at, row): &(usize, &&Row)| *at < MOST_RIVALS || row.mean.method == Method::FedAvg.name();
+    let rivals: Vec<&Row> = others.filter(matters).map(|(_, row)| *row).collect();
+    if rivals.is_empty() {
+        return Vec::new();
+    }
+    let against = |subject: &str, share: fn(&Row) -> f64| {
+        let own = 100.0 * share(default);
+        let gains = rivals.iter().enumerate().map(|(at, rival)| {
+            let gain = own - 100.0 * share(rival);
+            let unit = if at == 0 { " points" } else { "" };
+            match (format!("{:.1}", gain.abs()).as_str(), &rival.mean.method) {
+                ("0.0", rival) => format!("as much as {rival}"),
+                (points, rival) if gain > 0.0 => format!("{points}{unit} more than {rival}"),
+                (points, rival) => format!("{points}{unit} less than {rival}"),
+            }
+        });
+        format!("{subject} {own:.1} %: {}.", gains.collect::<Vec<_>>().join(", "))
+    };
+    vec![
+        against(&format!("On the tail classes{within} the default method, {name}, has"), |row| row.mean.tail_accuracy),
+        against(&format!("On the head classes{within} it has"), |row| row.mean.head_accuracy),
+    ]
 }
 
 pub(super) fn mean(values: &[f64]) -> f64 {

@@ -1,5 +1,7 @@
 //! The report as an aligned table for a terminal.
 
+use grapevine_aggregator::config::DEFAULT_METHOD;
+
 use super::columns::columns;
 use super::dial;
 use super::results::{Report, Row, Run, verdicts};
@@ -58,7 +60,13 @@ pub(super) fn text_cells(row: &Row, report: &Report) -> Vec<String> {
     let (partition, participation) = differing(report);
     let conditions = [(partition, &run.partition), (participation, &run.participation)];
     let differing = conditions.into_iter().filter(|(differs, _)| *differs).map(|(_, name)| name.clone());
-    [run.method.clone()].into_iter().chain(differing).collect()
+    [named(run, report)].into_iter().chain(differing).collect()
+}
+
+/// The method; a demo says which one is the default.
+fn named(run: &Run, report: &Report) -> String {
+    let is_default = run.method == DEFAULT_METHOD.name() && !report.counts_whole_runs();
+    if is_default { format!("{} (default)", run.method) } else { run.method.clone() }
 }
 
 fn differing(report: &Report) -> (bool, bool) {
@@ -111,6 +119,15 @@ Best balanced accuracy: lda, 80.5 %; redgrape has 76.7 %, 3.8 points less.
         assert_eq!(text.lines().filter(|line| line.starts_with("Best balanced accuracy (global-prior, ")).count(), 2);
         let widths: Vec<usize> = text.lines().take(4).map(|line| line.chars().count()).collect();
         assert!(widths.iter().all(|&width| width == widths[0]), "{text}");
+    }
+
+    #[test]
+    fn a_demo_marks_the_default_method() {
+        let mut report = example();
+        report.runs[1].method = "redgrape-plus".to_owned();
+        assert!(render(&report).contains("\nredgrape-plus (default) "));
+        report.runs[1].bytes_up_per_device = Some(1);
+        assert!(render(&report).contains("\nredgrape-plus  "));
     }
 
     #[test]

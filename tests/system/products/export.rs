@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use tract_onnx::prelude::*;
 
 const TOLERANCE: f64 = 1e-4;
+/// `classify` writes three digits, and 0.999 at most.
+const WRITTEN: f64 = 1e-3 + TOLERANCE;
 /// Of 20 images that nobody trained on.
 const LEAST_RIGHT: usize = 15;
 const SHAPE: [usize; 4] = [1, 1, 8, 8];
@@ -33,10 +35,10 @@ pub(crate) fn check(fleet: &Fleet) {
     for ((path, label), classified) in images.iter().zip(&classified) {
         let image = input.load(path).unwrap();
         let (logits, probabilities) = model.run(&image);
-        assert!(differs(&probabilities, classified) <= TOLERANCE, "{path:?}: {probabilities:?}, {classified:?}");
-        assert!(differs(&softmax(&logits), classified) <= TOLERANCE, "{path:?}: {logits:?}, {classified:?}");
+        assert!(differs(&probabilities, classified) <= WRITTEN, "{path:?}: {probabilities:?}, {classified:?}");
+        assert!(differs(&softmax(&logits), &probabilities) <= TOLERANCE, "{path:?}: {logits:?}, {probabilities:?}");
         right += usize::from((0..classified.len()).all(|other| classified[usize::from(*label)] >= classified[other]));
-        cases.push(json!({"input": image, "shape": SHAPE, "logits": logits, "probabilities": classified}));
+        cases.push(json!({"input": image, "shape": SHAPE, "logits": logits, "probabilities": probabilities}));
     }
     println!("tract: {} images agree with `classify`; {right} are classified right", cases.len());
     assert!(right >= LEAST_RIGHT, "only {right}");

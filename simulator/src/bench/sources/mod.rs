@@ -5,18 +5,16 @@ mod features;
 mod images;
 mod standardise;
 
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use grapevine_host::Shutdown;
 
 use super::pool::{Pool, PoolSamples};
 use super::{BenchError, BenchOptions, Progress};
+use crate::data::is_npz;
 use crate::data::synthetic::SyntheticSpec;
 
-/// How an `.npz` begins.
-const ZIP: [u8; 4] = *b"PK\x03\x04";
+pub(crate) use standardise::unusual_spread;
 
 /// Where the samples of a bench come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,24 +63,16 @@ pub(super) fn open(
     match &options.source {
         Source::Digits => digits::open(),
         Source::Synthetic { spec, samples_per_device } => Ok(made_up(*spec, *samples_per_device)),
-        Source::Files { path, standardise, extractor, cache } => match (is_npz(path)?, extractor) {
-            (true, Some(_)) => Err(BenchError::Extracted { path: path.clone() }),
-            (true, None) => features::open(path, *standardise),
-            (false, _) if *standardise => Err(BenchError::NotFeatures { path: path.clone() }),
-            (false, extractor) => images::open(path, extractor.as_deref(), cache, options, progress, shutdown),
-        },
+        Source::Files { path, standardise, extractor, cache } => {
+            let is_npz = is_npz(path).map_err(|source| BenchError::Read { path: path.clone(), source })?;
+            match (is_npz, extractor) {
+                (true, Some(_)) => Err(BenchError::Extracted { path: path.clone() }),
+                (true, None) => features::open(path, *standardise),
+                (false, _) if *standardise => Err(BenchError::NotFeatures { path: path.clone() }),
+                (false, extractor) => images::open(path, extractor.as_deref(), cache, options, progress, shutdown),
+            }
+        }
     }
-}
-
-/// Whether a path holds features and not images.
-fn is_npz(path: &Path) -> Result<bool, BenchError> {
-    if path.is_dir() {
-        return Ok(false);
-    }
-    let failed = |source| BenchError::Read { path: path.to_owned(), source };
-    let mut start = Vec::new();
-    File::open(path).map_err(failed)?.take(ZIP.len() as u64).read_to_end(&mut start).map_err(failed)?;
-    Ok(start == ZIP)
 }
 
 fn made_up(spec: SyntheticSpec, samples_per_device: usize) -> Pool {

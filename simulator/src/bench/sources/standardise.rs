@@ -36,7 +36,7 @@ impl Scale {
 }
 
 /// What to say about features whose spread is far from what the learning rates assume.
-pub(super) fn unusual_spread(features: &[f32], shape: Shape) -> Option<String> {
+pub(crate) fn unusual_spread(features: &[f32], shape: Shape) -> Option<String> {
     let (_, deviation) = moments(features, shape);
     let variance = deviation.iter().map(|deviation| deviation * deviation).sum::<f64>() / deviation.len() as f64;
     let (spread, expected) = (variance.sqrt(), 4.0 / (shape.features() as f64).sqrt());

@@ -4,29 +4,30 @@ use std::env;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use grapevine_aggregator::config::DEFAULT_METHOD;
 use grapevine_models::{Key, Method, Start};
 use grapevine_protocol::{Encoding, largest_aid};
 use grapevine_simulator::bench::{Assignment, Axis, BenchOptions, Cache, DialOptions, MAX_FOLDS, Source, USUAL_TAUS};
 use grapevine_simulator::data::partition::Partition;
-use grapevine_simulator::data::synthetic::SyntheticSpec;
 
 use super::Outputs;
-use crate::cli::demo::{parse_alpha, parse_imbalance};
+use crate::cli::data::{Data, check_made_up, samples};
+use crate::cli::demo::{each_once, parse_alpha, parse_imbalance};
 use crate::cli::usage::parsed;
 
 const EXAMPLES: &str = "\
 Examples:
-  fleet bench                                        # the shipped digits, five methods, three seeds
+  fleet bench                                        # the shipped digits, six methods, three seeds
   fleet bench --data features.npz --methods fedavg,redgrape --rounds 60 --seeds 3 --json results.json
   fleet bench --data cifar10.tar.gz --imbalance 100  # images through the shipped extractor, each extracted once
   fleet bench --data images/ --extractor resnet.toml --imbalance 100
   fleet bench --data features.npz --devices 50 --participants 10 --partition symmetric --alpha 0.3
   fleet bench --methods redgrape,redgrape-live --grid lambda=0.1,0.3,1 --grid lr=0.05,0.1
   fleet bench --data synthetic:512x100 --devices 50 --methods fedavg --rounds 20 --seeds 1
-  fleet bench --html report.html --svg charts --csv results.csv
+  fleet bench --report report.html --svg charts --csv results.csv
 
 An .npz holds train_features, train_labels, test_features and test_labels, long-tailed or not; with --imbalance its
-training samples are given a long tail. Methods see the same fleets; a --grid is searched by each method for itself on a
+training samples are given a long tail. Head, mid and tail are classes by their number of training samples. Methods see the same fleets; a --grid is searched by each method for itself on a
 fifth of the training samples, and what it chose is run on all of them. Ctrl-C keeps the runs that are over.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.";
@@ -43,8 +44,8 @@ const MOST_SEEDS: u64 = 1_000;
 #[command(after_help = EXAMPLES)]
 pub(in crate::cli) struct Arguments {
     /// Features in an .npz, images of any kind, or synthetic:<features>x<classes> [default: the shipped digits].
-    #[arg(long, value_name = "PATH")]
-    data: Option<String>,
+    #[arg(long, visible_alias = "features", value_name = "PATH|SPEC", value_parser = parsed::<Data>)]
+    data: Option<Data>,
     /// Bring the features of an .npz to the scale that the learning rates assume.
     #[arg(long, value_enum, value_name = "BY", requires = "data")]
     standardise: Option<Standardise>,
@@ -58,11 +59,11 @@ pub(in crate::cli) struct Arguments {
     #[arg(long)]
     no_cache: bool,
     /// Samples of the most frequent class per sample of the rarest [default: 50 for digits and made-up features; other data are taken as they are].
-    #[arg(long, value_name = "RATIO", allow_negative_numbers = true, value_parser = parse_imbalance)]
+    #[arg(long, visible_alias = "imbalance-ratio", value_name = "RATIO", allow_negative_numbers = true, value_parser = parse_imbalance)]
     imbalance: Option<f64>,
-    /// Samples per device of made-up features.
-    #[arg(long, value_name = "COUNT", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    samples: u32,
+    /// Samples per device of made-up features [default: 200].
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    samples: Option<u32>,
     /// How samples are dealt to devices.
     #[arg(long, value_enum, default_value_t = Partition::GlobalPrior)]
     partition: Partition,
@@ -81,7 +82,7 @@ pub(in crate::cli) struct Arguments {
     /// How many seeds, from 0 on, or the seeds themselves, separated by commas (7, for seed 7 alone).
     #[arg(long, value_name = "COUNT|LIST", default_value = "3", value_parser = parse_seeds)]
     seeds: Seeds,
-    /// Methods, separated by commas [default: fedavg,logit-adjusted,redgrape,redgrape-live,lda].
+    /// Methods, separated by commas [default: fedavg,logit-adjusted,redgrape,redgrape-live,lda,redgrape-plus].
     #[arg(long, visible_alias = "method", value_name = "NAMES", value_delimiter = ',', value_parser = parsed::<Method>)]
     methods: Vec<Method>,
     /// Choose a hyper-parameter among values, each method for itself; repeat for combinations.
@@ -188,19 +189,21 @@ impl Arguments {
 
     fn source(&self) -> Result<Source, String> {
         let standardise = self.standardise.is_some();
-        let Some(data) = &self.data else { return Ok(Source::Digits) };
-        if data.starts_with("synthetic:") {
-            let spec = parsed::<SyntheticSpec>(data)?;
-            let made_up = Source::Synthetic { spec, samples_per_device: self.samples as usize };
-            let refusal = "made-up features are standardised already; leave out --standardise and --extractor";
-            return if standardise || self.extractor.is_some() { Err(refusal.to_owned()) } else { Ok(made_up) };
-        }
+        let samples_per_device = samples(self.samples, self.data.as_ref())?;
+        let path = match &self.data {
+            None => return Ok(Source::Digits),
+            Some(Data::MadeUp(spec)) => {
+                check_made_up(&[("--standardise", standardise), ("--extractor", self.extractor.is_some())])?;
+                return Ok(Source::Synthetic { spec: *spec, samples_per_device });
+            }
+            Some(Data::Files(path)) => path.clone(),
+        };
         let cache = match (&self.cache, self.no_cache) {
             (_, true) => Cache::Nowhere,
             (Some(folder), false) => Cache::Folder(folder.clone()),
             (None, false) => Cache::Usual,
         };
-        Ok(Source::Files { path: PathBuf::from(data), standardise, extractor: self.extractor.clone(), cache })
+        Ok(Source::Files { path, standardise, extractor: self.extractor.clone(), cache })
     }
 
     fn dial(&self) -> DialOptions {
@@ -211,16 +214,16 @@ impl Arguments {
     /// Dense prototypes of a large shape are tens of megabytes per device and round; whoever wants that asks for it.
     fn methods(&self, source: &Source) -> Vec<Method> {
         if !self.methods.is_empty() {
-            let mut methods: Vec<Method> = Vec::new();
-            for &method in &self.methods {
-                if !methods.contains(&method) {
-                    methods.push(method);
-                }
-            }
-            return methods;
+            return each_once(&self.methods);
         }
-        let mut methods =
-            vec![Method::FedAvg, Method::LogitAdjusted, Method::RedGrape, Method::RedGrapeLive, Method::Lda];
+        let mut methods = vec![
+            Method::FedAvg,
+            Method::LogitAdjusted,
+            Method::RedGrape,
+            Method::RedGrapeLive,
+            Method::Lda,
+            DEFAULT_METHOD,
+        ];
         if let Source::Synthetic { spec, .. } = source {
             methods.retain(|method| largest_aid(spec.shape, *method) <= LARGE_AID_BYTES);
         }

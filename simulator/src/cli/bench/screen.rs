@@ -9,6 +9,7 @@ use grapevine_simulator::bench::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::images_bar::ImagesBar;
+use crate::cli::screen::restart;
 
 /// Shows progress; the runs tell theirs from several threads.
 pub(super) struct Screen {
@@ -48,8 +49,7 @@ impl Screen {
                 *state = State { began: now(), rounds: *rounds, rounds_done: 0, runs: *runs, runs_done: 0 };
                 if let Some(bar) = &self.bar {
                     bar.reset();
-                    bar.set_prefix(if *tuning { "choosing" } else { "running" });
-                    bar.set_length(*rounds);
+                    restart(bar, *rounds, if *tuning { "choosing" } else { "running" });
                 }
             }
             Progress::Round => {
