@@ -68,7 +68,7 @@ impl Reason {
             Self::Permission => "let the user that runs edge-client read them, for example with `chmod a+r`",
             Self::ClosedFolder => "let the user that runs edge-client list them, for example with `chmod a+rx`",
             Self::Unusable => "replace them by whole PNG or JPEG files, or remove them",
-            Self::Conflict => "remove one copy, or choose with `edge-client relabel`",
+            Self::Conflict => "remove the wrong copy; what is stored keeps its class until then, what is new stays out",
         }
     }
 

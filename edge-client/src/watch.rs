@@ -46,6 +46,8 @@ pub struct Watch {
     files: BTreeMap<u64, File>,
     ready: VecDeque<Arrival>,
     tally: Tally,
+    /// What was passed over and has been said.
+    said: PassedOver,
     looks: u32,
     pause: Duration,
 }
@@ -122,6 +124,7 @@ impl Watch {
             files: BTreeMap::new(),
             ready: VecDeque::new(),
             tally: Tally::default(),
+            said: PassedOver::default(),
             looks: 0,
             pause: SHORTEST_PAUSE,
         }
@@ -144,7 +147,15 @@ impl Watch {
     /// # Errors
     /// If the folder cannot be listed, or holds too many images.
     pub fn look(&mut self, now: Duration) -> Result<Vec<Arrival>, WatchError> {
-        self.look_but(now, &mut |_, _| false)
+        let arrivals = self.look_but(now, &mut |_, _| false)?;
+        for reason in [Reason::ClosedFolder, Reason::Permission] {
+            let (named, said) = (self.tally.passed_over.of(reason), self.said.of(reason));
+            if let Some(named) = named.filter(|named| said != Some(*named)) {
+                tracing::warn!("{}", named.sentence(reason));
+            }
+        }
+        self.said.clone_from(&self.tally.passed_over);
+        Ok(arrivals)
     }
 
     /// As [`Watch::look`], but leaves out an image that `known` says yes to when it is met first.

@@ -1,6 +1,6 @@
 //! Labels that change, images under two classes, and sources that are refused: nothing is lost, nothing is silent.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests, in which a panic is a failed test")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail loudly and say what it skips")]
 
 mod device;
 
@@ -130,7 +130,10 @@ fn labels_are_put_right_and_samples_forgotten_by_hand() {
     device.call(&["relabel", "images/one/0.png", "two"]).fails(1, "run `edge-client ingest` first");
     device.call(&["ingest", "images"]).succeeds();
     let changed = device.call(&["relabel", "images/one/0.png", "images/two/4.png", "two", "--json"]).succeeds().json();
-    assert_eq!((&changed["relabelled"][0]["from"], &changed["unchanged"][0]), (&"one".into(), &"images/two/4.png".into()));
+    assert_eq!(
+        (&changed["relabelled"][0]["from"], &changed["unchanged"][0]),
+        (&"one".into(), &"images/two/4.png".into())
+    );
     let digest = grapevine_host::manifest::sha256_file(&device.path("images/one/1.png")).unwrap().to_string();
     device.call(&["relabel", &digest, "three"]).succeeds();
     assert_eq!(samples(&device), [of("one", 2), of("two", 5), of("three", 1)]);
@@ -244,7 +247,10 @@ fn files_that_are_passed_over_are_counted_with_reason_and_cure() {
     assert_eq!((&reason("ending")["count"], &reason("no-class")["count"]), (&2.into(), &1.into()), "{report}");
     assert!(reason("ending")["cure"].as_str().unwrap().contains(".png"));
     let status = device.call(&["status"]);
-    assert!(status.stdout.contains("2 files were passed over for their endings (") && status.code == Some(1), "{status:?}");
+    assert!(
+        status.stdout.contains("2 files were passed over for their endings (") && status.code == Some(1),
+        "{status:?}"
+    );
     let json = device.call(&["status", "--json"]).json();
     assert_eq!(json["passed_over"][0]["passed_over"].as_array().unwrap().len(), 3, "{json}");
     for name in ["images/one/0.png", "images/one/1.png", "images/one/a.heif", "images/loose.png"] {

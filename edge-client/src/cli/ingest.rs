@@ -244,7 +244,9 @@ fn govern(setup: &Setup) -> anyhow::Result<Governor> {
 fn observe(state: &Path, folder: &Path, report: &Report) {
     let Report { images, added, duplicates, relabelled, left_out, .. } = report;
     let aside: u64 = report.passed_over.iter().filter(|(reason, _)| reason.is_trouble()).map(|(_, of)| of.count).sum();
-    tracing::info!(images, added, duplicates, relabelled, left_out, unusable = aside, "images came in");
+    if report.storing_fails.is_none() {
+        tracing::info!(images, added, duplicates, relabelled, left_out, unusable = aside, "images came in");
+    }
     Intakes::note(state, folder, report);
 }
 

@@ -32,6 +32,8 @@ Reads only, also beside `edge-client run`. Exit code 1 if something is wrong tha
 /// Of a store that its writer did not close.
 const INTERRUPTED: &str = "the last `edge-client` that wrote the store was killed or lost its power; \
                            nothing stored is lost, start it again (`edge-client run`)";
+/// What every complaint about a full disk says.
+const FULL: &str = "the disk is full";
 /// With less room on its disk a device can store nothing for certain.
 const LEAST_FREE_BYTES: u64 = 64 << 10;
 /// Hexadecimal digits of a digest that people are shown.
@@ -144,7 +146,9 @@ impl Status {
         });
         let intakes = Intakes::read(&config.state);
         problems.extend(intakes.problems());
-        problems.extend(full_disk(&config.state));
+        if !problems.iter().any(|problem: &String| problem.contains(FULL)) {
+            problems.extend(full_disk(&config.state));
+        }
         let of_source = |(source, of): (&str, &_)| OfSource { source: source.to_owned(), passed_over: Aside::all(of) };
         let mut status = Self {
             device: config.device.to_string(),
@@ -190,7 +194,7 @@ impl Status {
 fn full_disk(state: &Path) -> Option<String> {
     let left = files::free_bytes(state).filter(|&left| left < LEAST_FREE_BYTES)?;
     let state = state.display();
-    Some(format!("the disk is full: {state} has {left} bytes left; free some space, then the device goes on by itself"))
+    Some(format!("{FULL}: {state} has {left} bytes left; free some space, then the device goes on by itself"))
 }
 
 impl Contents {

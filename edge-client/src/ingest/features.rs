@@ -62,7 +62,7 @@ pub fn ingest_features(
     check_features(path, source, split, classes, store.shape().features())?;
     let total = source.labels(split).len();
     let length = mean_length(source, split)?;
-    let own = store.mean_square(LEAST_SAMPLES)?.unwrap_or(STANDARD_LENGTH);
+    let own = store.mean_square(LEAST_SAMPLES)?;
     let mut report = Report { warnings: other_scale(length, own).into_iter().collect(), ..Report::default() };
     let origin = absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut rows = Rows { classes, origin: origin.to_string_lossy().into_owned(), ..Rows::default() };
@@ -97,13 +97,17 @@ fn mean_length(source: &FeatureSource, split: Split) -> Result<f64, IngestError>
 }
 
 /// What to say of features that are much longer or shorter than the device's own.
-fn other_scale(length: f64, own: f64) -> Option<String> {
-    let factor = length / own;
-    if (MOST_FACTOR.recip()..=MOST_FACTOR).contains(&factor) || own <= 0.0 {
+fn other_scale(length: f64, own: Option<f64>) -> Option<String> {
+    let (expected, whose) = match own.filter(|&own| own > 0.0) {
+        Some(own) => (own, "this device's own"),
+        None => (STANDARD_LENGTH, "those of the extractor"),
+    };
+    let factor = length / expected;
+    if (MOST_FACTOR.recip()..=MOST_FACTOR).contains(&factor) {
         return None;
     }
     Some(format!(
-        "the features have a mean squared length of {length:.1}, but this device's own have {own:.1}: they are on {:.2} \
+        "the features have a mean squared length of {length:.1}, but {whose} have {expected:.1}: they are on {:.2} \
          times the scale, so heads trained on both fit neither; standardise them as the extractor's manifest says, \
          (raw - mean) / std / sqrt(features / 16), `edge-client forget --source` them and ingest them again",
         factor.sqrt()

@@ -146,7 +146,13 @@ impl Following {
                     watch.give_again(arrival.mark.file);
                     failed = Err(error.into());
                 }
-                outcome => self.settle(ingest, watch, image(name, label, arrival), outcome)?,
+                outcome @ (Outcome::Extracted { .. }
+                | Outcome::Duplicate(_)
+                | Outcome::Labelled(..)
+                | Outcome::Full(_)
+                | Outcome::Unread(..)
+                | Outcome::Unreadable(..)
+                | Outcome::Stopped) => self.settle(ingest, watch, image(name, label, arrival), outcome)?,
             }
         }
         self.note_passed_over(ingest, watch);

@@ -319,7 +319,8 @@ fn what_is_passed_over_is_counted_while_it_is_there() {
     for seconds in [0, 3, 40, 80] {
         look(&ingest, &mut watch, &mut following, seconds);
     }
-    let count = |following: &follow::Following, reason| following.report.passed_over.of(reason).map(|named| named.count);
+    let count =
+        |following: &follow::Following, reason| following.report.passed_over.of(reason).map(|named| named.count);
     let counts = [Reason::Ending, Reason::NoClass, Reason::Unusable].map(|reason| count(&following, reason));
     assert_eq!(counts, [Some(1), Some(2), Some(1)], "{:?}", following.report);
     assert!(following.has_news() && !following.has_news(), "said once");
@@ -357,6 +358,27 @@ fn a_full_disk_is_waited_for() {
     assert_eq!((report.added, device.store.counts().unwrap()), (30, vec![30, 0, 0]));
     assert!(heard[0].as_ref().is_some_and(|why| why.contains("the disk is full")), "{heard:?}");
     assert_eq!((heard.last().unwrap(), report.storing_fails), (&None, None), "it is over");
+}
+
+#[test]
+fn a_partial_ingest_says_what_was_stored() {
+    let mut device = device();
+    let disk = Disk::default();
+    let shape = device.store.shape();
+    let identity = StoreIdentity { extractor: [1; 32], classes: device.classes.clone(), shape };
+    device.store = open_on(&disk, &identity).unwrap();
+    device.write_images("zero", 200);
+    device.write_images("two", 200);
+    disk.set_room(Room::NoneFrom(disk.count()));
+    let error = device.ingest().unwrap_err();
+    let stored: u32 = device.store.counts().unwrap().iter().sum();
+    let IngestError::Partial { report, .. } = &error else { panic!("{error}") };
+    assert!(stored < 400 && report.images > 0 && report.added <= stored, "{report:?}");
+    let expected = format!("; before that, {} of {} images or rows were stored", report.added, report.images);
+    assert!(error.to_string().contains("the disk is full") && error.to_string().ends_with(&expected), "{error}");
+    disk.set_room(Room::Enough);
+    let rest = device.ingest().unwrap();
+    assert_eq!((rest.added + stored, device.store.counts().unwrap()), (400, vec![200, 0, 200]));
 }
 
 #[test]

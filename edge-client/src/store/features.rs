@@ -17,8 +17,9 @@ pub struct StoreLimits {
     pub max_samples: u32,
     /// Most samples of one class.
     pub max_samples_per_class: u32,
-    /// Most bytes of disk that the samples may take, by an estimate of what the trees around them need. Heads, a pending
-    /// update and the pages that one commit replaces come on top: a few MiB.
+    /// Most bytes of disk that the samples may take, by an estimate of what the trees around them need. On top come the
+    /// index of known files, with at most half as much, and heads, a pending update and the pages that one commit
+    /// replaces: a few MiB.
     pub max_bytes: u64,
 }
 

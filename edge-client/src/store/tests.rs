@@ -107,7 +107,7 @@ fn a_new_label_stays_within_the_bounds() {
 #[test]
 fn files_that_were_read_are_known_within_a_bound() {
     let folder = tempfile::tempdir().unwrap();
-    let store = open(&folder, 2).with_limits(StoreLimits { max_bytes: 96 * 4 * 10, ..StoreLimits::default() });
+    let store = open(&folder, 2).with_limits(StoreLimits { max_bytes: 192 * 2 * 10, ..StoreLimits::default() });
     assert_eq!(store.known_capacity(), 10);
     let known = |file: u64| KnownFile { file: file << 32, stamp: file, digest: digest(file as u32), label: 1 };
     for file in 0..50 {
@@ -233,7 +233,7 @@ fn another_class_list_takes_the_samples_over_by_name() {
         let emu = classes.iter().position(|&class| class == "emu").unwrap();
         let row = dataset.labels.iter().position(|&label| usize::from(label) == emu).unwrap();
         assert_eq!(dataset.features[row * FEATURES..][..FEATURES], features(4), "{classes:?}");
-        assert_eq!(store.wants(0, &digest(4)).unwrap(), Wanted::Duplicate);
+        assert_eq!(store.wants(emu as u16, &digest(4)).unwrap(), Wanted::Duplicate);
         disk::check(&store);
         assert_eq!((store.newest_head().unwrap(), store.outbox().unwrap()), (None, None), "they were of another list");
         store.put_outbox(&OutboxEntry { run: 5, round: 6, digest: [1; 32], bytes: vec![9] }).unwrap();

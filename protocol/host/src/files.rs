@@ -278,6 +278,9 @@ mod tests {
         write_atomic(&path, b"old").unwrap();
         write_atomic(&path, b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
+        overwrite(&path, b"in its place").unwrap();
+        overwrite(&path, b"last").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"last");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
