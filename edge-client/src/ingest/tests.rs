@@ -367,18 +367,18 @@ fn a_partial_ingest_says_what_was_stored() {
     let shape = device.store.shape();
     let identity = StoreIdentity { extractor: [1; 32], classes: device.classes.clone(), shape };
     device.store = open_on(&disk, &identity).unwrap();
-    device.write_images("zero", 200);
-    device.write_images("two", 200);
+    device.write_images("zero", 30);
+    device.write_images("two", 30);
     disk.set_room(Room::NoneFrom(disk.count()));
     let error = device.ingest().unwrap_err();
     let stored: u32 = device.store.counts().unwrap().iter().sum();
     let IngestError::Partial { report, .. } = &error else { panic!("{error}") };
-    assert!(stored < 400 && report.images > 0 && report.added <= stored, "{report:?}");
+    assert!(stored < 60 && report.images > 0 && report.added <= stored, "{report:?}");
     let expected = format!("; before that, {} of {} images or rows were stored", report.added, report.images);
     assert!(error.to_string().contains("the disk is full") && error.to_string().ends_with(&expected), "{error}");
     disk.set_room(Room::Enough);
     let rest = device.ingest().unwrap();
-    assert_eq!((rest.added + stored, device.store.counts().unwrap()), (400, vec![200, 0, 200]));
+    assert_eq!((rest.added + stored, device.store.counts().unwrap()), (60, vec![30, 0, 30]));
 }
 
 #[test]
