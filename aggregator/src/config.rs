@@ -72,6 +72,7 @@ pub struct Config {
     /// The extractor's manifest.
     pub extractor: PathBuf,
     /// The fleet's class list, in the fleet's order.
+    #[serde(deserialize_with = "class_list::deserialize")]
     pub classes: Vec<String>,
     /// The folder for the ledger and the model.
     #[serde(default = "default_state")]

@@ -48,6 +48,7 @@ pub struct Config {
     /// The extractor's manifest.
     pub extractor: PathBuf,
     /// The fleet's class list, in the fleet's order.
+    #[serde(deserialize_with = "class_list::deserialize")]
     pub classes: Vec<String>,
     /// The folder this device keeps its state in.
     #[serde(default = "default_state")]

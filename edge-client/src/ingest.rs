@@ -9,28 +9,31 @@
 mod batch;
 mod features;
 mod follow;
+mod report;
+mod sightings;
 
 use core::ops::ControlFlow;
 use core::time::Duration;
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 use std::thread;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::extractor::Extractor;
 use crate::image_input::ImageInput;
+use crate::passed_over::{PassedOver, Reason};
 use crate::resources::Governor;
-use crate::source::{Entry, ImageSource, Source, SourceError, Split, printable};
-use crate::store::{Store, StoreError};
-use batch::Batch;
+use crate::source::{Found, ImageSource, Item, Source, SourceError, Split};
+use crate::store::Store;
+use batch::{Batch, Image};
 pub use features::{check_features, ingest_features};
+pub use report::{Conflict, IngestError, MAX_NAMED, Report};
+use sightings::Sightings;
 
 /// Images that are handed over together, and the bytes after which there are fewer: three such chunks are in memory, one
 /// being read, one waiting and one being extracted.
 const CHUNK_IMAGES: usize = 64;
 const CHUNK_BYTES: usize = 4 << 20;
-/// Most unusable images that a report names; the others are counted.
-pub const MAX_NAMED: usize = 10_000;
 /// How often a wish to stop is looked for while nothing comes from the source.
 const STOP_PERIOD: Duration = Duration::from_millis(100);
 
@@ -69,103 +72,17 @@ pub struct Progress {
     pub total: usize,
 }
 
-/// What became of the images or rows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Images or rows of classes of the list that were dealt with.
-    pub images: usize,
-    /// Stored.
-    pub added: u32,
-    /// Their content was stored already, under any name.
-    pub duplicates: u32,
-    /// Stored ones that gave way to smaller classes or by the draw inside their class.
-    pub evicted: u32,
-    /// Left out because the store is full of their class.
-    pub left_out: u32,
-    /// Names of images that could not be used, and why, ordered by name; at most [`MAX_NAMED`].
-    pub unreadable: Vec<(String, String)>,
-    /// How many more there were.
-    pub unreadable_more: usize,
-    /// Classes of the source that are not in the list, ordered by name.
-    pub unknown_classes: Vec<String>,
-    /// Whether a wish to stop ended the ingest before the last image.
-    pub stopped: bool,
-}
-
-/// Why data cannot be ingested.
-#[derive(Debug, thiserror::Error)]
-pub enum IngestError {
-    /// The data themselves.
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    /// A split that is not there.
-    #[error("{} has no {split} split, only {there}; choose one of them with `--split`", printable(path))]
-    NoSplit {
-        /// The data.
-        path: PathBuf,
-        /// The split asked for.
-        split: Split,
-        /// The splits that are there.
-        there: String,
-    },
-    /// No image under any class.
-    #[error(
-        "no PNG or JPEG image in {0}; put images into one folder per class, such as {0}/{example}/1.png{found}",
-        printable(path),
-        found = unknown_hint(unknown_classes)
-    )]
-    NoImages {
-        /// The data.
-        path: PathBuf,
-        /// A class of the list.
-        example: String,
-        /// Classes of the source that are not in the list.
-        unknown_classes: Vec<String>,
-    },
-    /// Features of another extractor.
-    #[error("{} holds {found} features per sample, but the extractor gives {expected}", printable(path))]
-    Width {
-        /// The data.
-        path: PathBuf,
-        /// Features per sample in the data.
-        found: usize,
-        /// Features per sample in the store.
-        expected: usize,
-    },
-    /// A label beyond the class list.
-    #[error(
-        "row {row} of the {split} split of {} has label {label}, but `classes` lists {classes} names, for the labels from 0",
-        printable(path)
-    )]
-    Label {
-        /// The data.
-        path: PathBuf,
-        /// The split.
-        split: Split,
-        /// Which row, from 0.
-        row: usize,
-        /// Its label.
-        label: u16,
-        /// Classes of the list.
-        classes: usize,
-    },
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A thread could not be started.
-    #[error("cannot start a thread: {0}; the system is out of memory or of threads")]
-    Thread(std::io::Error),
-}
-
 /// What an ingest will do, found out before anything is stored.
 #[derive(Debug)]
 pub struct Plan<'a> {
+    path: PathBuf,
     source: &'a ImageSource,
     split: Split,
     /// For each class of the source its label in the list.
     labels: Vec<Option<u16>>,
     total: usize,
     unknown_classes: Vec<String>,
+    passed_over: PassedOver,
 }
 
 impl<'a> Plan<'a> {
@@ -179,12 +96,15 @@ impl<'a> Plan<'a> {
         let total = counts().filter(|(label, _)| label.is_some()).map(|(_, &count)| count as usize).sum();
         let unknown =
             source.classes().iter().zip(counts()).filter(|(_, (label, count))| label.is_none() && **count > 0);
+        let mut passed_over = source.passed_over().clone();
+        unknown.clone().for_each(|(class, (_, &count))| passed_over.note_many(Reason::NoClass, class, count));
         let unknown_classes: Vec<String> = unknown.map(|(class, _)| class.clone()).collect();
         if total == 0 {
             let example = classes.first().cloned().unwrap_or_default();
             return Err(IngestError::NoImages { path: path.to_owned(), example, unknown_classes });
         }
-        Ok(Self { source, split, labels, total, unknown_classes })
+        let path = absolute(path).unwrap_or_else(|_| path.to_owned());
+        Ok(Self { path, source, split, labels, total, unknown_classes, passed_over })
     }
 
     /// Images of classes of the list.
@@ -195,44 +115,61 @@ impl<'a> Plan<'a> {
     fn label(&self, class: u16) -> Option<u16> {
         self.labels.get(usize::from(class)).copied().flatten()
     }
+
+    /// An image of the source and what it holds; `None` if it is of no class.
+    fn image(&self, item: Item) -> Option<(Image, Found)> {
+        let Item { name, class, mark, found } = item;
+        let label = self.label(class)?;
+        // A file of its own is named by its path, a part of a file below that file.
+        let origin = if mark.is_some() { absolute(&name).unwrap_or_default() } else { self.path.join(&name) };
+        Some((Image { origin: origin.to_string_lossy().into_owned(), name, label, mark }, found))
+    }
 }
 
 impl Ingest<'_> {
     /// Extracts and stores every new image of a plan. `progress` is told after each chunk, `stop` is asked before each
     /// image.
+    ///
+    /// # Errors
+    /// If the source or the store fails; [`IngestError::Partial`] if that is after some images were dealt with.
     pub fn images(
         &self,
         plan: &Plan<'_>,
         progress: &dyn Fn(Progress),
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Report, IngestError> {
-        let mut report = Report { unknown_classes: plan.unknown_classes.clone(), ..Report::default() };
+        let (unknown_classes, passed_over) = (plan.unknown_classes.clone(), plan.passed_over.clone());
+        let mut report = Report { unknown_classes, passed_over, ..Report::default() };
         let mut batch = Batch::default();
         progress(Progress { done: 0, total: plan.total });
         let (sender, chunks) = bounded(1);
-        thread::scope(|scope| {
+        let outcome = thread::scope(|scope| {
             let reader = thread::Builder::new().name("read".into());
-            let reader = reader.spawn_scoped(scope, move || read(plan, sender)).map_err(IngestError::Thread)?;
+            let reader = reader.spawn_scoped(scope, move || self.read(plan, sender)).map_err(IngestError::Thread)?;
             let kept = self.keep_all(plan, &chunks, &mut batch, &mut report, progress, stop);
             // The reader gives up as soon as nobody takes its chunks.
             drop(chunks);
             let read = reader.join().unwrap_or(Err(SourceError::Unreadable));
             kept?;
             Ok::<(), IngestError>(read?)
-        })?;
+        });
         report.unreadable.sort();
-        Ok(report)
+        match outcome {
+            Ok(()) => Ok(report),
+            Err(error) => Err(error.after(report)),
+        }
     }
 
     fn keep_all(
         &self,
         plan: &Plan<'_>,
-        chunks: &Receiver<Vec<Entry>>,
+        chunks: &Receiver<Vec<Item>>,
         batch: &mut Batch,
         report: &mut Report,
         progress: &dyn Fn(Progress),
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<(), IngestError> {
+        let mut sightings = Sightings::default();
         loop {
             if self.governor.pause().is_some() {
                 // A pause may be long and end in a power cut.
@@ -244,8 +181,8 @@ impl Ingest<'_> {
             }
             match chunks.recv_timeout(STOP_PERIOD) {
                 Ok(chunk) => {
-                    let labelled = chunk.into_iter().filter_map(|entry| Some((plan.label(entry.class)?, entry)));
-                    report.stopped = batch.extract(self, labelled.collect(), report, stop)?;
+                    let images = chunk.into_iter().filter_map(|item| plan.image(item)).collect();
+                    report.stopped = batch.extract(self, images, &mut sightings, report, stop)?;
                     batch.commit_in_time(self.store, report)?;
                     progress(Progress { done: report.images, total: plan.total.max(report.images) });
                 }
@@ -257,6 +194,31 @@ impl Ingest<'_> {
             }
         }
         batch.commit(self.store, report)
+    }
+
+    /// Visits the source and hands its images over in chunks, until nobody takes them.
+    fn read(&self, plan: &Plan<'_>, chunks: Sender<Vec<Item>>) -> Result<(), SourceError> {
+        let mut chunk = Vec::with_capacity(CHUNK_IMAGES);
+        let mut bytes = 0;
+        let wants = |class| plan.label(class).is_some();
+        let known = |mark, class| self.known(mark, plan.label(class)?);
+        plan.source.visit_items(plan.split, &wants, &known, &mut |item| {
+            if let Found::Content(Ok(content)) = &item.found {
+                bytes += content.len();
+            }
+            chunk.push(item);
+            if chunk.len() < CHUNK_IMAGES && bytes < CHUNK_BYTES {
+                return ControlFlow::Continue(());
+            }
+            bytes = 0;
+            match chunks.send(core::mem::take(&mut chunk)) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            }
+        })?;
+        // A closed channel means that the ingest was stopped.
+        let _ = chunks.send(chunk);
+        Ok(())
     }
 }
 
@@ -270,7 +232,7 @@ pub fn ingest(
     progress: &dyn Fn(Progress),
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<Report, IngestError> {
-    match Source::open(path)? {
+    match Source::open_for(path, classes)? {
         Source::Images(source) => {
             let plan = Plan::new(path, &source, Split::Train, classes)?;
             let governor = &Governor::default();
@@ -280,39 +242,12 @@ pub fn ingest(
     }
 }
 
-/// Visits the source and hands its images over in chunks, until nobody takes them.
-fn read(plan: &Plan<'_>, chunks: Sender<Vec<Entry>>) -> Result<(), SourceError> {
-    let mut chunk = Vec::with_capacity(CHUNK_IMAGES);
-    let mut bytes = 0;
-    let wants = |class| plan.label(class).is_some();
-    plan.source.visit(plan.split, &wants, &mut |entry| {
-        bytes += entry.content.as_ref().map_or(0, |content| content.len());
-        chunk.push(entry);
-        if chunk.len() < CHUNK_IMAGES && bytes < CHUNK_BYTES {
-            return ControlFlow::Continue(());
-        }
-        bytes = 0;
-        match chunks.send(core::mem::take(&mut chunk)) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
-        }
-    })?;
-    // A closed channel means that the ingest was stopped.
-    let _ = chunks.send(chunk);
-    Ok(())
-}
-
 fn check_split(path: &Path, split: Split, there: &[Split]) -> Result<(), IngestError> {
     if there.contains(&split) {
         return Ok(());
     }
     let there = there.iter().map(Split::to_string).collect::<Vec<_>>().join(" and ");
     Err(IngestError::NoSplit { path: path.to_owned(), split, there })
-}
-
-fn unknown_hint(classes: &[String]) -> String {
-    let names: Vec<&str> = classes.iter().take(5).map(String::as_str).collect();
-    if names.is_empty() { String::new() } else { format!(" (found folders of no class: {})", names.join(", ")) }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub mod device;
 pub mod extractor;
 pub mod image_input;
 pub mod ingest;
+pub mod passed_over;
 pub mod predict;
 pub mod resources;
 pub mod session;

@@ -5,18 +5,21 @@
 //! limited per user. A file counts as complete when its size and time have not changed between looks for [`SETTLE`], by
 //! our own clock; a file that is moved in under its final name is complete from the start and is only met a moment later.
 //!
-//! One [`Watch::look`] after another, [`Watch::pause`] apart, gives every image once, and again after it changed.
+//! One [`Watch::look`] after another, [`Watch::pause`] apart, gives every image once, and again after it changed. What it
+//! does not give (other files, closed folders) is counted, see [`Watch::tally`].
 
-use core::hash::{Hash, Hasher};
 use core::time::Duration;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, DirEntry, Metadata};
-use std::hash::DefaultHasher;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Instant, UNIX_EPOCH};
+use std::time::Instant;
 
-use crate::source::{MAX_FOLDER_DEPTH, is_hidden, is_image_name, printable};
+use grapevine_host::class_list::canonical;
+use grapevine_host::clock::unix_ms;
+
+use crate::passed_over::{PassedOver, Reason};
+use crate::source::{MAX_FOLDER_DEPTH, Mark, is_hidden, is_image_name, printable};
 
 /// How long a file stays the same before it counts as complete.
 pub const SETTLE: Duration = Duration::from_secs(2);
@@ -42,8 +45,9 @@ pub struct Watch {
     folder: PathBuf,
     files: BTreeMap<u64, File>,
     ready: VecDeque<Arrival>,
-    /// Folders inside that cannot be listed, so that each is mentioned once.
-    closed: BTreeSet<PathBuf>,
+    tally: Tally,
+    /// What was passed over and has been said.
+    said: PassedOver,
     looks: u32,
     pause: Duration,
 }
@@ -57,7 +61,21 @@ pub struct Arrival {
     pub class: Option<String>,
     /// Whether it was given before, and has not changed for [`PATIENCE`].
     pub last_try: bool,
+    /// Its path and state when it was met.
+    pub mark: Mark,
 }
+
+/// What the last look through the folder met.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// What cannot be given.
+    pub passed_over: PassedOver,
+    /// Images in each folder right below the watched one; those in itself are under `None`.
+    pub by_folder: BTreeMap<Option<String>, u64>,
+}
+
+/// Whether an image need not be given when it is met first, by its class folder and its mark.
+type Known<'a> = dyn FnMut(Option<&str>, Mark) -> bool + 'a;
 
 /// Why a folder cannot be watched.
 #[derive(Debug, thiserror::Error)]
@@ -78,11 +96,11 @@ pub enum WatchError {
     },
 }
 
-/// What is remembered of a file, under the 64-bit hash of its path: a path itself takes several times the memory. Two paths
+/// What is remembered of a file, under [`Mark::file`], 64 bits of its path's hash: a path itself takes several times the memory. Two paths
 /// of one hash would look like one file that never settles; a million paths hold such a pair once in 30 million folders.
 #[derive(Clone, Copy, Debug)]
 struct File {
-    /// Hash of size and time.
+    /// [`Mark::stamp`].
     stamp: u64,
     /// When the stamp was first met.
     since: Duration,
@@ -105,7 +123,8 @@ impl Watch {
             folder: folder.to_owned(),
             files: BTreeMap::new(),
             ready: VecDeque::new(),
-            closed: BTreeSet::new(),
+            tally: Tally::default(),
+            said: PassedOver::default(),
             looks: 0,
             pause: SHORTEST_PAUSE,
         }
@@ -124,10 +143,33 @@ impl Watch {
 
     /// Gives up to [`MAX_BATCH`] images that are complete and were not given yet, or have changed since. `now` is the time
     /// since any fixed moment. An error is about the whole folder and may pass: a mount can come back.
+    ///
+    /// # Errors
+    /// If the folder cannot be listed, or holds too many images.
     pub fn look(&mut self, now: Duration) -> Result<Vec<Arrival>, WatchError> {
+        let arrivals = self.look_but(now, &mut |_, _| false)?;
+        for reason in [Reason::ClosedFolder, Reason::Permission] {
+            let (named, said) = (self.tally.passed_over.of(reason), self.said.of(reason));
+            if let Some(named) = named.filter(|named| said != Some(*named)) {
+                tracing::warn!("{}", named.sentence(reason));
+            }
+        }
+        self.said.clone_from(&self.tally.passed_over);
+        Ok(arrivals)
+    }
+
+    /// As [`Watch::look`], but leaves out an image that `known` says yes to when it is met first.
+    ///
+    /// # Errors
+    /// If the folder cannot be listed, or holds too many images.
+    pub fn look_but(
+        &mut self,
+        now: Duration,
+        known: &mut dyn FnMut(Option<&str>, Mark) -> bool,
+    ) -> Result<Vec<Arrival>, WatchError> {
         if self.ready.is_empty() {
             let started = clock();
-            let looked = self.look_through(now);
+            let looked = self.look_through(now, known);
             self.pause = (started.elapsed() * REST).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
             looked?;
         }
@@ -140,9 +182,31 @@ impl Watch {
         if arrival.last_try {
             return;
         }
-        if let Some(file) = self.files.get_mut(&hash(&arrival.path)) {
+        if let Some(file) = self.files.get_mut(&arrival.mark.file) {
             file.state = State::GivenBack;
         }
+    }
+
+    /// Gives an image again with the next look, whatever became of it.
+    pub fn give_again(&mut self, file: u64) {
+        if let Some(file) = self.files.get_mut(&file) {
+            file.state = State::Settling;
+        }
+    }
+
+    /// Whether the last look met this file, see [`Mark::file`].
+    pub fn holds(&self, file: u64) -> bool {
+        self.files.contains_key(&file)
+    }
+
+    /// How many images the last look met.
+    pub fn count(&self) -> usize {
+        self.files.len()
+    }
+
+    /// What the last look met and could not give.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// How long to wait before the next look: nothing while more images are ready.
@@ -150,8 +214,9 @@ impl Watch {
         if self.ready.is_empty() { self.pause } else { Duration::ZERO }
     }
 
-    fn look_through(&mut self, now: Duration) -> Result<(), WatchError> {
+    fn look_through(&mut self, now: Duration, known: &mut Known<'_>) -> Result<(), WatchError> {
         self.looks = self.looks.wrapping_add(1);
+        self.tally = Tally::default();
         let folder = self.folder.clone();
         let list_error = |source| WatchError::List { path: folder.clone(), source };
         for entry in fs::read_dir(&folder).map_err(list_error)? {
@@ -161,12 +226,11 @@ impl Watch {
             }
             match fs::metadata(entry.path()) {
                 Ok(metadata) if metadata.is_dir() => {
-                    let class = printable(Path::new(&entry.file_name()));
-                    self.look_into(&entry.path(), &class, 0, now)?;
+                    let class = canonical(&printable(Path::new(&entry.file_name())));
+                    self.look_into(&entry.path(), &class, 0, now, known)?;
                 }
-                Ok(metadata) => self.meet(&entry, &metadata, None, now)?,
-                // It went meanwhile, or is a link to nothing.
-                Err(_) => {}
+                Ok(metadata) => self.meet(&entry, &metadata, None, now, known)?,
+                Err(error) => self.tally.note_error(&entry.path(), &error),
             }
         }
         let look = self.looks;
@@ -174,12 +238,19 @@ impl Watch {
         Ok(())
     }
 
-    fn look_into(&mut self, folder: &Path, class: &str, depth: usize, now: Duration) -> Result<(), WatchError> {
+    fn look_into(
+        &mut self,
+        folder: &Path,
+        class: &str,
+        depth: usize,
+        now: Duration,
+        known: &mut Known<'_>,
+    ) -> Result<(), WatchError> {
         let entries = match fs::read_dir(folder) {
             Ok(entries) => entries,
             Err(error) => {
-                if error.kind() != io::ErrorKind::NotFound && self.closed.insert(folder.to_owned()) {
-                    tracing::warn!("cannot list {}: {error}; its images are not taken", printable(folder));
+                if error.kind() != io::ErrorKind::NotFound {
+                    self.tally.passed_over.note(Reason::ClosedFolder, &printable(folder));
                 }
                 return Ok(());
             }
@@ -188,11 +259,12 @@ impl Watch {
             let Ok(kind) = entry.file_type() else { continue };
             // Links to folders are not followed here, so there are no loops.
             if kind.is_dir() && depth < MAX_FOLDER_DEPTH {
-                self.look_into(&entry.path(), class, depth + 1, now)?;
-            } else if is_image_name(Path::new(&entry.file_name()))
-                && let Ok(metadata) = fs::metadata(entry.path())
-            {
-                self.meet(&entry, &metadata, Some(class), now)?;
+                self.look_into(&entry.path(), class, depth + 1, now, known)?;
+                continue;
+            }
+            match fs::metadata(entry.path()) {
+                Ok(metadata) => self.meet(&entry, &metadata, Some(class), now, known)?,
+                Err(error) => self.tally.note_error(&entry.path(), &error),
             }
         }
         Ok(())
@@ -204,13 +276,24 @@ impl Watch {
         metadata: &Metadata,
         class: Option<&str>,
         now: Duration,
+        known: &mut Known<'_>,
     ) -> Result<(), WatchError> {
-        if !metadata.is_file() || !is_image_name(Path::new(&entry.file_name())) {
+        if !is_image_name(Path::new(&entry.file_name())) {
+            self.tally.passed_over.note(Reason::Ending, &printable(&entry.path()));
             return Ok(());
         }
-        let (path, stamp, look) = (entry.path(), stamp(metadata), self.looks);
-        let key = hash(&path);
-        if self.files.len() == MAX_FILES && !self.files.contains_key(&key) {
+        if !metadata.is_file() {
+            return Ok(());
+        }
+        match self.tally.by_folder.get_mut(&class.map(str::to_owned)) {
+            Some(count) => *count += 1,
+            None => drop(self.tally.by_folder.insert(class.map(str::to_owned), 1)),
+        }
+        let (path, look) = (entry.path(), self.looks);
+        let mark = Mark::of(&path, metadata, unix_ms());
+        let (key, stamp) = (mark.file, mark.stamp);
+        let is_first = !self.files.contains_key(&key);
+        if self.files.len() == MAX_FILES && is_first {
             return Err(WatchError::TooMany { path: self.folder.clone() });
         }
         let fresh = File { stamp, since: now, state: State::Settling, look };
@@ -219,6 +302,9 @@ impl Watch {
             *file = fresh;
         }
         file.look = look;
+        if is_first && known(class, mark) {
+            file.state = State::Given;
+        }
         let unchanged = now.saturating_sub(file.since);
         let (is_due, last_try) = match file.state {
             State::Settling => (unchanged >= SETTLE, false),
@@ -227,23 +313,19 @@ impl Watch {
         };
         if is_due && self.ready.len() < MAX_READY {
             file.state = State::Given;
-            self.ready.push_back(Arrival { path, class: class.map(str::to_owned), last_try });
+            self.ready.push_back(Arrival { path, class: class.map(str::to_owned), last_try, mark });
         }
         Ok(())
     }
 }
 
-fn hash(path: &Path) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    path.hash(&mut hasher);
-    hasher.finish()
-}
-
-fn stamp(metadata: &Metadata) -> u64 {
-    let time = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    let mut hasher = DefaultHasher::new();
-    (metadata.len(), time).hash(&mut hasher);
-    hasher.finish()
+impl Tally {
+    /// A file that has gone meanwhile, or a link to nothing, is not worth a word.
+    fn note_error(&mut self, path: &Path, error: &io::Error) {
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            self.passed_over.note(Reason::Permission, &printable(path));
+        }
+    }
 }
 
 #[allow(clippy::disallowed_methods, reason = "how long a look takes decides how often there is one")]
@@ -253,6 +335,8 @@ fn clock() -> Instant {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     struct Camera {

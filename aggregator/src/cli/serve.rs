@@ -1,12 +1,14 @@
 //! `aggregator serve`: holds rounds until a signal.
 
+use std::path::Path;
+
 use anyhow::Context;
 use clap::Args;
 use grapevine_aggregator::broker::EmbeddedBroker;
 use grapevine_aggregator::config::{Broker, BrokerSection, Rounds};
 use grapevine_aggregator::serve::{self, RunChoice, ServeOptions};
 use grapevine_aggregator::store::Store;
-use grapevine_host::{BrokerAddress, Service, Shutdown, manifest};
+use grapevine_host::{BrokerAddress, Service, Shutdown, files, manifest};
 use grapevine_protocol::{BootId, RunId};
 
 use super::live::LiveFile;
@@ -43,12 +45,22 @@ pub(super) struct Arguments {
     broker: Option<BrokerAddress>,
 }
 
+/// What the names in a state folder begin with.
+const STATE_NAMES: [&str; 5] = ["ledger.", "blobs", "requests", "status.json", ".new-"];
+
+fn keep_private(state: &Path) -> anyhow::Result<()> {
+    files::private_by_default();
+    let kept = files::keep_state_private(state, &STATE_NAMES);
+    kept.with_context(|| format!("cannot use the state folder {}; check its permissions", state.display()))
+}
+
 pub(super) fn serve(common: &Common, arguments: &Arguments) -> anyhow::Result<Answer> {
     let shutdown = Shutdown::on_signals()?;
     let mut config = common.configuration()?;
     config.round.rounds = arguments.rounds.map_or(config.round.rounds, Rounds::Count);
     let (manifest, _) = manifest::load(&config.extractor)?;
     let round = config.round_config(&manifest)?;
+    keep_private(&config.state)?;
     // First of all: a second aggregator on this folder must not take the first one's port or name.
     let store = Store::open(&config.state)?;
     let (broker, embedded) = broker(config.broker, arguments)?;

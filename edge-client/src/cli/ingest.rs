@@ -10,19 +10,22 @@ use std::time::Instant;
 use clap::Args;
 use grapevine_edge_client::extractor::trial::TrialError;
 use grapevine_edge_client::image_input::ImageInput;
-use grapevine_edge_client::ingest::{Cores, Ingest, Plan, Progress, Report, check_features, ingest_features};
+use grapevine_edge_client::ingest::{
+    Cores, Ingest, IngestError, Plan, Progress, Report, check_features, ingest_features,
+};
 use grapevine_edge_client::resources::{Governor, Resources};
 use grapevine_edge_client::source::{Source, Split};
-use grapevine_edge_client::store::{Store, StoreError};
+use grapevine_edge_client::store::{Replacement, Store, StoreError};
 use grapevine_edge_client::watch::Watch;
 use grapevine_host::Shutdown;
-use grapevine_host::sentence::{one_line, sentence};
+use grapevine_host::sentence::sentence;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
-use serde::Serialize;
 
 use super::beside::Beside;
+use super::ingested::{Ingested, Stored};
+use super::intake::Intakes;
 use super::setup::Setup;
-use super::{Answer, Common, INTERRUPTED};
+use super::{Answer, Common};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -36,8 +39,14 @@ Examples:
 
 Reads folders of class folders, tables (labels.csv), either under train/ and test/, .tar and .tar.gz of class folders,
 CIFAR-10 and CIFAR-100 in binary form, IDX files (MNIST), and .npz of features as the extractor's manifest defines them.
-Images that are stored already are passed over, so data can be ingested again and again. Ctrl-C keeps what is done.
-`[resources]` in the configuration limits the cores and pauses a hot device. Exit code 1 if an image or a class could not be used; all others are stored.";
+Images that are stored already are passed over, so data can be ingested again and again; files that have not changed are not
+even read. The newest label counts: an image that was moved to another class folder or listed anew gets its new class. One
+image under two classes at once is named, keeps the class that it has in the store, and is left out if it is new. A file
+that is deleted does not take its sample with it: see `edge-client forget`.
+Ctrl-C keeps what is done, but for `--reset`: the store is only replaced by a complete one, and nothing that goes wrong before
+that costs it a sample. Features are stored when all rows are usable, else none. `[resources]` in the configuration limits the
+cores and pauses a hot device. Exit code 1 if an image or a class could not be used or an image lies under two classes; all
+others are stored.";
 
 /// Extract features from images and store them.
 #[derive(Debug, Args)]
@@ -52,40 +61,12 @@ pub(super) struct Arguments {
     /// Follow the folder PATH and store what is written to it, until Ctrl-C.
     #[arg(long, conflicts_with = "split")]
     watch: bool,
-    /// Forget all stored features, the newest head and the pending update first.
+    /// Forget all stored features, the newest head and the pending update, once the new ones are complete.
     #[arg(long)]
     reset: bool,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Serialize)]
-struct Ingested {
-    images: usize,
-    added: u32,
-    duplicates: u32,
-    evicted: u32,
-    left_out: u32,
-    unreadable: Vec<Unreadable>,
-    unreadable_more: usize,
-    unknown_classes: Vec<String>,
-    stopped: bool,
-    seconds: f64,
-    images_per_second: f64,
-    stored_by_class: Vec<Stored>,
-}
-
-#[derive(Serialize)]
-struct Unreadable {
-    file: String,
-    reason: String,
-}
-
-#[derive(Serialize)]
-struct Stored {
-    class: String,
-    samples: u32,
 }
 
 pub(super) fn ingest(common: &Common, arguments: &Arguments) -> anyhow::Result<Answer> {
@@ -101,57 +82,105 @@ pub(super) fn ingest(common: &Common, arguments: &Arguments) -> anyhow::Result<A
 fn ingest_until(common: &Common, arguments: &Arguments, shutdown: &Shutdown) -> anyhow::Result<Answer> {
     let setup = Setup::load(common.configuration()?)?;
     let started = now();
-    let (report, store) = if arguments.watch {
-        follow(&setup, arguments, shutdown)?
-    } else {
-        match Source::open(&arguments.path)? {
-            Source::Images(source) => {
-                // Before the store is touched: wrong data must not cost a `--reset` its features.
-                let plan = Plan::new(&arguments.path, &source, arguments.split, &setup.config.classes)?;
-                store_images(&setup, arguments, &plan, shutdown)?
-            }
-            Source::Features(source) => {
-                let (path, split, classes) = (&arguments.path, arguments.split, &setup.config.classes);
-                check_features(path, &source, split, classes, setup.shape.features())?;
-                let store = open(&setup, arguments)?;
-                let bar = bar(source.labels(split).len(), "storing");
-                let stop = || shutdown.is_requested();
-                let progress = |progress| show(&bar, progress);
-                let report = ingest_features(path, &source, split, classes, &store, &progress, &stop);
-                bar.finish_and_clear();
-                (report?, store)
-            }
-        }
-    };
-    let counts = store.counts()?.into_iter().zip(&setup.config.classes);
+    let outcome =
+        if arguments.watch { follow(&setup, arguments, shutdown)? } else { once(&setup, arguments, shutdown)? };
+    let Outcome { report, store, failure } = outcome;
+    let state = &setup.config.state;
+    if arguments.reset && store.is_some() {
+        Intakes::clear(state);
+    }
+    if store.is_some() {
+        Intakes::note(state, &arguments.path, &report);
+    }
+    let counts = store.map(|store| store.counts()).transpose()?;
+    let counts = counts.into_iter().flatten().zip(&setup.config.classes);
     let stored = counts.map(|(samples, class)| Stored { class: class.clone(), samples }).collect();
-    let ingested = Ingested::new(report, started.elapsed().as_secs_f64(), stored);
-    let mut answer = Answer::of(&ingested, arguments.json, render)?;
-    answer.complaints.extend(ingested.complaint());
-    answer.code = match (ingested.stopped, answer.complaints.is_empty()) {
-        (true, _) => INTERRUPTED,
-        (false, true) => 0,
-        (false, false) => 1,
-    };
-    Ok(answer)
+    Ingested::new(report, started.elapsed().as_secs_f64(), stored, failure).answer(arguments.json)
 }
 
-fn store_images(
-    setup: &Setup,
-    arguments: &Arguments,
-    plan: &Plan<'_>,
-    shutdown: &Shutdown,
-) -> anyhow::Result<(Report, Store)> {
-    let extractor = setup.extractor(shutdown)?;
-    let store = open(setup, arguments)?;
-    let input = ImageInput::new(&setup.manifest.input);
-    let classes = &setup.config.classes;
-    let governor = &govern(setup)?;
-    let ingest = Ingest { classes, input: &input, extractor: &extractor, store: &store, governor, cores: Cores::All };
-    let bar = bar(plan.total(), "extracting");
-    let report = ingest.images(plan, &|progress| show(&bar, progress), &|| !governor.passes(shutdown));
-    bar.finish_and_clear();
-    Ok((report?, store))
+/// What an ingest leaves.
+struct Outcome {
+    report: Report,
+    /// `None` if the former store stays as it was.
+    store: Option<Store>,
+    /// What ended it before its time.
+    failure: Option<String>,
+}
+
+/// Where samples go.
+enum Target {
+    /// Into the store that is there.
+    Store(Store),
+    /// Into one that takes its place in the end.
+    Replacement(Replacement),
+}
+
+impl Target {
+    /// Nothing of the store that is there may be lost before all is well.
+    fn open(setup: &Setup, arguments: &Arguments) -> Result<Self, StoreError> {
+        if arguments.reset { setup.replacement().map(Self::Replacement) } else { setup.open_store().map(Self::Store) }
+    }
+
+    fn store(&self) -> &Store {
+        match self {
+            Self::Store(store) => store,
+            Self::Replacement(replacement) => replacement.store(),
+        }
+    }
+
+    fn settle(self, result: Result<Report, IngestError>) -> anyhow::Result<Outcome> {
+        match (self, result) {
+            (Self::Store(store), Ok(report)) => Ok(Outcome { report, store: Some(store), failure: None }),
+            (Self::Store(store), Err(error @ IngestError::Partial { .. })) => {
+                let failure = Some(sentence(&error));
+                let IngestError::Partial { report, .. } = error else { unreachable!("the pattern above") };
+                Ok(Outcome { report: *report, store: Some(store), failure })
+            }
+            (Self::Store(_), Err(error)) => Err(error.into()),
+            (Self::Replacement(_), Ok(report)) if report.stopped => Ok(Outcome { report, store: None, failure: None }),
+            (Self::Replacement(new), Ok(report)) if new.store().counts()?.iter().all(|&count| count == 0) => {
+                let failure = Some("not one sample could be stored, so the store stays as it was".to_owned());
+                Ok(Outcome { report, store: None, failure })
+            }
+            (Self::Replacement(new), Ok(report)) => {
+                Ok(Outcome { report, store: Some(new.take_place()?), failure: None })
+            }
+            (Self::Replacement(_), Err(error)) => {
+                let error = if let IngestError::Partial { source, .. } = error { *source } else { error };
+                Err(anyhow::anyhow!("{}; the store stays as it was", sentence(&error)))
+            }
+        }
+    }
+}
+
+/// Everything that is there now.
+fn once(setup: &Setup, arguments: &Arguments, shutdown: &Shutdown) -> anyhow::Result<Outcome> {
+    let (path, split, classes) = (&arguments.path, arguments.split, &setup.config.classes);
+    // Before the store is touched: wrong data cost nothing.
+    match Source::open_for(path, classes)? {
+        Source::Images(source) => {
+            let plan = Plan::new(path, &source, split, classes)?;
+            let extractor = setup.extractor(shutdown)?;
+            let target = Target::open(setup, arguments)?;
+            let input = ImageInput::new(&setup.manifest.input);
+            let governor = &govern(setup)?;
+            let store = target.store();
+            let ingest = Ingest { classes, input: &input, extractor: &extractor, store, governor, cores: Cores::All };
+            let bar = bar(plan.total(), "extracting");
+            let result = ingest.images(&plan, &|progress| show(&bar, progress), &|| !governor.passes(shutdown));
+            bar.finish_and_clear();
+            target.settle(result)
+        }
+        Source::Features(source) => {
+            check_features(path, &source, split, classes, setup.shape.features())?;
+            let target = Target::open(setup, arguments)?;
+            let bar = bar(source.labels(split).len(), "storing");
+            let (progress, stop) = (|progress| show(&bar, progress), || shutdown.is_requested());
+            let result = ingest_features(path, &source, split, classes, target.store(), &progress, &stop);
+            bar.finish_and_clear();
+            target.settle(result)
+        }
+    }
 }
 
 /// Stores the images of a watched folder beside other work, on one core, until `shutdown`.
@@ -164,23 +193,31 @@ pub(super) fn in_background(
 ) -> anyhow::Result<Beside> {
     let (extractor, input) = (setup.extractor(shutdown)?, ImageInput::new(&setup.manifest.input));
     let (classes, store, shutdown) = (setup.config.classes.clone(), store.clone(), shutdown.clone());
-    let governor = governor.clone();
+    let (governor, state) = (governor.clone(), setup.config.state.clone());
     let mut watch = Watch::new(folder);
+    // What an earlier process said is over.
+    Intakes::note(&state, folder, &Report::default());
     tracing::info!(watch = %folder.display(), "storing images as they come");
     Beside::start("ingest", move || {
         governor.stand_back();
         let (classes, store, governor) = (&classes, &*store, &governor);
         let ingest = Ingest { classes, input: &input, extractor: &extractor, store, governor, cores: Cores::One };
-        if let Err(error) = ingest.follow(&mut watch, &shutdown, &mut log) {
-            // The rounds go on with what is stored.
-            tracing::error!("no more images are stored: {}", sentence(&error));
+        let folder = watch.folder().to_owned();
+        let mut observe = |report: &Report| observe(&state, &folder, report);
+        if let Err(error) = ingest.follow(&mut watch, &shutdown, &mut observe) {
+            // The files are still there, and are taken with the next start.
+            tracing::error!("the last images are not stored: {}", sentence(&error));
         }
     })
 }
 
-fn follow(setup: &Setup, arguments: &Arguments, shutdown: &Shutdown) -> anyhow::Result<(Report, Store)> {
+fn follow(setup: &Setup, arguments: &Arguments, shutdown: &Shutdown) -> anyhow::Result<Outcome> {
     let extractor = setup.extractor(shutdown)?;
-    let store = open(setup, arguments).map_err(|error| {
+    let mut watch = Watch::new(&arguments.path);
+    // A folder that is away later may come back; one that was never there is a mistake.
+    watch.check()?;
+    let opened = if arguments.reset { setup.reset_store() } else { setup.open_store() };
+    let store = opened.map_err(|error| {
         let is_busy = matches!(error, StoreError::Busy { .. });
         let error = anyhow::Error::new(error);
         if !is_busy {
@@ -196,11 +233,9 @@ fn follow(setup: &Setup, arguments: &Arguments, shutdown: &Shutdown) -> anyhow::
     let classes = &setup.config.classes;
     let governor = &govern(setup)?;
     let ingest = Ingest { classes, input: &input, extractor: &extractor, store: &store, governor, cores: Cores::All };
-    let mut watch = Watch::new(&arguments.path);
-    // A folder that is away later may come back; one that was never there is a mistake.
-    watch.check()?;
-    let report = ingest.follow(&mut watch, shutdown, &mut log)?;
-    Ok((report, store))
+    let state = &setup.config.state;
+    let result = ingest.follow(&mut watch, shutdown, &mut |report| observe(state, &arguments.path, report));
+    Target::Store(store).settle(result)
 }
 
 /// Lets the threads that extract yield as the configuration says. Called once.
@@ -215,78 +250,14 @@ fn govern(setup: &Setup) -> anyhow::Result<Governor> {
     Ok(governor)
 }
 
-/// For writing, emptied first if that was asked for.
-fn open(setup: &Setup, arguments: &Arguments) -> Result<Store, StoreError> {
-    if arguments.reset { setup.reset_store() } else { setup.open_store() }
-}
-
-/// One line for each batch of a watched folder.
-fn log(report: &Report) {
-    let Report { images, added, duplicates, left_out, .. } = report;
-    tracing::info!(images, added, duplicates, left_out, unusable = report.unreadable.len(), "images came in");
-}
-
-impl Ingested {
-    fn new(report: Report, seconds: f64, stored_by_class: Vec<Stored>) -> Self {
-        let unreadable = |(file, reason): (String, String)| Unreadable { file, reason: one_line(&reason) };
-        Self {
-            images: report.images,
-            added: report.added,
-            duplicates: report.duplicates,
-            evicted: report.evicted,
-            left_out: report.left_out,
-            unreadable: report.unreadable.into_iter().map(unreadable).collect(),
-            unreadable_more: report.unreadable_more,
-            unknown_classes: report.unknown_classes,
-            stopped: report.stopped,
-            seconds,
-            images_per_second: if seconds > 0.0 { report.images as f64 / seconds } else { 0.0 },
-            stored_by_class,
-        }
+/// One line for each batch of a watched folder, and a note for `status`.
+fn observe(state: &Path, folder: &Path, report: &Report) {
+    let Report { images, added, duplicates, relabelled, left_out, .. } = report;
+    let aside: u64 = report.passed_over.iter().filter(|(reason, _)| reason.is_trouble()).map(|(_, of)| of.count).sum();
+    if report.storing_fails.is_none() {
+        tracing::info!(images, added, duplicates, relabelled, left_out, unusable = aside, "images came in");
     }
-
-    /// What a person must look at.
-    fn complaint(&self) -> Option<String> {
-        let files = match self.unreadable.as_slice() {
-            [] => None,
-            [one] => Some(format!("{} could not be used", one.file)),
-            several => Some(format!("{} images could not be used", several.len() + self.unreadable_more)),
-        };
-        let classes = match self.unknown_classes.as_slice() {
-            [] => None,
-            [one] => Some(format!("`{one}` is no class of the configuration")),
-            several => Some(format!("{} folders are no classes of the configuration", several.len())),
-        };
-        let parts: Vec<String> = [files, classes].into_iter().flatten().collect();
-        (!parts.is_empty()).then(|| format!("{}; the rest is stored, the report says more", parts.join(" and ")))
-    }
-}
-
-fn render(ingested: &Ingested) -> String {
-    let Ingested { images, added, duplicates, evicted, left_out, seconds, images_per_second, .. } = ingested;
-    let total: u32 = ingested.stored_by_class.iter().map(|stored| stored.samples).sum();
-    let mut text = String::new();
-    if ingested.stopped {
-        text.push_str("stopped; what is done is kept, the same command goes on from here\n");
-    }
-    let mut line = format!("{images} images: {added} added, {duplicates} duplicates");
-    for (count, what) in [(*evicted, "evicted by smaller classes"), (*left_out, "left out of a full store")] {
-        if count > 0 {
-            // Writing to a string cannot fail.
-            let _ = write!(line, ", {count} {what}");
-        }
-    }
-    let _ = writeln!(text, "{line}; {total} stored in {seconds:.1} s, {images_per_second:.0} a second");
-    for Unreadable { file, reason } in &ingested.unreadable {
-        let _ = writeln!(text, "  unusable: {file}: {reason}");
-    }
-    if ingested.unreadable_more > 0 {
-        let _ = writeln!(text, "  unusable: {} more", ingested.unreadable_more);
-    }
-    for class in &ingested.unknown_classes {
-        let _ = writeln!(text, "  no class: {class}");
-    }
-    text
+    Intakes::note(state, folder, report);
 }
 
 fn bar(total: usize, doing: &'static str) -> ProgressBar {

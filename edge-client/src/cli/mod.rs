@@ -4,10 +4,13 @@
 
 mod beside;
 mod classify;
+mod correct;
 mod failure;
 mod histogram;
 mod ingest;
+mod ingested;
 mod init;
+mod intake;
 mod liveness;
 mod model;
 mod run;
@@ -32,6 +35,7 @@ Examples:
   edge-client ingest pictures/          # pictures/<class>/*.png or *.jpg
   edge-client run                       # takes part in the fleet's rounds until Ctrl-C
   edge-client classify new.png          # with the newest head
+  edge-client relabel 0007.png one      # a label put right; `forget` removes a sample
   edge-client status
 
 Settings come from the configuration, the environment over it (GRAPEVINE_BROKER, GRAPEVINE_MQTT__KEEP_ALIVE, ...),
@@ -81,6 +85,8 @@ struct Common {
 enum Command {
     Init(init::Arguments),
     Ingest(ingest::Arguments),
+    Relabel(correct::RelabelArguments),
+    Forget(correct::ForgetArguments),
     Run(run::Arguments),
     Train(train::Arguments),
     Classify(classify::Arguments),
@@ -118,6 +124,8 @@ fn obey(arguments: &Arguments) -> anyhow::Result<Answer> {
     match &arguments.command {
         Command::Init(arguments) => init::init(common, arguments),
         Command::Ingest(arguments) => ingest::ingest(common, arguments),
+        Command::Relabel(arguments) => correct::relabel(common, arguments),
+        Command::Forget(arguments) => correct::forget(common, arguments),
         Command::Run(arguments) => run::run(common, arguments),
         Command::Train(arguments) => train::train(common, arguments),
         Command::Classify(arguments) => classify::classify(common, arguments),

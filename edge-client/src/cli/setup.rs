@@ -7,8 +7,8 @@ use anyhow::Context;
 use grapevine_edge_client::config::{self, ValidConfig};
 use grapevine_edge_client::extractor::Extractor;
 use grapevine_edge_client::extractor::inspect::Trial;
-use grapevine_edge_client::store::{Store, StoreError, StoreIdentity};
-use grapevine_host::{Shutdown, manifest};
+use grapevine_edge_client::store::{Replacement, Store, StoreError, StoreIdentity};
+use grapevine_host::{Shutdown, files, manifest};
 use grapevine_models::Shape;
 use grapevine_models::manifest::Manifest;
 use grapevine_protocol::Digest;
@@ -19,6 +19,8 @@ use super::{Common, model};
 pub(super) const LOCAL_RUN: u64 = 0;
 
 const STORE_FILE: &str = "store.redb";
+/// What the names in a state folder begin with.
+const STATE_NAMES: [&str; 4] = [STORE_FILE, "status.json", "intake.json", ".new-"];
 
 /// A configuration whose extractor is the one its manifest describes.
 pub(super) struct Setup {
@@ -61,14 +63,29 @@ impl Setup {
 
     /// For writing; makes a store where there is none.
     pub(super) fn open_store(&self) -> Result<Store, StoreError> {
+        self.keep_private()?;
         let store = Store::open(&store_path(&self.config.state), &self.store_identity())?;
         Ok(store.with_limits(self.config.limits))
     }
 
     /// For writing, with nothing of another extractor or class list in it.
     pub(super) fn reset_store(&self) -> Result<Store, StoreError> {
+        self.keep_private()?;
         let store = Store::reset(&store_path(&self.config.state), &self.store_identity())?;
         Ok(store.with_limits(self.config.limits))
+    }
+
+    /// An empty store that can take the place of the one that is there.
+    pub(super) fn replacement(&self) -> Result<Replacement, StoreError> {
+        self.keep_private()?;
+        Store::replacement(&store_path(&self.config.state), &self.store_identity(), self.config.limits)
+    }
+
+    fn keep_private(&self) -> Result<(), StoreError> {
+        files::private_by_default();
+        let state = &self.config.state;
+        let kept = files::keep_state_private(state, &STATE_NAMES);
+        kept.map_err(|source| StoreError::File { path: state.clone(), source })
     }
 
     /// For writing; refuses where there is none.

@@ -2,18 +2,20 @@
 
 use core::fmt::Write;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use grapevine_edge_client::config::ValidConfig;
 use grapevine_edge_client::predict::Figures;
 use grapevine_edge_client::store::{Store, StoreError};
-use grapevine_host::memory;
 use grapevine_host::sentence::sentence;
+use grapevine_host::{files, memory};
 use grapevine_protocol::Digest;
 use serde::Serialize;
 
 use super::histogram::{Style, histogram};
+use super::ingested::Aside;
+use super::intake::Intakes;
 use super::liveness::{self, Liveness, Phase, SILENCE_SECONDS};
 use super::setup::{LOCAL_RUN, Setup, store_path};
 use super::{Answer, Common};
@@ -30,6 +32,10 @@ Reads only, also beside `edge-client run`. Exit code 1 if something is wrong tha
 /// Of a store that its writer did not close.
 const INTERRUPTED: &str = "the last `edge-client` that wrote the store was killed or lost its power; \
                            nothing stored is lost, start it again (`edge-client run`)";
+/// What every complaint about a full disk says.
+const FULL: &str = "the disk is full";
+/// With less room on its disk a device can store nothing for certain.
+const LEAST_FREE_BYTES: u64 = 64 << 10;
 /// Hexadecimal digits of a digest that people are shown.
 const SHORT: usize = 12;
 
@@ -53,9 +59,18 @@ struct Status {
     store: Option<Contents>,
     /// Absent before the first `run`.
     running: Option<Running>,
+    /// What was left aside of each source that is still there.
+    passed_over: Vec<OfSource>,
     /// Of this command itself.
     resident_bytes: Option<u64>,
     problems: Vec<String>,
+}
+
+/// What the last look at a source left aside.
+#[derive(Serialize)]
+struct OfSource {
+    source: String,
+    passed_over: Vec<Aside>,
 }
 
 #[derive(Serialize)]
@@ -129,6 +144,12 @@ impl Status {
             let alive = liveness.state != Phase::Stopped && seen_seconds_ago <= SILENCE_SECONDS;
             Running { alive, seen_seconds_ago, liveness }
         });
+        let intakes = Intakes::read(&config.state);
+        problems.extend(intakes.problems());
+        if !problems.iter().any(|problem: &String| problem.contains(FULL)) {
+            problems.extend(full_disk(&config.state));
+        }
+        let of_source = |(source, of): (&str, &_)| OfSource { source: source.to_owned(), passed_over: Aside::all(of) };
         let mut status = Self {
             device: config.device.to_string(),
             fleet: config.fleet.to_string(),
@@ -137,6 +158,7 @@ impl Status {
             state: config.state.clone(),
             store: None,
             running,
+            passed_over: intakes.sources().map(of_source).collect(),
             resident_bytes: None,
             problems: Vec::new(),
         };
@@ -166,6 +188,13 @@ impl Status {
         status.resident_bytes = memory::resident_bytes();
         status
     }
+}
+
+/// What a person must do before anything can be stored.
+fn full_disk(state: &Path) -> Option<String> {
+    let left = files::free_bytes(state).filter(|&left| left < LEAST_FREE_BYTES)?;
+    let state = state.display();
+    Some(format!("{FULL}: {state} has {left} bytes left; free some space, then the device goes on by itself"))
 }
 
 impl Contents {
@@ -220,6 +249,10 @@ fn render(status: &Status) -> String {
     lines.push(("running", status.running.as_ref().map_or("never ran here".into(), render_running)));
     if let Some(figures) = status.running.as_ref().and_then(|running| running.liveness.predictions) {
         lines.push(("predictions", render_predictions(figures)));
+    }
+    for OfSource { source, passed_over } in &status.passed_over {
+        let sentences = passed_over.iter().map(|aside| ("passed over", format!("in {source}, {}", aside.sentence)));
+        lines.extend(sentences);
     }
     if let Some(bytes) = status.resident_bytes {
         lines.push(("this command", format!("{} resident", mebibytes(bytes))));

@@ -4,10 +4,11 @@
 //! headers are followed here, because the library would take as much memory for one as an archive asks for.
 
 use core::ops::ControlFlow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use grapevine_host::class_list::canonical;
 use tar::{Archive, PaxExtensions};
 
 use super::cifar::{self, Cifar};
@@ -16,9 +17,10 @@ use super::limits::{MAX_ARCHIVE_FOLDERS, MAX_EXTENDED_HEADER_BYTES, MAX_MEMBER_N
 use super::names::printable_bytes;
 use super::{
     Content, Counts, Images, Split, Surveyed, Visit, class_index, is_hidden, is_image_name, leave_out_unlabelled,
-    stream,
+    means_splits, stream,
 };
 use crate::image_input::MAX_IMAGE_BYTES;
+use crate::passed_over::{PassedOver, Reason};
 
 /// An archive of class folders.
 #[derive(Debug)]
@@ -57,8 +59,9 @@ type Listed = BTreeMap<Vec<String>, u64>;
 const LISTED_LEVELS: usize = 3;
 
 /// Reads the archive through once for its names.
-pub(super) fn survey(path: &Path) -> Result<Surveyed, SourceError> {
+pub(super) fn survey(path: &Path, known: &[String]) -> Result<Surveyed, SourceError> {
     let mut listed = Listed::new();
+    let mut passed_over = PassedOver::default();
     let mut cifar = Cifar::default();
     each_member(path, &mut |member| {
         if member.is_file && cifar.survey(path, &member.name(), member.reader)? {
@@ -72,30 +75,40 @@ pub(super) fn survey(path: &Path) -> Result<Surveyed, SourceError> {
                 return Err(SourceError::whole(path, reason));
             }
             *listed.entry(key.to_vec()).or_default() += 1;
+        } else if !member.is_hidden() {
+            passed_over.note(Reason::Ending, &member.name());
         }
         Ok(ControlFlow::Continue(()))
     })?;
     if let Some((classes, counts)) = cifar.finish(path)? {
-        return Ok(Surveyed { classes, counts, images: Box::new(Records { path: path.to_owned() }) });
+        return Ok(Surveyed {
+            classes,
+            counts,
+            passed_over: PassedOver::default(),
+            images: Box::new(Records { path: path.to_owned() }),
+        });
     }
-    let layout = Layout::of(&listed);
+    let layout = Layout::of(&listed, known);
+    for (folders, &count) in listed.iter().filter(|(folders, _)| layout.place(folders).is_none()) {
+        passed_over.note_many(Reason::NoClass, &folders.join("/"), count);
+    }
     let places = || listed.iter().filter_map(|(folders, &count)| Some((layout.place(folders)?, count)));
-    let index = class_index(places().map(|((_, class), _)| class.to_owned()));
+    let index = class_index(places().map(|((_, class), _)| class));
     let mut counts = Counts::new();
     for ((split, class), count) in places() {
-        let Some(&class) = index.get(class) else { return Err(SourceError::TooManyClasses { path: path.to_owned() }) };
+        let Some(&class) = index.get(&class) else { return Err(SourceError::TooManyClasses { path: path.to_owned() }) };
         counts.entry(split).or_insert_with(|| vec![0; index.len()])[usize::from(class)] += count;
     }
     leave_out_unlabelled(&mut counts, |_| true);
     let classes = index.keys().cloned().collect();
-    Ok(Surveyed { classes, counts, images: Box::new(Folders { path: path.to_owned(), layout, index }) })
+    Ok(Surveyed { classes, counts, passed_over, images: Box::new(Folders { path: path.to_owned(), layout, index }) })
 }
 
 impl Images for Folders {
     fn visit(&self, split: Split, visit: &mut Visit<'_>) -> Result<(), SourceError> {
         each_member(&self.path, &mut |mut member| {
             let place = self.layout.place(&member.parts[..member.parts.len() - 1]);
-            let class = place.filter(|place| place.0 == split).and_then(|(_, class)| self.index.get(class).copied());
+            let class = place.filter(|place| place.0 == split).and_then(|(_, class)| self.index.get(&class).copied());
             let Some(class) = class.filter(|&class| member.is_image() && visit.wants(class)) else {
                 return Ok(ControlFlow::Continue(()));
             };
@@ -119,10 +132,11 @@ impl Images for Records {
 
 impl Layout {
     /// A folder around everything means nothing.
-    fn of(listed: &Listed) -> Self {
+    fn of(listed: &Listed, known: &[String]) -> Self {
         let is_split = |level: usize| {
             let names_split = |folders: &Vec<String>| folders.get(level).is_some_and(|f| Split::of_name(f).is_some());
             listed.keys().any(|folders| names_split(folders) && folders.len() > level + 1)
+                && means_splits(&folders_at(listed, level), known)
         };
         let first = listed.keys().find_map(|folders| folders.first());
         let has_root = listed.keys().all(|folders| folders.first() == first && folders.len() > 1);
@@ -136,13 +150,23 @@ impl Layout {
     }
 
     /// Split and class of an image in these folders.
-    fn place(self, folders: &[String]) -> Option<(Split, &str)> {
+    fn place(self, folders: &[String]) -> Option<(Split, String)> {
         let split = match self.split {
             None => Split::Train,
             Some(level) => Split::of_name(folders.get(level)?)?,
         };
-        Some((split, folders.get(self.class)?))
+        Some((split, canonical(folders.get(self.class)?)))
     }
+}
+
+/// The folders at one level, and those in each of them.
+fn folders_at(listed: &Listed, level: usize) -> BTreeMap<String, BTreeSet<String>> {
+    let mut folders: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for path in listed.keys() {
+        let Some(name) = path.get(level) else { continue };
+        folders.entry(canonical(name)).or_default().extend(path.get(level + 1).map(|inner| canonical(inner)));
+    }
+    folders
 }
 
 impl Member<'_> {
@@ -155,7 +179,11 @@ impl Member<'_> {
     }
 
     fn is_image(&self) -> bool {
-        is_image_name(Path::new(self.file_name())) && !self.parts.iter().any(|part| is_hidden(part.as_ref()))
+        is_image_name(Path::new(self.file_name())) && !self.is_hidden()
+    }
+
+    fn is_hidden(&self) -> bool {
+        self.parts.iter().any(|part| is_hidden(part.as_ref()))
     }
 
     fn read(&mut self) -> io::Result<Result<Content, EntryError>> {

@@ -8,9 +8,12 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use grapevine_host::class_list;
+
 use super::error::SourceError;
 use super::limits::MAX_NAMES_BYTES;
 use super::{Content, Counts, Images, Pixels, Split, Surveyed, Visit, stream};
+use crate::passed_over::PassedOver;
 
 const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;
@@ -58,7 +61,12 @@ pub(super) fn survey_folder(path: &Path) -> Result<Option<Surveyed>, SourceError
     }
     let batches = files.into_iter().filter_map(|(path, name)| Some((path, Batch::of(&name)?))).collect();
     let images = Box::new(Files { batches });
-    Ok(found.finish(&folder)?.map(|(classes, counts)| Surveyed { classes, counts, images }))
+    Ok(found.finish(&folder)?.map(|(classes, counts)| Surveyed {
+        classes,
+        counts,
+        passed_over: PassedOver::default(),
+        images,
+    }))
 }
 
 impl Images for Files {
@@ -82,7 +90,7 @@ impl Cifar {
             let mut text = String::new();
             let read = reader.take(MAX_NAMES_BYTES).read_to_string(&mut text);
             read.map_err(|error| SourceError::reading(path, Some(name), &error))?;
-            self.names = Some(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect());
+            self.names = Some(class_list::lines(&text));
             return Ok(true);
         }
         let Some(batch) = Batch::of(file_name) else { return Ok(false) };

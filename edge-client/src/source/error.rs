@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::limits::{MAX_CLASSES, MAX_EXPANSION};
 use super::printable;
 use crate::image_input::MAX_IMAGE_BYTES;
+use crate::passed_over::{PassedOver, Reason};
 
 /// Why data cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -37,12 +38,19 @@ pub enum SourceError {
         path: PathBuf,
     },
     /// A source without a single image.
-    #[error("no PNG or JPEG image in {}; put images into one folder per class{}", printable(path), found(classes))]
+    #[error(
+        "no PNG or JPEG image in {}; put images into one folder per class{}{}",
+        printable(path),
+        found(classes),
+        aside(passed_over)
+    )]
     NoImages {
         /// What was looked at.
         path: PathBuf,
         /// Classes without images.
         classes: Vec<String>,
+        /// What is there instead.
+        passed_over: PassedOver,
     },
     /// The bytes end too early or contradict each other.
     #[error("{} is damaged ({reason}); copy it again", place(path, part))]
@@ -99,7 +107,10 @@ pub enum SourceError {
 pub enum EntryError {
     /// The file cannot be read.
     #[error("cannot be read: {0}")]
-    Read(#[from] io::Error),
+    Read(io::Error),
+    /// This user may not read the file.
+    #[error("may not be read by this user; {}", Reason::Permission.cure())]
+    Permission,
     /// The file is over [`MAX_IMAGE_BYTES`].
     #[error("is larger than {limit} bytes; scale the image down", limit = MAX_IMAGE_BYTES)]
     TooLarge,
@@ -145,6 +156,17 @@ impl SourceError {
 #[derive(Debug, thiserror::Error)]
 #[error("it unpacks to more than it may")]
 pub(super) struct Expanded;
+
+impl From<io::Error> for EntryError {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::PermissionDenied { Self::Permission } else { Self::Read(error) }
+    }
+}
+
+/// What lies in a folder instead of images.
+fn aside(passed_over: &PassedOver) -> String {
+    passed_over.sentences().map(|(_, sentence)| format!("; {sentence}")).collect()
+}
 
 fn place(path: &Path, part: &Option<String>) -> String {
     match part {

@@ -7,10 +7,13 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use grapevine_host::class_list;
+
 use super::error::SourceError;
 use super::limits::MAX_NAMES_BYTES;
 use super::{Content, Images, Pixels, Split, Surveyed, Visit, printable, stream};
 use crate::image_input::{MAX_IMAGE_BYTES, MAX_IMAGE_SIDE};
+use crate::passed_over::PassedOver;
 
 const IMAGES_MAGIC: [u8; 4] = [0, 0, 8, 3];
 const LABELS_MAGIC: [u8; 4] = [0, 0, 8, 1];
@@ -73,7 +76,7 @@ fn survey(folder: &Path, pairs: BTreeMap<Split, Pair>) -> Result<Surveyed, Sourc
         }
     };
     counts.values_mut().for_each(|counts| counts.truncate(classes.len()));
-    Ok(Surveyed { classes, counts, images: Box::new(Files { pairs }) })
+    Ok(Surveyed { classes, counts, passed_over: PassedOver::default(), images: Box::new(Files { pairs }) })
 }
 
 impl Images for Files {
@@ -238,5 +241,5 @@ fn read_names(path: &Path) -> Result<Option<Vec<String>>, SourceError> {
     let mut text = String::new();
     let read = stream::open(path)?.take(MAX_NAMES_BYTES).read_to_string(&mut text);
     read.map_err(|error| SourceError::reading(path, None, &error))?;
-    Ok(Some(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()))
+    Ok(Some(class_list::lines(&text)))
 }

@@ -15,6 +15,7 @@ mod features;
 mod folder;
 mod idx;
 mod limits;
+mod mark;
 mod names;
 mod npy;
 mod stream;
@@ -23,18 +24,21 @@ mod table;
 use core::fmt;
 use core::ops::ControlFlow;
 use core::str::FromStr;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use grapevine_host::clock::unix_ms;
 use sha2::{Digest as _, Sha256};
 
 pub use error::{EntryError, SourceError};
 pub use features::{FeatureSource, Features, Row};
 pub(crate) use folder::read_image;
 pub use limits::{MAX_CLASSES, MAX_EXPANSION, MAX_FOLDER_DEPTH, MAX_TABLE_ROW_BYTES};
+pub use mark::Mark;
 pub(crate) use names::{is_hidden, is_image_name, printable};
 
+use crate::passed_over::PassedOver;
 use crate::store::Digest;
 use stream::Magic;
 
@@ -64,7 +68,30 @@ pub struct ImageSource {
     name: String,
     classes: Vec<String>,
     counts: Counts,
+    passed_over: PassedOver,
     images: Box<dyn Images>,
+}
+
+/// One image of a source, which need not be read if it is known.
+#[derive(Debug)]
+pub struct Item {
+    /// As [`Entry::name`].
+    pub name: String,
+    /// As [`Entry::class`].
+    pub class: u16,
+    /// The file's path and state, if the image is a file of its own.
+    pub mark: Option<Mark>,
+    /// What it holds.
+    pub found: Found,
+}
+
+/// What an image of a source holds.
+#[derive(Debug)]
+pub enum Found {
+    /// As [`Entry::content`].
+    Content(Result<Content, EntryError>),
+    /// It was not read, because this is known to be its content.
+    Known(Digest),
 }
 
 /// One image of a source, or why it is none.
@@ -110,16 +137,27 @@ impl Source {
     /// - IDX files of the MNIST family, compressed or not;
     /// - `.tar`, `.tar.gz` or `.tgz` of class folders, with or without `train` and `test`;
     /// - `.npz` with `features` and `labels`, or `train_features`, `train_labels`, `test_features`, `test_labels`.
+    ///
+    /// # Errors
+    /// If it is none of these, or damaged.
     pub fn open(path: &Path) -> Result<Self, SourceError> {
+        Self::open_for(path, &[])
+    }
+
+    /// [`Source::open`] for known classes: a folder `train`, `test` or `val` is one of them if the list says so.
+    ///
+    /// # Errors
+    /// If it is none of these, or damaged.
+    pub fn open_for(path: &Path, classes: &[String]) -> Result<Self, SourceError> {
         let metadata = fs::metadata(path).map_err(|source| SourceError::open(path, source))?;
         let surveyed = if metadata.is_dir() {
-            survey_folder(path)?
+            survey_folder(path, classes)?
         } else if !metadata.is_file() {
             return Err(SourceError::Unknown { path: path.to_owned() });
         } else {
             match stream::magic(path)? {
                 Magic::Zip => return Ok(Self::Features(FeatureSource::open(path)?)),
-                Magic::Tar => archive::survey(path)?,
+                Magic::Tar => archive::survey(path, classes)?,
                 Magic::Idx => idx::survey_file(path)?,
                 Magic::Unknown if names::has_extension(path, &["csv"]) => directory::survey_table(path)?,
                 Magic::Unknown => return Err(SourceError::Unknown { path: path.to_owned() }),
@@ -129,24 +167,24 @@ impl Source {
     }
 }
 
-fn survey_folder(path: &Path) -> Result<Surveyed, SourceError> {
+fn survey_folder(path: &Path, known: &[String]) -> Result<Surveyed, SourceError> {
     if let Some(surveyed) = cifar::survey_folder(path)? {
         return Ok(surveyed);
     }
     if let Some(surveyed) = idx::survey_folder(path)? {
         return Ok(surveyed);
     }
-    directory::survey(path)
+    directory::survey(path, known)
 }
 
 impl ImageSource {
     fn new(path: &Path, surveyed: Surveyed) -> Result<Self, SourceError> {
-        let Surveyed { classes, counts, images } = surveyed;
+        let Surveyed { classes, counts, passed_over, images } = surveyed;
         if counts.values().flatten().all(|&count| count == 0) {
-            return Err(SourceError::NoImages { path: path.to_owned(), classes });
+            return Err(SourceError::NoImages { path: path.to_owned(), classes, passed_over });
         }
         let name = path.file_name().map_or_else(|| printable(path), |name| printable(Path::new(name)));
-        Ok(Self { name, classes, counts, images })
+        Ok(Self { name, classes, counts, passed_over, images })
     }
 
     /// The file's or the folder's name.
@@ -171,6 +209,11 @@ impl ImageSource {
         self.counts.get(&split).map_or(&[], Vec::as_slice)
     }
 
+    /// Files that are no images by their names, that lie in no class, or that cannot be reached.
+    pub fn passed_over(&self) -> &PassedOver {
+        &self.passed_over
+    }
+
     /// Gives `visitor` every image of a split whose class `wants` says yes to, one at a time in the source's order,
     /// until it breaks off. An archive is read through once.
     pub fn visit(
@@ -179,10 +222,29 @@ impl ImageSource {
         wants: &dyn Fn(u16) -> bool,
         visitor: &mut dyn FnMut(Entry) -> ControlFlow<()>,
     ) -> Result<(), SourceError> {
+        self.visit_items(split, wants, &|_, _| None, &mut |Item { name, class, found, .. }| match found {
+            Found::Content(content) => visitor(Entry { name, class, content }),
+            // Nobody says so above.
+            Found::Known(_) => ControlFlow::Continue(()),
+        })
+    }
+
+    /// As [`ImageSource::visit`]; an image is not read if `known` gives the digest of its content, by the file's mark and
+    /// its class.
+    ///
+    /// # Errors
+    /// If the source as a whole cannot be read.
+    pub fn visit_items(
+        &self,
+        split: Split,
+        wants: &dyn Fn(u16) -> bool,
+        known: &dyn Fn(Mark, u16) -> Option<Digest>,
+        visitor: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<(), SourceError> {
         if !self.counts.contains_key(&split) {
             return Ok(());
         }
-        self.images.visit(split, &mut Visit { wants, visitor })
+        self.images.visit(split, &mut Visit { wants, known, visitor })
     }
 }
 
@@ -253,6 +315,7 @@ type Counts = BTreeMap<Split, Vec<u64>>;
 struct Surveyed {
     classes: Vec<String>,
     counts: Counts,
+    passed_over: PassedOver,
     images: Box<dyn Images>,
 }
 
@@ -265,7 +328,8 @@ trait Images: fmt::Debug + Send + Sync {
 /// Who visits, and which classes.
 struct Visit<'a> {
     wants: &'a dyn Fn(u16) -> bool,
-    visitor: &'a mut dyn FnMut(Entry) -> ControlFlow<()>,
+    known: &'a dyn Fn(Mark, u16) -> Option<Digest>,
+    visitor: &'a mut dyn FnMut(Item) -> ControlFlow<()>,
 }
 
 impl Visit<'_> {
@@ -274,8 +338,25 @@ impl Visit<'_> {
     }
 
     fn give(&mut self, name: String, class: u16, content: Result<Content, EntryError>) -> ControlFlow<()> {
-        (self.visitor)(Entry { name, class, content })
+        (self.visitor)(Item { name, class, mark: None, found: Found::Content(content) })
     }
+
+    /// Gives an image that is a file of its own.
+    fn give_file(&mut self, name: String, class: u16, path: &Path) -> ControlFlow<()> {
+        let mark = fs::metadata(path).ok().map(|metadata| Mark::of(path, &metadata, unix_ms()));
+        let known = mark.and_then(|mark| (self.known)(mark, class));
+        let found = known.map_or_else(|| Found::Content(read_image(path)), Found::Known);
+        (self.visitor)(Item { name, class, mark, found })
+    }
+}
+
+/// Whether folders beside one another are the parts of a data set, by the folders in each: one that bears the name of a
+/// class is a part only where everything beside it is one, and classes lie in all of them.
+fn means_splits(folders: &BTreeMap<String, BTreeSet<String>>, classes: &[String]) -> bool {
+    let is_class = |name: &String| classes.contains(name);
+    let is_split = |name: &String| Split::of_name(name).is_some();
+    let is_plain = !folders.keys().any(|name| is_split(name) && is_class(name));
+    is_plain || folders.iter().all(|(name, inner)| is_split(name) && !inner.is_empty() && inner.iter().all(is_class))
 }
 
 /// Held-out images whose labels nobody published often lie in one folder of any name. `is_folders` says which splits
@@ -288,7 +369,7 @@ fn leave_out_unlabelled(counts: &mut Counts, is_folders: impl Fn(Split) -> bool)
 
 /// The number of a class among `names`, which are at most [`MAX_CLASSES`].
 fn class_index(names: impl IntoIterator<Item = String>) -> BTreeMap<String, u16> {
-    let names: std::collections::BTreeSet<String> = names.into_iter().collect();
+    let names: BTreeSet<String> = names.into_iter().collect();
     names.into_iter().zip(0..=u16::MAX).collect()
 }
 

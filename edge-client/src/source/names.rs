@@ -5,9 +5,10 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 /// Files that are read as images. Those of other formats are read too, so that their owner hears what to do with them.
-const IMAGE_EXTENSIONS: [&str; 14] = [
+const IMAGE_EXTENSIONS: [&str; 36] = [
     "png", "jpg", "jpeg", "jpe", "jfif", // understood
-    "gif", "bmp", "webp", "tif", "tiff", "heic", "avif", "ppm", "pgm",
+    "gif", "bmp", "webp", "tif", "tiff", "heic", "heif", "hif", "avif", "ppm", "pgm", "pbm", "pnm", "apng", "jp2",
+    "j2k", "jxl", "tga", "ico", "psd", "svg", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf", "raw", "exr",
 ];
 
 /// Whether a file of this name is meant to be an image.
@@ -23,7 +24,8 @@ pub(super) fn has_extension(name: &Path, extensions: &[&str]) -> bool {
 
 /// Files of editors, file managers and file systems.
 pub(crate) fn is_hidden(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(b".") || name == "__MACOSX" || name == "lost+found"
+    let of_systems = ["__MACOSX", "lost+found", "Thumbs.db", "desktop.ini"];
+    name.as_encoded_bytes().starts_with(b".") || of_systems.iter().any(|of_system| name == *of_system)
 }
 
 /// A path on one line: control characters and bytes that are no text are escaped.

@@ -7,11 +7,11 @@ use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
 use csv::{Reader, ReaderBuilder, StringRecord, Trim};
+use grapevine_host::class_list::canonical;
 
+use super::Visit;
 use super::error::{EntryError, SourceError};
-use super::folder::read_image;
 use super::limits::{BUFFER_BYTES, MAX_CLASSES, MAX_TABLE_ROW_BYTES};
-use super::{Content, Visit};
 
 /// The table's name in a folder.
 pub(super) const TABLE_FILE: &str = "labels.csv";
@@ -38,8 +38,9 @@ impl Table {
     pub(super) fn open(path: &Path) -> Result<Self, SourceError> {
         let mut reader = reader(path)?;
         let header = reader.headers().map_err(|error| csv_error(path, 1, error))?;
+        let titles: Vec<String> = header.iter().map(canonical).collect();
         let column =
-            |names: &[&str]| header.iter().position(|title| names.iter().any(|name| title.eq_ignore_ascii_case(name)));
+            |names: &[&str]| titles.iter().position(|title| names.iter().any(|name| title.eq_ignore_ascii_case(name)));
         match (column(&FILE_COLUMNS), column(&CLASS_COLUMNS)) {
             (Some(file_column), Some(class_column)) => Ok(Self { path: path.to_owned(), file_column, class_column }),
             _ => Err(SourceError::whole(
@@ -91,7 +92,10 @@ impl Table {
         self.each_row(&mut |row| {
             if let Some(class) = class(row.class).filter(|&class| visit.wants(class)) {
                 let name = super::printable(&folder.join(row.file));
-                step = visit.give(name, class, read_inside(&root, row.file));
+                step = match inside(&root, row.file) {
+                    Ok(path) => visit.give_file(name, class, &path),
+                    Err(error) => visit.give(name, class, Err(error)),
+                };
             }
             Ok(step)
         })?;
@@ -117,7 +121,8 @@ impl Table {
             if file.is_empty() || class.is_empty() {
                 return Err(refuse("the file or the class is missing; fill it in or remove the row"));
             }
-            if visitor(Row { file, class })?.is_break() {
+            let class = canonical(class);
+            if visitor(Row { file, class: &class })?.is_break() {
                 break;
             }
         }
@@ -125,15 +130,15 @@ impl Table {
     }
 }
 
-/// Reads an image whose path must not lead out of `root`, links included.
-fn read_inside(root: &Path, file: &str) -> Result<Content, EntryError> {
+/// An image's path, which must not lead out of `root`, links included.
+fn inside(root: &Path, file: &str) -> Result<PathBuf, EntryError> {
     let file = Path::new(file);
     let stays = |part| matches!(part, Component::Normal(_) | Component::CurDir);
     if !file.components().all(stays) {
         return Err(EntryError::Outside);
     }
     let path = fs::canonicalize(root.join(file))?;
-    if path.starts_with(root) { read_image(&path) } else { Err(EntryError::Outside) }
+    if path.starts_with(root) { Ok(path) } else { Err(EntryError::Outside) }
 }
 
 fn reader(path: &Path) -> Result<Reader<Rationed>, SourceError> {

@@ -9,6 +9,7 @@ use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
+use grapevine_host::files;
 use redb::backends::FileBackend;
 use redb::{
     Builder, ConcurrencyMode, Database, DatabaseError, Durability, ReadOnlyDatabase, ReadTransaction, ReadableDatabase,
@@ -136,7 +137,9 @@ pub(super) fn open_writer(path: &Path) -> Result<Opened, StoreError> {
 /// As [`open_writer`]; an absent file becomes an empty database.
 pub(super) fn create_writer(path: &Path) -> Result<Opened, StoreError> {
     open_backend(path, || {
-        FileBackend::new(OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?)
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        FileBackend::new(files::private(&mut options).open(path)?)
     })
 }
 

@@ -7,10 +7,11 @@ use grapevine_protocol::DatasetId;
 use redb::{ReadableTable, ReadableTableMetadata, Table};
 
 use super::identity::COUNTS_KEY;
+use super::intake::note_origin;
 use super::record::{
-    SAMPLE_KEY_BYTES, is_intact, pack_features, sample_bytes, sample_key, split_sample_key, unpack_features,
+    SAMPLE_KEY_BYTES, is_intact, pack_features, relabel, sample_bytes, sample_key, split_sample_key, unpack_features,
 };
-use super::{Digest, LABELS, SAMPLES, STATE, Store, StoreError};
+use super::{Digest, Inserted, LABELS, NewLabel, SAMPLES, STATE, Store, StoreError};
 
 /// How much a store may hold; whichever bound is met first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,8 +20,9 @@ pub struct StoreLimits {
     pub max_samples: u32,
     /// Most samples of one class.
     pub max_samples_per_class: u32,
-    /// Most bytes of disk that the samples may take, by an estimate of what the trees around them need. Heads, a pending
-    /// update and the pages that one commit replaces come on top: a few MiB.
+    /// Most bytes of disk that the samples may take, by an estimate of what the trees around them need. On top come the
+    /// index of known files, with at most half as much, and heads, a pending update and the pages that one commit
+    /// replaces: a few MiB.
     pub max_bytes: u64,
 }
 
@@ -42,26 +44,15 @@ pub struct Sample<'a> {
     pub features: &'a [f32],
 }
 
-/// What became of a batch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Inserted {
-    /// Samples stored, repaired ones included.
-    pub added: u32,
-    /// Samples whose content was there already.
-    pub duplicates: u32,
-    /// Stored samples that gave way.
-    pub evicted: u32,
-    /// New samples left out: of a largest class of a full store, or of a class that is full itself.
-    pub refused: u32,
-}
-
 /// Whether a store has a use for an image, before the cost of extracting it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
     /// It would be stored.
     Yes,
-    /// Its content is stored.
+    /// Its content is stored under this class.
     Duplicate,
+    /// Its content is stored under another class, whose label this is: it needs no extraction, only its new label.
+    Labelled(u16),
     /// The store or its class is full and the image would be left out.
     Full,
 }
@@ -80,38 +71,6 @@ pub struct Dataset {
 }
 
 impl Store {
-    /// Stores a batch in one commit. When the store is full, the class with the most samples gives way; inside a
-    /// class the images with the smallest digests stay. As digests look random that is what a reservoir gives, a uniform
-    /// sample of all that were seen, to within one sample; but it needs no memory of what was seen, and ingesting a
-    /// folder again changes nothing.
-    pub fn insert_batch(&self, samples: &[Sample<'_>]) -> Result<Inserted, StoreError> {
-        samples.iter().try_for_each(|sample| self.check(sample))?;
-        if samples.is_empty() {
-            return Ok(Inserted::default());
-        }
-        let shape = self.shape();
-        let (capacity, per_class) = (self.capacity(), self.limits.max_samples_per_class);
-        self.database.write(|transaction| {
-            let mut state = transaction.open_table(STATE)?;
-            let mut tables = Tables {
-                samples: transaction.open_table(SAMPLES)?,
-                labels: transaction.open_table(LABELS)?,
-                counts: counts_in(&state, shape.classes())?,
-                capacity,
-                per_class,
-                features: shape.features(),
-            };
-            let mut inserted = Inserted::default();
-            tables.trim(&mut inserted)?;
-            let mut record = Vec::new();
-            for sample in samples {
-                tables.insert(sample, &mut record, &mut inserted)?;
-            }
-            state.insert(COUNTS_KEY, pack_counts(&tables.counts).as_slice())?;
-            Ok(inserted)
-        })
-    }
-
     /// Whether a new image of this class and content would be stored now.
     pub fn wants(&self, label: u16, digest: &Digest) -> Result<Wanted, StoreError> {
         let shape = self.shape();
@@ -123,7 +82,11 @@ impl Store {
                 // Under a damaged record the image is wanted again.
                 let record = samples.get_owned(&key)?;
                 let is_intact = record.is_some_and(|record| is_intact(&key, record.value(), shape.features()));
-                return Ok(if is_intact { Wanted::Duplicate } else { Wanted::Yes });
+                return Ok(match is_intact {
+                    false => Wanted::Yes,
+                    true if stored.value() == label => Wanted::Duplicate,
+                    true => Wanted::Labelled(stored.value()),
+                });
             }
             let counts = counts_in(&transaction.open_table(STATE)?, shape.classes())?;
             let full = full_class(&counts, label, capacity, per_class);
@@ -165,6 +128,28 @@ impl Store {
         Ok(dataset)
     }
 
+    /// The mean squared length of the stored features; `None` if there are fewer than `least` samples.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn mean_square(&self, least: usize) -> Result<Option<f64>, StoreError> {
+        let width = self.shape().features();
+        self.database.read(|transaction| {
+            let (mut sum, mut rows) = (0.0, 0_usize);
+            let (mut halves, mut features) = (Vec::with_capacity(width), Vec::with_capacity(width));
+            for entry in transaction.open_table(SAMPLES)?.iter()? {
+                let (key, record) = entry?;
+                if is_intact(key.value(), record.value(), width) {
+                    features.clear();
+                    unpack_features(record.value(), &mut halves, &mut features);
+                    sum += features.iter().map(|&feature| f64::from(feature).powi(2)).sum::<f64>();
+                    rows += 1;
+                }
+            }
+            Ok((rows >= least.max(1)).then(|| sum / rows as f64))
+        })
+    }
+
     /// Stored samples per class `[class]`.
     pub fn counts(&self) -> Result<Vec<u32>, StoreError> {
         let classes = self.shape().classes();
@@ -198,11 +183,14 @@ impl Store {
         self.limits.max_samples.min(u32::try_from(by_bytes).unwrap_or(u32::MAX))
     }
 
-    fn check(&self, sample: &Sample<'_>) -> Result<(), StoreError> {
+    pub(super) fn check_label(&self, label: u16) -> Result<(), StoreError> {
+        let classes = self.shape().classes();
+        if usize::from(label) < classes { Ok(()) } else { Err(StoreError::Label { label, classes }) }
+    }
+
+    pub(super) fn check(&self, sample: &Sample<'_>) -> Result<(), StoreError> {
         let shape = self.shape();
-        if usize::from(sample.label) >= shape.classes() {
-            return Err(StoreError::Label { label: sample.label, classes: shape.classes() });
-        }
+        self.check_label(sample.label)?;
         if sample.features.len() != shape.features() {
             return Err(StoreError::Features { expected: shape.features(), received: sample.features.len() });
         }
@@ -214,18 +202,19 @@ impl Store {
 }
 
 /// The tables of one write transaction.
-struct Tables<'txn> {
-    samples: Table<'txn, &'static [u8; SAMPLE_KEY_BYTES], &'static [u8]>,
-    labels: Table<'txn, &'static [u8; 32], u16>,
-    counts: Vec<u32>,
-    capacity: u32,
-    per_class: u32,
-    features: usize,
+pub(super) struct Tables<'txn> {
+    pub(super) samples: Table<'txn, &'static [u8; SAMPLE_KEY_BYTES], &'static [u8]>,
+    pub(super) labels: Table<'txn, &'static [u8; 32], u16>,
+    pub(super) origins: Table<'txn, &'static [u8; 32], &'static str>,
+    pub(super) counts: Vec<u32>,
+    pub(super) capacity: u32,
+    pub(super) per_class: u32,
+    pub(super) features: usize,
 }
 
 impl Tables<'_> {
     /// Brings the tables within bounds that were lowered.
-    fn trim(&mut self, inserted: &mut Inserted) -> Result<(), redb::Error> {
+    pub(super) fn trim(&mut self, inserted: &mut Inserted) -> Result<(), redb::Error> {
         while let Some(label) = self.class_over_bounds() {
             let Some(victim) = last_of(&self.samples, label)? else { break };
             self.remove(label, &victim)?;
@@ -240,31 +229,82 @@ impl Tables<'_> {
         over.or_else(|| is_over.then(|| largest(&self.counts, 0).0))
     }
 
-    fn insert(
+    pub(super) fn insert(
         &mut self,
         sample: &Sample<'_>,
+        origin: &str,
         record: &mut Vec<u8>,
         inserted: &mut Inserted,
     ) -> Result<(), redb::Error> {
-        if self.is_stored(&sample.digest)? {
+        let stored = self.stored_label(&sample.digest)?;
+        match stored {
+            Some(label) if label == sample.label => {
+                inserted.duplicates += 1;
+                return Ok(());
+            }
+            Some(label) => self.remove(label, &sample.digest)?,
+            None => {}
+        }
+        if !self.make_room(sample.label, &sample.digest, inserted)? {
+            return Ok(());
+        }
+        pack_features(&sample_key(sample.label, &sample.digest), sample.features, record);
+        self.put(sample.label, &sample.digest, origin, record)?;
+        *(if stored.is_some() { &mut inserted.relabelled } else { &mut inserted.added }) += 1;
+        Ok(())
+    }
+
+    /// Gives a stored sample another label. It may have to give way in its new class.
+    pub(super) fn give_label(
+        &mut self,
+        new: &NewLabel,
+        record: &mut Vec<u8>,
+        inserted: &mut Inserted,
+    ) -> Result<(), redb::Error> {
+        let Some(former) = self.stored_label(&new.digest)? else { return Ok(()) };
+        if former == new.label {
             inserted.duplicates += 1;
             return Ok(());
         }
-        while let Some((label, count)) = self.full_class(sample.label) {
-            let victim = if count == 0 { None } else { last_of(&self.samples, label)? };
-            let Some(victim) = victim.filter(|victim| label != sample.label || sample.digest < *victim) else {
+        let stored = self.samples.get(&sample_key(former, &new.digest))?.map(|record| record.value().to_vec());
+        let stored = stored.unwrap_or_default();
+        let origin = self.origins.get(&new.digest)?.map(|origin| origin.value().to_owned()).unwrap_or_default();
+        self.remove(former, &new.digest)?;
+        if self.make_room(new.label, &new.digest, inserted)? {
+            relabel(&sample_key(new.label, &new.digest), &stored, record);
+            let origin = if new.origin.is_empty() { &origin } else { &new.origin };
+            self.put(new.label, &new.digest, origin, record)?;
+            inserted.relabelled += 1;
+        }
+        Ok(())
+    }
+
+    /// Says whether it was there.
+    pub(super) fn forget(&mut self, digest: &Digest) -> Result<bool, redb::Error> {
+        let Some(label) = self.labels.get(digest)?.map(|label| label.value()) else { return Ok(false) };
+        self.remove(label, digest)?;
+        Ok(true)
+    }
+
+    /// Lets others give way to a newcomer; `false` if it is the newcomer that must stay out.
+    fn make_room(&mut self, label: u16, digest: &Digest, inserted: &mut Inserted) -> Result<bool, redb::Error> {
+        while let Some((full, count)) = self.full_class(label) {
+            let victim = if count == 0 { None } else { last_of(&self.samples, full)? };
+            let Some(victim) = victim.filter(|victim| full != label || digest < victim) else {
                 inserted.refused += 1;
-                return Ok(());
+                return Ok(false);
             };
-            self.remove(label, &victim)?;
+            self.remove(full, &victim)?;
             inserted.evicted += 1;
         }
-        let key = sample_key(sample.label, &sample.digest);
-        pack_features(&key, sample.features, record);
-        self.samples.insert(&key, record.as_slice())?;
-        self.labels.insert(&sample.digest, sample.label)?;
-        self.counts[usize::from(sample.label)] += 1;
-        inserted.added += 1;
+        Ok(true)
+    }
+
+    fn put(&mut self, label: u16, digest: &Digest, origin: &str, record: &[u8]) -> Result<(), redb::Error> {
+        self.samples.insert(&sample_key(label, digest), record)?;
+        self.labels.insert(digest, label)?;
+        note_origin(&mut self.origins, digest, origin)?;
+        self.counts[usize::from(label)] += 1;
         Ok(())
     }
 
@@ -273,9 +313,9 @@ impl Tables<'_> {
         full_class(&self.counts, newcomer, self.capacity, self.per_class)
     }
 
-    /// Whether the content is stored; a damaged record makes room for a good one.
-    fn is_stored(&mut self, digest: &Digest) -> Result<bool, redb::Error> {
-        let Some(label) = self.labels.get(digest)?.map(|label| label.value()) else { return Ok(false) };
+    /// The label that the content is stored under; a damaged record makes room for a good one.
+    fn stored_label(&mut self, digest: &Digest) -> Result<Option<u16>, redb::Error> {
+        let Some(label) = self.labels.get(digest)?.map(|label| label.value()) else { return Ok(None) };
         let key = sample_key(label, digest);
         let intact = match self.samples.get(&key)? {
             Some(record) => is_intact(&key, record.value(), self.features),
@@ -284,12 +324,13 @@ impl Tables<'_> {
         if !intact {
             self.remove(label, digest)?;
         }
-        Ok(intact)
+        Ok(intact.then_some(label))
     }
 
     fn remove(&mut self, label: u16, digest: &Digest) -> Result<(), redb::Error> {
         self.samples.remove(&sample_key(label, digest))?;
         self.labels.remove(digest)?;
+        self.origins.remove(digest)?;
         let count = &mut self.counts[usize::from(label)];
         *count = count.saturating_sub(1);
         Ok(())

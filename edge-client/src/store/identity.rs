@@ -5,13 +5,15 @@
 
 use std::path::Path;
 
+use grapevine_host::class_list;
 use grapevine_models::Shape;
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
 use super::database::{Opened, read_from, write_to};
 use super::features::{counts_in, pack_counts};
+use super::intake::renumber_known;
 use super::record::{SAMPLE_KEY_BYTES, is_intact, relabel, sample_key, split_sample_key};
-use super::{Digest, LABELS, SAMPLES, STATE, StoreError, device};
+use super::{Digest, KNOWN, LABELS, ORIGINS, SAMPLES, STATE, StoreError, device};
 
 /// Where samples wait while they are given other labels.
 const FORMER_SAMPLES: TableDefinition<'_, &[u8; SAMPLE_KEY_BYTES], &[u8]> = TableDefinition::new("former samples");
@@ -113,7 +115,8 @@ pub(super) fn read_identity(path: &Path, opened: &Opened) -> Result<Option<Store
         return Err(damaged("its format is of another version"));
     }
     let extractor = extractor.and_then(|bytes| Digest::try_from(bytes).ok());
-    let classes = classes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let classes = classes.and_then(|bytes| serde_json::from_slice::<Vec<String>>(&bytes).ok());
+    let classes = classes.map(|classes| classes.iter().map(|class| class_list::canonical(class)).collect());
     let shape = shape.and_then(|bytes| serde_json::from_slice(&bytes).ok());
     match (extractor, classes, shape) {
         (Some(extractor), Some(classes), Some(shape)) => Ok(Some(StoreIdentity { extractor, classes, shape })),
@@ -126,8 +129,12 @@ pub(super) fn start_over(transaction: &WriteTransaction, identity: &StoreIdentit
     transaction.delete_table(SAMPLES)?;
     transaction.delete_table(LABELS)?;
     transaction.delete_table(STATE)?;
+    transaction.delete_table(ORIGINS)?;
+    transaction.delete_table(KNOWN)?;
     transaction.open_table(SAMPLES)?;
     transaction.open_table(LABELS)?;
+    transaction.open_table(ORIGINS)?;
+    transaction.open_table(KNOWN)?;
     device::forget_model(transaction)?;
     describe(transaction, identity, &vec![0; identity.shape.classes()])
 }
@@ -157,6 +164,7 @@ fn relabel_all(transaction: &WriteTransaction, shape: Shape, places: &[Option<u1
         let former = transaction.open_table(FORMER_SAMPLES)?;
         let mut samples = transaction.open_table(SAMPLES)?;
         let mut labels = transaction.open_table(LABELS)?;
+        let mut origins = transaction.open_table(ORIGINS)?;
         let mut moved = Vec::new();
         for entry in former.iter()? {
             let (key, record) = entry?;
@@ -164,6 +172,7 @@ fn relabel_all(transaction: &WriteTransaction, shape: Shape, places: &[Option<u1
             let place = places.get(usize::from(label)).copied().flatten();
             let Some(place) = place.filter(|_| is_intact(key.value(), record.value(), shape.features())) else {
                 labels.remove(&digest)?;
+                origins.remove(&digest)?;
                 continue;
             };
             let key = sample_key(place, &digest);
@@ -174,6 +183,7 @@ fn relabel_all(transaction: &WriteTransaction, shape: Shape, places: &[Option<u1
         }
     }
     transaction.delete_table(FORMER_SAMPLES)?;
+    renumber_known(transaction, places)?;
     Ok(counts)
 }
 

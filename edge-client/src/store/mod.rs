@@ -9,24 +9,29 @@ mod device;
 mod error;
 mod features;
 mod identity;
+mod intake;
 mod overlay;
 mod record;
+mod replace;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use core::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use grapevine_host::files;
 use grapevine_models::Shape;
 use grapevine_protocol::DatasetId;
 use redb::TableDefinition;
 
 pub use device::{NewestHead, OutboxEntry};
 pub use error::StoreError;
-pub use features::{Dataset, Inserted, Sample, StoreLimits, Wanted};
+pub use features::{Dataset, Sample, StoreLimits, Wanted};
 pub use identity::StoreIdentity;
+pub use intake::{Inserted, Intake, KnownFile, NewLabel};
+pub use replace::Replacement;
 
 use database::{Guarded, Opened, create_writer, open_reader, open_writer, write_to};
 use error::is_full;
@@ -40,6 +45,10 @@ pub type Digest = [u8; 32];
 const SAMPLES: TableDefinition<'_, &[u8; SAMPLE_KEY_BYTES], &[u8]> = TableDefinition::new("samples");
 /// Digest to label: an image is stored once, whatever folder it lies in.
 const LABELS: TableDefinition<'_, &[u8; 32], u16> = TableDefinition::new("labels");
+/// Digest to where its label stood: a path, below which an archive's member or a row may follow.
+const ORIGINS: TableDefinition<'_, &[u8; 32], &str> = TableDefinition::new("origins");
+/// Files that were read, so that they need not be read again.
+const KNOWN: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("known files");
 /// What the samples belong to, and how many there are of each class.
 const STATE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("state");
 /// Device records, each sealed with a checksum.
@@ -145,8 +154,8 @@ impl fmt::Debug for Store {
 
 /// Makes a store under another name first, so that a power cut leaves none or a whole one.
 fn create(path: &Path, identity: &StoreIdentity) -> Result<(), StoreError> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).map_err(|source| file_error(folder, source))?;
+    let folder = folder_of(path);
+    files::private_folder(folder).map_err(|source| file_error(folder, source))?;
     let draft = beside(path, ".new");
     let opened = match create_writer(&draft) {
         // What a power cut left of an earlier attempt.
@@ -165,8 +174,17 @@ fn create(path: &Path, identity: &StoreIdentity) -> Result<(), StoreError> {
     }
     write_to(&draft, &opened, |transaction| start_over(transaction, identity))?;
     fs::rename(&draft, path).map_err(|source| file_error(path, source))?;
-    // The database syncs its file; the name in the folder needs a sync of its own to survive a power cut.
+    sync_folder_of(path)
+}
+
+/// The database syncs its file; the name in the folder needs a sync of its own to survive a power cut.
+fn sync_folder_of(path: &Path) -> Result<(), StoreError> {
+    let folder = folder_of(path);
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(|source| file_error(folder, source))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn beside(path: &Path, ending: &str) -> PathBuf {

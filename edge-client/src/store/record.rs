@@ -8,6 +8,8 @@ use super::{Digest, NewestHead, OutboxEntry};
 
 /// Bytes of a sample's key: label, then digest, so that the table is in the order of [`super::Store::load_all`].
 pub(super) const SAMPLE_KEY_BYTES: usize = 2 + 32;
+/// Bytes of disk that the path of a sample's image usually takes.
+const ORIGIN_BYTES: usize = 160;
 /// Bytes of a checksum.
 const CHECKSUM_BYTES: usize = 4;
 
@@ -26,11 +28,11 @@ pub(super) fn split_sample_key(key: &[u8; SAMPLE_KEY_BYTES]) -> (u16, Digest) {
     (u16::from_be_bytes([key[0], key[1]]), digest)
 }
 
-/// Bytes of disk that one sample of `features` features takes in the two tables. Pages of trees are half empty at worst
+/// Bytes of disk that one sample of `features` features takes in its tables. Pages of trees are half empty at worst
 /// and hold few records: measured were 1.8 to 2.4 times the records' bytes.
 pub(super) fn sample_bytes(features: usize) -> u64 {
     let record_bytes = SAMPLE_KEY_BYTES + 2 * features + CHECKSUM_BYTES + 32 + 2;
-    (record_bytes * 9 / 4 + 256) as u64
+    (record_bytes * 9 / 4 + 256 + ORIGIN_BYTES) as u64
 }
 
 /// Packs features as f16, with a checksum over key and features.

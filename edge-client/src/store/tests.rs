@@ -1,5 +1,5 @@
 mod crash;
-mod disk;
+pub(crate) mod disk;
 mod fairness;
 mod full_disk;
 
@@ -66,10 +66,88 @@ fn the_same_content_is_stored_once() {
     let store = open(&folder, 2);
     let first = insert(&store, &[(0, 1), (0, 2), (0, 1)]);
     assert_eq!(first, Inserted { added: 2, duplicates: 1, ..Inserted::default() });
-    assert_eq!(insert(&store, &[(1, 2)]).duplicates, 1, "also in another class");
+    assert_eq!(insert(&store, &[(0, 2)]).duplicates, 1);
     assert_eq!(store.wants(0, &digest(1)).unwrap(), Wanted::Duplicate);
     assert_eq!(store.wants(0, &digest(3)).unwrap(), Wanted::Yes);
     assert_eq!(store.counts().unwrap(), [2, 0]);
+}
+
+#[test]
+fn the_newest_label_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder, 3);
+    insert(&store, &[(0, 1), (0, 2)]);
+    assert_eq!(store.wants(1, &digest(2)).unwrap(), Wanted::Labelled(0));
+    assert_eq!(insert(&store, &[(1, 2)]), Inserted { relabelled: 1, ..Inserted::default() });
+    assert_eq!(store.counts().unwrap(), [1, 1, 0]);
+    let labels = [NewLabel { digest: digest(1), label: 2, origin: "/a/1.png".into() }];
+    let moved = store.take_in(&Intake { labels: &labels, ..Intake::default() }).unwrap();
+    assert_eq!((moved.relabelled, store.counts().unwrap()), (1, vec![0, 1, 1]));
+    assert_eq!(store.origin_of(&digest(1)).unwrap().as_deref(), Some("/a/1.png"));
+    let dataset = store.load_all().unwrap();
+    assert_eq!((dataset.labels.as_slice(), dataset.damaged), (&[1, 2][..], 0));
+    assert_eq!(dataset.features, [features(2), features(1)].concat(), "the features stay");
+    assert_eq!(store.forget(&|_, label, _| label == 2).unwrap(), [0, 0, 1]);
+    assert_eq!((store.counts().unwrap(), store.origin_of(&digest(1)).unwrap()), (vec![0, 1, 0], None));
+    disk::check(&store);
+}
+
+#[test]
+fn a_new_label_stays_within_the_bounds() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = StoreLimits { max_samples_per_class: 2, ..StoreLimits::default() };
+    let store = open(&folder, 2).with_limits(limits);
+    insert(&store, &[(0, 1), (0, 2), (1, 3), (1, 4)]);
+    let moved = insert(&store, &[(1, 1)]);
+    assert_eq!(store.counts().unwrap(), [1, 2], "the wrong label is gone in any case");
+    assert_eq!(moved.relabelled + moved.refused, 1);
+    disk::check(&store);
+}
+
+#[test]
+fn files_that_were_read_are_known_within_a_bound() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder, 2).with_limits(StoreLimits { max_bytes: 192 * 2 * 10, ..StoreLimits::default() });
+    assert_eq!(store.known_capacity(), 10);
+    let known = |file: u64| KnownFile { file: file << 32, stamp: file, digest: digest(file as u32), label: 1 };
+    for file in 0..50 {
+        store.take_in(&Intake { known: &[known(file)], ..Intake::default() }).unwrap();
+        assert_eq!(store.known(file << 32, file).unwrap(), Some((digest(file as u32), 1)));
+        assert_eq!(store.known(file << 32, file + 1).unwrap(), None, "it has changed");
+    }
+    let remembered = (0..50).filter(|&file| store.known(file << 32, file).unwrap().is_some()).count();
+    assert_eq!(remembered, 10);
+    drop(store);
+    let store = Store::open(&folder.path().join("edge.redb"), &listing(&["new", "class 1", "class 0"])).unwrap();
+    assert_eq!(store.known(49 << 32, 49).unwrap(), Some((digest(49), 1)));
+}
+
+#[test]
+fn a_replacement_takes_the_place_of_a_store_when_it_is_complete_and_not_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder, 2);
+    insert(&store, &[(0, 1), (1, 2)]);
+    let path = store.path().to_owned();
+    assert!(matches!(Store::replacement(&path, &identity(3), store.limits()), Err(StoreError::Busy { .. })));
+    let limits = store.limits();
+    drop(store);
+    let new = Store::replacement(&path, &identity(3), limits).unwrap();
+    insert(new.store(), &[(2, 3)]);
+    assert!(matches!(Store::open(&path, &identity(2)), Err(StoreError::Busy { .. })), "nobody writes it meanwhile");
+    drop(new);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    assert_eq!(open(&folder, 2).counts().unwrap(), [1, 1]);
+    let new = Store::replacement(&path, &identity(3), limits).unwrap();
+    insert(new.store(), &[(2, 3)]);
+    let store = new.take_place().unwrap();
+    assert_eq!(store.counts().unwrap(), [0, 0, 1]);
+    insert(&store, &[(0, 9)]);
+    drop(store);
+    assert_eq!(open(&folder, 3).counts().unwrap(), [1, 0, 1]);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    fs::write(&path, vec![b'x'; 10_000]).unwrap();
+    Store::replacement(&path, &identity(3), limits).unwrap().take_place().unwrap();
+    assert_eq!(fs::read(folder.path().join("edge.redb.damaged")).unwrap().len(), 10_000);
 }
 
 #[test]
@@ -155,7 +233,7 @@ fn another_class_list_takes_the_samples_over_by_name() {
         let emu = classes.iter().position(|&class| class == "emu").unwrap();
         let row = dataset.labels.iter().position(|&label| usize::from(label) == emu).unwrap();
         assert_eq!(dataset.features[row * FEATURES..][..FEATURES], features(4), "{classes:?}");
-        assert_eq!(store.wants(0, &digest(4)).unwrap(), Wanted::Duplicate);
+        assert_eq!(store.wants(emu as u16, &digest(4)).unwrap(), Wanted::Duplicate);
         disk::check(&store);
         assert_eq!((store.newest_head().unwrap(), store.outbox().unwrap()), (None, None), "they were of another list");
         store.put_outbox(&OutboxEntry { run: 5, round: 6, digest: [1; 32], bytes: vec![9] }).unwrap();

@@ -75,7 +75,7 @@ impl DraftArguments {
         }
         let classes = match &self.classes_file {
             Some(file) => class_list::read(file)?,
-            None => self.classes.clone(),
+            None => self.classes.iter().map(|name| class_list::canonical(name)).collect(),
         };
         class_list::check(&classes)?;
         Ok(classes)

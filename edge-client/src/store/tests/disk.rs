@@ -17,7 +17,7 @@ const BLOCK: u64 = 4096;
 
 /// What changes a disk.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Change {
+pub(crate) enum Change {
     Write(u64, Vec<u8>),
     SetLen(u64),
     Sync,
@@ -25,7 +25,7 @@ pub(super) enum Change {
 
 /// When a change fails for want of room.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) enum Room {
+pub(crate) enum Room {
     /// Never.
     #[default]
     Enough,
@@ -36,7 +36,7 @@ pub(super) enum Room {
 }
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Disk(Arc<Mutex<State>>);
+pub(crate) struct Disk(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -47,7 +47,7 @@ struct State {
 }
 
 impl Disk {
-    pub(super) fn of(bytes: Vec<u8>) -> Self {
+    pub(crate) fn of(bytes: Vec<u8>) -> Self {
         let blocks = (0..bytes.len().div_ceil(BLOCK as usize) as u64).collect();
         Self(Arc::new(Mutex::new(State { bytes, blocks, ..State::default() })))
     }
@@ -56,26 +56,26 @@ impl Disk {
         self.0.lock().unwrap()
     }
 
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         self.state().bytes.clone()
     }
 
-    pub(super) fn changes(&self) -> Vec<Change> {
+    pub(crate) fn changes(&self) -> Vec<Change> {
         self.state().changes.clone()
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.state().changes.len()
     }
 
     /// Of the blocks that were ever written and not cut off: what a file with holes takes.
-    pub(super) fn used_bytes(&self) -> u64 {
+    pub(crate) fn used_bytes(&self) -> u64 {
         let state = self.state();
         let len = state.bytes.len() as u64;
         state.blocks.iter().filter(|&&block| block * BLOCK < len).count() as u64 * BLOCK
     }
 
-    pub(super) fn set_room(&self, room: Room) {
+    pub(crate) fn set_room(&self, room: Room) {
         self.state().room = room;
     }
 
@@ -108,7 +108,7 @@ impl Disk {
 }
 
 /// Makes one change to the bytes of a disk.
-pub(super) fn apply(bytes: &mut Vec<u8>, change: &Change) {
+pub(crate) fn apply(bytes: &mut Vec<u8>, change: &Change) {
     match change {
         Change::Write(at, data) => {
             let at = *at as usize;
@@ -172,7 +172,7 @@ impl StorageBackend for Disk {
 }
 
 /// A store on this disk, opened as a file would be.
-pub(super) fn open_on(disk: &Disk, identity: &StoreIdentity) -> Result<Store, StoreError> {
+pub(crate) fn open_on(disk: &Disk, identity: &StoreIdentity) -> Result<Store, StoreError> {
     let (disk, settled) = (disk.clone(), identity.clone());
     Store::over(Path::new("disk"), identity.shape, move || {
         let opened = open_backend(Path::new("disk"), || Ok(disk.clone()))?;
@@ -183,25 +183,25 @@ pub(super) fn open_on(disk: &Disk, identity: &StoreIdentity) -> Result<Store, St
 
 /// Everything that a store holds.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Contents {
+pub(crate) struct Contents {
     dataset: Dataset,
     head: Option<NewestHead>,
     outbox: Option<OutboxEntry>,
 }
 
 impl Contents {
-    pub(super) fn of(store: &Store) -> Self {
+    pub(crate) fn of(store: &Store) -> Self {
         Self { dataset: store.load_all().unwrap(), head: store.newest_head().unwrap(), outbox: store.outbox().unwrap() }
     }
 
-    pub(super) fn samples(&self) -> usize {
+    pub(crate) fn samples(&self) -> usize {
         self.dataset.labels.len()
     }
 }
 
 /// What must hold in every store: each sample is there once, whole, under its label, and counted.
 #[track_caller]
-pub(super) fn check(store: &Store) {
+pub(crate) fn check(store: &Store) {
     let classes = store.shape().classes();
     let (counts, by_label, labels) = store
         .database

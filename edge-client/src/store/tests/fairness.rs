@@ -149,8 +149,9 @@ proptest! {
         let limits = StoreLimits { max_samples: capacity, ..StoreLimits::default() };
         let store = open_on(&Disk::default(), &identity(4)).unwrap().with_limits(limits);
         let mut counts = vec![0; 4];
-        for image in images {
-            let inserted = insert(&store, &[image]);
+        for (label, image) in images {
+            // Each image is of one class for ever.
+            let inserted = insert(&store, &[(label, 4 * image + u32::from(label))]);
             let now = store.counts().unwrap();
             let largest = *counts.iter().max().unwrap();
             for (before, after) in counts.iter().zip(&now) {
