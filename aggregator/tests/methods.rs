@@ -137,6 +137,7 @@ fn run(config: &RoundConfig, with_restarts: bool) -> (Vec<Model>, Notice) {
             | Action::OpenRound { .. }
             | Action::AbandonRound(..)
             | Action::KeepDevice(_)
+            | Action::ForgetDevices(_)
             | Action::ExtendRound(..)
             | Action::FinishRun(_) => {}
         }

@@ -34,7 +34,7 @@ fn claims_allocate_nothing() {
         assert!(peak < NEXT_TO_NOTHING, "an aid of kind {kind}: {peak} bytes");
     }
     for bytes in [200_000_000, u32::MAX, MAX_BLOB_BYTES as u32 + 1] {
-        let claim = BlobRef { digest: Digest::of(b""), bytes };
+        let claim = BlobRef { bytes, ..BlobRef::of(b"") };
         let peak = peak_of(|| assert!(Assembler::new(claim, MAX_BLOB_BYTES).is_err()));
         assert!(peak < NEXT_TO_NOTHING, "a blob of {bytes} bytes: {peak} bytes");
     }

@@ -23,6 +23,7 @@ mod telling;
 #[cfg(test)]
 mod tests;
 mod uploads;
+mod watchlist;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
@@ -43,6 +44,8 @@ pub use select::Select;
 use serving::Serving;
 use uploads::Uploads;
 pub use uploads::WINDOW as UPLOAD_WINDOW;
+pub use watchlist::TurnedAway;
+use watchlist::Watchlist;
 
 /// The machine. See the module's documentation for how to drive it.
 pub struct Coordinator {
@@ -57,6 +60,7 @@ pub struct Coordinator {
     phase: Phase,
     uploads: Uploads,
     serving: Serving,
+    watchlist: Watchlist,
     /// When the newest notice went out.
     told_at: Option<Duration>,
     /// The round before this one: a device whose receipt was lost asks again after its round closed.
@@ -80,6 +84,20 @@ pub struct RoundStatus {
     pub extensions: u32,
     /// When it closes, on the machine's clock.
     pub deadline: Duration,
+}
+
+/// Names that [`Waiting`] tells.
+const FIRST_NAMES: usize = 4;
+
+/// What the next round waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Devices with samples that must be there.
+    pub needed: usize,
+    /// Devices with samples that are there and among those that rounds choose from.
+    pub able: usize,
+    /// The first few of them.
+    pub first: Vec<DeviceId>,
 }
 
 enum Phase {
@@ -118,6 +136,7 @@ impl Coordinator {
             progress,
             phase: Phase::Gathering,
             serving: Serving::default(),
+            watchlist: Watchlist::default(),
             told_at: None,
             refusals: BTreeMap::new(),
             actions: VecDeque::new(),
@@ -194,9 +213,10 @@ impl Coordinator {
     }
 
     /// Something arrived that is no message of this protocol or no device's topic.
-    pub fn handle_garbage(&mut self, device: Option<&DeviceId>, reason: Refusal) {
+    pub fn handle_garbage(&mut self, now: Duration, device: Option<&DeviceId>, reason: Refusal) {
         self.count(device, reason);
         if let (Some(device), Refusal::Version) = (device, reason) {
+            self.turn_away(now, device, reason);
             self.actions.push_back(Action::Send(device.clone(), ToDevice::Refused(Refused { boot: None, reason })));
         }
     }
@@ -235,6 +255,19 @@ impl Coordinator {
     /// Whether the run is over.
     pub fn is_finished(&self) -> bool {
         matches!(self.phase, Phase::Finished)
+    }
+
+    /// Who is there while the next round waits for more; `None` if none waits.
+    pub fn waiting(&self) -> Option<Waiting> {
+        if !matches!(self.phase, Phase::Gathering) {
+            return None;
+        }
+        let names = self.registry.names();
+        Some(Waiting {
+            needed: self.config.min_devices.max(1),
+            able: self.registry.able().count(),
+            first: self.registry.able().take(FIRST_NAMES).map(|place| names.id(place)).collect(),
+        })
     }
 
     /// The fleet's newest model.

@@ -8,14 +8,20 @@ use crossbeam_channel::Receiver;
 use grapevine_host::clock::unix_ms;
 use grapevine_host::sentence::sentence;
 use grapevine_host::service::Heartbeat;
-use grapevine_host::transport::{Event as Link, PublishError, Transport};
+use grapevine_host::transport::{self, Event as Link, PublishError, Transport};
 use grapevine_host::{Shutdown, cpu};
 use grapevine_protocol::topics::BlobKind;
-use grapevine_protocol::{BlockHeader, Notice, Refusal, ToDevice, decode_to_aggregator, encode, topics};
+use grapevine_protocol::{BlockHeader, DeviceId, Notice, Refusal, ToDevice, decode_to_aggregator, encode, topics};
 
+use super::echo::{self, Echo, Heard};
 use super::pace::Pace;
-use super::{Observer, ServeError, ServeOptions, ServePhase, ServeReport, ServeStatus, ledger, requests};
-use crate::round::{AcceptedUpdate, Action, Coordinator, Event, RoundOutcome, RoundStatus};
+use super::requests::Request;
+use super::told::log;
+use super::troubles::{Trouble, Troubles};
+use super::{
+    Observer, ServeError, ServeOptions, ServePhase, ServeReport, ServeStatus, TurnedAwayDevice, ledger, requests,
+};
+use crate::round::{AcceptedUpdate, Action, Coordinator, Event, RoundOutcome, RoundStatus, TurnedAway};
 use crate::store::{Store, StoreError};
 
 /// Bytes of messages that are handed to the machine before what it wants is done: updates that arrive together become
@@ -55,6 +61,8 @@ pub(super) struct Shell<'a> {
     requests_at: Duration,
     heartbeat: Heartbeat,
     pace: Pace,
+    echo: Echo,
+    troubles: Troubles,
 }
 
 /// One thing to do; done again as a whole where the disk had no room for it.
@@ -93,6 +101,8 @@ impl<'a> Shell<'a> {
             requests_at: Duration::ZERO,
             heartbeat: options.service.heartbeat(),
             pace: Pace::new(options.until_finished),
+            echo: Echo::new(options.fleet.clone(), options.boot),
+            troubles: Troubles::default(),
         }
     }
 
@@ -142,7 +152,10 @@ impl<'a> Shell<'a> {
             Some((_, again_at)) => Some(*again_at),
             None => Some(self.coordinator.poll_timeout().map_or(self.requests_at, |at| at.min(self.requests_at))),
         };
-        [work, self.pace.leave_at(), again].into_iter().flatten().fold(self.pace.status_at(), Ord::min)
+        [work, self.pace.leave_at(), again, self.echo.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .fold(self.pace.status_at(), Ord::min)
     }
 
     fn handle_timeout(&mut self) {
@@ -150,6 +163,7 @@ impl<'a> Shell<'a> {
         if let Some(notice) = self.unsent.take() {
             self.publish_notice(notice);
         }
+        self.check_echo(now);
         if self.is_deaf {
             return;
         }
@@ -157,9 +171,12 @@ impl<'a> Shell<'a> {
         self.coordinator.handle_timeout(now);
         if self.requests_at <= now {
             self.requests_at = now + REQUESTS_EVERY;
-            for device in requests::releases(self.store.folder()) {
-                self.coordinator.handle_release(&device);
-                requests::done(self.store.folder(), &device);
+            for (request, device) in requests::asked(self.store.folder()) {
+                match request {
+                    Request::Release => self.coordinator.handle_release(&device),
+                    Request::Forget => self.coordinator.handle_forget(&device),
+                };
+                requests::done(self.store.folder(), request, &device);
             }
         }
     }
@@ -179,31 +196,101 @@ impl<'a> Shell<'a> {
     fn handle_link(&mut self, event: Link) {
         let now = self.now();
         match event {
-            Link::Connected => {
-                tracing::info!("connected to the broker");
-                self.pace.connected(now, true);
-                if !self.is_deaf {
-                    self.coordinator.handle_connected(now);
-                }
-            }
+            Link::Connected => self.handle_connected(now),
             Link::Disconnected { reason } => {
-                tracing::warn!("connection lost: {reason}; it is tried again");
-                self.pace.connected(now, false);
-                self.coordinator.handle_disconnected(now);
+                // Where the broker hangs up again and again, that was said once.
+                if !self.troubles.has(Trouble::Broker) {
+                    tracing::warn!("connection lost: {reason}; it is tried again");
+                }
+                self.troubles.note(Trouble::Disconnected, format!("no connection to the broker: {reason}"));
+                self.handle_disconnected(now);
             }
-            Link::Refused { reason } => tracing::error!("the broker refuses the aggregator: {reason}"),
+            Link::Refused { reason } => {
+                self.troubles.begin(Trouble::Refused, format!("the broker refuses the aggregator: {reason}"));
+                self.handle_disconnected(now);
+            }
+            Link::Trouble { trouble, reason } => self.handle_broker(now, trouble, reason),
+            Link::Recovered => {
+                if self.troubles.end(Trouble::Broker) {
+                    tracing::info!("the connection to the broker lasts again");
+                }
+                self.pace.changed();
+            }
             // As if it were lost on its way: its device says it again.
             Link::Message { .. } if self.is_deaf => {}
             Link::Message { topic, payload } => {
+                if let Some(heard) = self.echo.handle_message(now, &topic, &payload, self.coordinator.boot()) {
+                    return self.handle_echo(heard);
+                }
                 self.pace.heard(now);
                 let Some(device) = topics::speaker(&self.options.fleet, &topic) else {
-                    return self.coordinator.handle_garbage(None, Refusal::Topic);
+                    return self.coordinator.handle_garbage(now, None, Refusal::Topic);
                 };
                 match decode_to_aggregator(&payload) {
                     Ok((message, block)) => self.coordinator.handle_message(now, &device, message, block),
-                    Err(error) => self.coordinator.handle_garbage(Some(&device), error.refusal()),
+                    Err(error) => self.coordinator.handle_garbage(now, Some(&device), error.refusal()),
                 }
             }
+        }
+    }
+
+    fn handle_connected(&mut self, now: Duration) {
+        if !self.troubles.has(Trouble::Broker) {
+            tracing::info!("connected to the broker");
+        }
+        self.troubles.end(Trouble::Disconnected);
+        self.troubles.end(Trouble::Refused);
+        self.pace.connected(now, true);
+        let (topic, word) = self.echo.handle_connected(now);
+        if let Err(error) = self.transport.publish(&topic, word, false) {
+            tracing::debug!("{error}");
+        }
+        if !self.is_deaf {
+            self.coordinator.handle_connected(now);
+        }
+    }
+
+    fn handle_disconnected(&mut self, now: Duration) {
+        self.echo.handle_disconnected();
+        self.pace.connected(now, false);
+        self.coordinator.handle_disconnected(now);
+    }
+
+    /// The broker hangs up again and again. Smaller blocks may mend it.
+    fn handle_broker(&mut self, now: Duration, trouble: transport::Trouble, reason: String) {
+        if let transport::Trouble::PacketLimit { bytes } = trouble
+            && self.coordinator.handle_packet_limit(now, bytes)
+        {
+            return tracing::warn!("{reason}; going on with smaller blocks, which takes more messages");
+        }
+        self.troubles.begin(Trouble::Broker, reason);
+        self.pace.changed();
+    }
+
+    fn handle_echo(&mut self, heard: Heard) {
+        let fleet = &self.options.fleet;
+        match heard {
+            Heard::Nothing => return,
+            Heard::All => drop(self.troubles.end(Trouble::Unheard)),
+            Heard::Rival => {
+                let sentence = format!(
+                    "another aggregator serves the fleet {fleet} at this broker; stop one of the two, or give it a fleet \
+                     of another name"
+                );
+                self.troubles.begin(Trouble::OtherAggregator, sentence);
+            }
+        }
+        self.pace.changed();
+    }
+
+    fn check_echo(&mut self, now: Duration) {
+        if let Some(missing) = self.echo.is_unheard(now) {
+            self.troubles.begin(Trouble::Unheard, echo::advice(&self.options.fleet, &missing));
+            self.pace.changed();
+        }
+        if self.echo.is_alone_again(now) && self.troubles.end(Trouble::OtherAggregator) {
+            tracing::info!("the other aggregator is not heard any more");
+            self.pace.changed();
         }
     }
 
@@ -297,6 +384,7 @@ impl<'a> Shell<'a> {
                 let now = self.now();
                 ledger::keep_device(&mut self.store, &self.coordinator, device, now)?;
             }
+            Action::ForgetDevices(devices) => ledger::forget_devices(&mut self.store, devices)?,
             Action::OpenRound { notice, expected, chosen } => {
                 ledger::open_round(&mut self.store, notice, *expected, *chosen)?;
                 self.opened_at = self.now();
@@ -405,41 +493,30 @@ impl<'a> Shell<'a> {
             phase,
             connected: self.pace.is_connected(),
             present: self.coordinator.present(),
+            waiting: self.coordinator.waiting(),
+            turned_away: self.turned_away(),
+            troubles: self.troubles.sentences(),
             disk_full: self.is_deaf,
             traffic: self.transport.traffic(),
         }
     }
 
+    fn turned_away(&self) -> Vec<TurnedAwayDevice> {
+        let (wall_clock, now) = (unix_ms(), self.now());
+        let at = |moment: Duration| {
+            let ago = now.saturating_sub(moment).as_millis();
+            wall_clock.saturating_sub(u64::try_from(ago).unwrap_or(u64::MAX))
+        };
+        let device = |(device, known): (&DeviceId, &TurnedAway)| TurnedAwayDevice {
+            device: device.clone(),
+            reason: known.reason,
+            since_ms: at(known.since),
+            seen_ms: at(known.seen),
+        };
+        self.coordinator.turned_away().map(device).collect()
+    }
+
     fn now(&self) -> Duration {
         self.started.elapsed()
-    }
-}
-
-/// `before`: the open round before its deadline passed.
-fn log(event: &Event, before: Option<RoundStatus>) {
-    let updates = before.map_or(0, |round| round.accepted);
-    let of = before.map_or(0, |round| round.expected);
-    let chosen = before.map_or(0, |round| round.chosen);
-    let extensions = before.map_or(0, |round| round.extensions);
-    match event {
-        Event::DeviceCame(device) => tracing::debug!(%device, "device came"),
-        Event::DeviceLeft(device) => tracing::debug!(%device, "device left"),
-        Event::RoundOpened { round, expected } => tracing::debug!(round = round.0, expected, "round opened"),
-        Event::UpdateAccepted { device, round } => tracing::debug!(%device, round = round.0, "update accepted"),
-        Event::Refused { device: Some(device), reason } => tracing::debug!(%device, %reason, "refused"),
-        Event::Refused { device: None, reason } => tracing::debug!(%reason, "refused"),
-        Event::Quarantined { device, reason } => tracing::error!(
-            %device, %reason, "quarantined after repeated bad updates; `aggregator release {device}` when it is well"
-        ),
-        Event::Released(device) => tracing::info!(%device, "released from quarantine"),
-        Event::RoundExtended(round) => {
-            tracing::warn!(round = round.0, updates, of, chosen, extensions, "round extended: below its quorum");
-        }
-        Event::RoundAbandoned(round) => {
-            tracing::warn!(round = round.0, updates, of, chosen, extensions, "round abandoned: below its quorum");
-        }
-        Event::Finished => {
-            tracing::info!("the run is over; more `rounds` go on with it, `aggregator serve --new-run` begins another")
-        }
     }
 }

@@ -21,7 +21,9 @@ impl Store {
                     round.notice,
                     round.chosen,
                 ],
-            )
+            )?;
+            // A run that was over goes on.
+            transaction.execute("UPDATE runs SET finished = 0 WHERE run = ?1 AND finished", [Bits(round.run)])
         })?;
         Ok(())
     }

@@ -51,6 +51,18 @@ pub(super) struct Liveness {
     pub(super) round: Option<u32>,
     /// Why the aggregator refused this device or its update last, until it is welcome again.
     pub(super) refused: Option<String>,
+    /// Why there is no connection to the broker, while there is none.
+    #[serde(default)]
+    pub(super) unreachable: Option<String>,
+    /// What the broker seems to have against this device, until it is over.
+    #[serde(default)]
+    pub(super) trouble: Option<String>,
+    /// Whether nobody has answered for long although the broker is there.
+    #[serde(default)]
+    pub(super) unanswered: bool,
+    /// Whether a person must do something before the aggregator takes this device.
+    #[serde(default)]
+    pub(super) needs_a_person: bool,
     /// Why work pauses to spare the device, if it does.
     #[serde(default)]
     pub(super) paused: Option<String>,
@@ -88,6 +100,10 @@ impl Heart {
             state: Phase::Connecting,
             round: None,
             refused: None,
+            unreachable: None,
+            trouble: None,
+            unanswered: false,
+            needs_a_person: false,
             paused: None,
             delivered: 0,
             ignored: BTreeMap::new(),
@@ -112,7 +128,10 @@ impl Heart {
 
     /// Notes what happened.
     pub(super) fn note(&mut self, event: &Event) {
-        let told = |of: &Liveness| (of.state, of.round, of.delivered, of.refused.clone(), of.paused.clone());
+        let told = |of: &Liveness| {
+            let why = [&of.refused, &of.paused, &of.unreachable, &of.trouble].map(Clone::clone);
+            (of.state, of.round, of.delivered, of.unanswered, why)
+        };
         let before = told(&self.liveness);
         self.liveness.note(event);
         if before != told(&self.liveness) {
@@ -160,13 +179,23 @@ impl Liveness {
 
     fn note(&mut self, event: &Event) {
         match event {
-            Event::Connected => self.state = Phase::Connected,
+            Event::Connected => {
+                self.state = Phase::Connected;
+                self.unreachable = None;
+            }
             Event::Disconnected => self.state = Phase::Connecting,
+            Event::Unreachable(why) => self.unreachable = Some(why.clone()),
+            Event::Trouble(why) => self.trouble = Some(why.clone()),
+            Event::Recovered => self.trouble = None,
+            Event::Unanswered => self.unanswered = true,
             Event::Welcome => {
                 self.state = Phase::Waiting;
                 self.refused = None;
+                (self.unanswered, self.needs_a_person) = (false, false);
             }
             Event::Refused(reason) => {
+                self.unanswered = false;
+                self.needs_a_person = reason.needs_a_person();
                 self.refused = Some(format!("{reason}: {}", reason.advice()));
                 if self.state == Phase::Working {
                     self.state = Phase::Waiting;
@@ -182,6 +211,11 @@ impl Liveness {
             }
             Event::Outdated(_) => self.state = Phase::Waiting,
             Event::Finished(_) => self.state = Phase::Finished,
+            Event::GoesOn => {
+                if self.state == Phase::Finished {
+                    self.state = Phase::Waiting;
+                }
+            }
             Event::Ignored(reason) => *self.ignored.entry(reason.name().into()).or_default() += 1,
             Event::Paused(why) => self.paused = Some(why.clone()),
             Event::Resumed => self.paused = None,

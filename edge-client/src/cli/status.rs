@@ -6,11 +6,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use grapevine_edge_client::config::ValidConfig;
+use grapevine_edge_client::device;
 use grapevine_edge_client::predict::Figures;
 use grapevine_edge_client::store::{Store, StoreError};
 use grapevine_host::memory;
 use grapevine_host::sentence::sentence;
-use grapevine_protocol::Digest;
+use grapevine_protocol::{DeviceId, Digest, FleetId};
 use serde::Serialize;
 
 use super::histogram::{Style, histogram};
@@ -25,7 +26,9 @@ Examples:
   edge-client status --json | jq -r '.store.by_class[] | [.class, .samples] | @csv'
 
 The bars fill the terminal; they are plain ASCII where the locale has nothing else.
-Reads only, also beside `edge-client run`. Exit code 1 if something is wrong that a person must look at.";
+Reads only, also beside `edge-client run`. Exit code 1 if a person must look at something, each said in a sentence: the
+device ran and does not any more, the broker cannot be reached, refuses it or hangs up, nobody answers, the aggregator
+refuses it, another device uses its name, or the store cannot be used.";
 
 /// Of a store that its writer did not close.
 const INTERRUPTED: &str = "the last `edge-client` that wrote the store was killed or lost its power; \
@@ -140,6 +143,7 @@ impl Status {
             resident_bytes: None,
             problems: Vec::new(),
         };
+        let (fleet, device) = (config.fleet.clone(), config.device.clone());
         match Setup::load(config) {
             Ok(setup) => {
                 status.extractor = Some(Extractor {
@@ -162,9 +166,34 @@ impl Status {
             }
             Err(error) => problems.push(sentence(error.as_ref())),
         }
+        if let Some(running) = &status.running {
+            problems.extend(running.problems(&fleet, &device));
+        }
         status.problems = problems;
         status.resident_bytes = memory::resident_bytes();
         status
+    }
+}
+
+impl Running {
+    /// What a person must look at.
+    fn problems(&self, fleet: &FleetId, device: &DeviceId) -> Vec<String> {
+        let Liveness { state, refused, unreachable, trouble, unanswered, needs_a_person, .. } = &self.liveness;
+        if !self.alive {
+            return vec!["this device does not run; start it again (`edge-client run`)".into()];
+        }
+        let mut problems: Vec<String> = Vec::new();
+        if *state == Phase::Connecting {
+            problems.extend(unreachable.iter().map(|why| format!("no connection to the broker: {why}")));
+        }
+        problems.extend(trouble.clone());
+        if *unanswered {
+            problems.push(device::unanswered(fleet, device));
+        }
+        if *needs_a_person {
+            problems.extend(refused.iter().map(|why| format!("the aggregator refuses this device: {why}")));
+        }
+        problems
     }
 }
 

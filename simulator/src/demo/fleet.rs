@@ -169,6 +169,9 @@ impl Observer for Teller {
             | RoundEvent::Refused { .. }
             | RoundEvent::Quarantined { .. }
             | RoundEvent::Released(_)
+            | RoundEvent::TurnedAway { .. }
+            | RoundEvent::Forgotten(_)
+            | RoundEvent::RoomMade(_)
             | RoundEvent::RoundExtended(_) => {}
         }
     }

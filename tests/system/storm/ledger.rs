@@ -219,6 +219,7 @@ impl Ledger for MemoryLedger {
         let open = |disk: &mut Disk| {
             assert_eq!(round.round as usize, disk.rounds.len(), "rounds are numbered without a gap");
             disk.rounds.push(Round { row: row(round.clone()), updates: BTreeMap::new() });
+            disk.run.iter_mut().for_each(|run| run.finished = false);
             Ok(())
         };
         self.write(open, |twin| twin.open_round(round))
@@ -383,6 +384,14 @@ impl Ledger for MemoryLedger {
             Ok(())
         };
         self.write(upsert, |twin| twin.upsert_devices(&mut devices.iter().cloned()))
+    }
+
+    fn forget_devices(&mut self, devices: &[String]) -> Result<(), StoreError> {
+        let forget = |disk: &mut Disk| {
+            devices.iter().for_each(|device| drop(disk.devices.remove(device)));
+            Ok(())
+        };
+        self.write(forget, |twin| twin.forget_devices(devices))
     }
 
     fn add_refusals(&mut self, counts: &BTreeMap<String, u64>) -> Result<(), StoreError> {
