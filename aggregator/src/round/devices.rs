@@ -31,6 +31,7 @@ impl Coordinator {
         if !was_here {
             self.report(Event::DeviceCame(device.clone()));
         }
+        self.watchlist.said_hello(place, hello.boot, now);
         if self.watchlist.takes_turns(place, former, hello.boot, now) {
             // Behind the welcome, which ends what a device was refused for before.
             self.turn_away(now, device, Refusal::SameName);
@@ -116,6 +117,11 @@ impl Coordinator {
     /// Devices that are turned away, or told something, with every hello: the newest ones.
     pub fn turned_away(&self) -> impl Iterator<Item = (&DeviceId, &TurnedAway)> {
         self.watchlist.turned_away()
+    }
+
+    /// A device that is welcome and says hello again and again: it does not seem to hear the aggregator.
+    pub fn deaf_device(&self, now: Duration) -> Option<DeviceId> {
+        self.watchlist.deaf(now).map(|place| self.registry.names().id(place))
     }
 
     pub(super) fn turn_away(&mut self, now: Duration, device: &DeviceId, reason: Refusal) {

@@ -199,6 +199,7 @@ impl Coordinator {
         let Some(place) = self.registry.heard(device, now, block.len()) else {
             return self.refuse_device(device, None, Refusal::UnknownDevice);
         };
+        self.watchlist.said_more(place);
         if self.registry.is_quarantined(place) {
             // It was told when that began, and is told again with its next hello.
             return self.count(Some(device), Refusal::Quarantined);
@@ -263,10 +264,12 @@ impl Coordinator {
             return None;
         }
         let names = self.registry.names();
+        let mut able: Vec<Place> = self.registry.able().collect();
+        able.sort_unstable_by(|one, other| names.order(*one, *other));
         Some(Waiting {
             needed: self.config.min_devices.max(1),
-            able: self.registry.able().count(),
-            first: self.registry.able().take(FIRST_NAMES).map(|place| names.id(place)).collect(),
+            able: able.len(),
+            first: able.iter().take(FIRST_NAMES).map(|place| names.id(*place)).collect(),
         })
     }
 

@@ -50,6 +50,7 @@ impl Coordinator {
     /// The next notice makes every device say hello.
     pub(super) fn call_roll(&mut self) {
         self.boot = BootId(self.boot.0.wrapping_add(1));
+        self.watchlist.roll_is_called();
     }
 
     /// The start that the newest notice names: that of this aggregator, counted on with each roll call.

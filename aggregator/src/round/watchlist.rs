@@ -1,4 +1,5 @@
-//! What a person should know about devices that the books do not say: who is turned away, and whose name two devices use.
+//! What a person should know about devices that the books do not say: who is turned away, whose name two devices use, and
+//! who does not seem to hear any answer.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -13,6 +14,10 @@ const MOST: usize = 64;
 const TURNS_WITHIN: Duration = Duration::from_secs(600);
 /// How often a start must have come back after another one: a late hello alone makes it once.
 const TURNS: u32 = 2;
+/// A device that is welcome and says hello so often does not hear that it is.
+const HELLOS: u32 = 5;
+/// Within what time it does so, by its own pauses, and how long it is remembered.
+const HELLOS_WITHIN: Duration = Duration::from_secs(180);
 
 /// A device that is turned away, or told something, with every hello.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +34,15 @@ pub struct TurnedAway {
 pub(super) struct Watchlist {
     turned_away: BTreeMap<DeviceId, TurnedAway>,
     starts: BTreeMap<Place, Starts>,
+    hellos: BTreeMap<Place, Hellos>,
+}
+
+/// The hellos of a device that said nothing else.
+struct Hellos {
+    boot: BootId,
+    first: Duration,
+    last: Duration,
+    count: u32,
 }
 
 /// The newest changes between starts of one device.
@@ -77,9 +91,39 @@ impl Watchlist {
         starts.turns >= TURNS
     }
 
+    /// A device that is welcome said hello.
+    pub(super) fn said_hello(&mut self, place: Place, boot: BootId, now: Duration) {
+        self.hellos.retain(|_, hellos| now < hellos.last + HELLOS_WITHIN);
+        if self.hellos.len() >= MOST && !self.hellos.contains_key(&place) {
+            return;
+        }
+        let hellos = self.hellos.entry(place).or_insert(Hellos { boot, first: now, last: now, count: 0 });
+        if hellos.boot != boot || now >= hellos.first + HELLOS_WITHIN && hellos.count < HELLOS {
+            *hellos = Hellos { boot, first: now, last: now, count: 0 };
+        }
+        (hellos.last, hellos.count) = (now, hellos.count + 1);
+    }
+
+    /// A device said something else, so it heard that it is welcome; or its connection broke.
+    pub(super) fn said_more(&mut self, place: Place) {
+        self.hellos.remove(&place);
+    }
+
+    /// All devices say hello now, for they are asked to.
+    pub(super) fn roll_is_called(&mut self) {
+        self.hellos.clear();
+    }
+
+    /// A device that does not seem to hear any answer.
+    pub(super) fn deaf(&self, now: Duration) -> Option<Place> {
+        let is_deaf = |hellos: &Hellos| hellos.count >= HELLOS && now < hellos.last + HELLOS_WITHIN;
+        self.hellos.iter().find(|(_, hellos)| is_deaf(hellos)).map(|(place, _)| *place)
+    }
+
     /// The books have no such place any more.
     pub(super) fn forget(&mut self, place: Place) {
         self.starts.remove(&place);
+        self.hellos.remove(&place);
     }
 
     /// Who is turned away, by name.
@@ -107,6 +151,25 @@ mod tests {
         assert!(!hello(4, 3, 3), "a late hello of the start before");
         assert!(hello(3, 4, 4) && hello(4, 4, 5) && hello(4, 3, 6));
         assert!(!hello(3, 3, 700), "one of the two is gone");
+    }
+
+    #[test]
+    fn a_device_that_only_ever_says_hello_is_deaf() {
+        let (mut list, place) = (Watchlist::default(), Names::default().place(&device(0)));
+        // The pauses of a device that nobody answers: 2, 4, 8, 16 and 32 s.
+        let hellos = [0, 2, 6, 14, 30, 62].map(|at| SECOND * at);
+        hellos[..4].iter().for_each(|at| list.said_hello(place, BootId(1), *at));
+        assert_eq!(list.deaf(hellos[3]), None);
+        hellos[4..].iter().for_each(|at| list.said_hello(place, BootId(1), *at));
+        assert_eq!(list.deaf(hellos[5]), Some(place));
+        assert_eq!(list.deaf(SECOND * 400), None, "it is off");
+        list.said_more(place);
+        assert_eq!(list.deaf(hellos[5]), None);
+        // One roll call every five minutes.
+        for minute in (0..60).step_by(5) {
+            list.said_hello(place, BootId(1), SECOND * 60 * minute);
+            assert_eq!(list.deaf(SECOND * 60 * minute), None);
+        }
     }
 
     #[test]

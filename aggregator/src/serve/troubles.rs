@@ -13,6 +13,8 @@ pub(super) enum Trouble {
     Broker,
     /// The broker does not pass on what this aggregator says.
     Unheard,
+    /// A device does not seem to hear it.
+    DeafDevice,
     /// Another aggregator serves the same fleet.
     OtherAggregator,
 }

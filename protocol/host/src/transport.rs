@@ -11,6 +11,7 @@
 
 mod backoff;
 mod careful;
+mod ended;
 mod options;
 mod polling;
 mod suspicion;

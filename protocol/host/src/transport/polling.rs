@@ -3,22 +3,21 @@
 
 use core::convert::Infallible;
 use core::time::Duration;
-use std::io::ErrorKind;
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
-use rumqttc::mqttbytes::Error as PacketError;
 use rumqttc::{
-    AsyncClient, ConnectReturnCode, ConnectionError, EventLoop, Incoming, LastWill, MqttOptions, MqttState,
-    NetworkOptions, Publish, QoS, StateError, SubAck, SubscribeReasonCode,
+    AsyncClient, ConnectionError, EventLoop, Incoming, LastWill, MqttOptions, MqttState, NetworkOptions, Publish, QoS,
+    StateError, SubAck, SubscribeReasonCode,
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{timeout, timeout_at};
 
 use super::backoff::Pauses;
 use super::careful::{Careful, Found};
+use super::ended::{Ended, explain_packet, explain_refusal, is_hang_up};
 use super::suspicion::{CALM, Suspicion};
 use super::watchdog::Watchdog;
 use super::{Ending, Event, Link, Options, Phase, StartError, Trouble};
@@ -105,23 +104,6 @@ struct Polling {
     suspicion: Suspicion,
     careful: Careful,
     _alive: Sender<Infallible>,
-}
-
-/// Why a connection, or the attempt to make one, is over.
-enum Ended {
-    /// This side wanted it.
-    ByUs,
-    Lost(String),
-    /// The broker hung up.
-    Closed(String),
-    Refused(String),
-    /// The broker sent a packet larger than is read, most likely one that it retains.
-    Oversize {
-        bytes: usize,
-        reason: String,
-    },
-    /// The broker sent something that cannot be read, and would send it again to a kept session.
-    Poisoned(String),
 }
 
 impl Polling {
@@ -452,51 +434,4 @@ fn start_afresh(eventloop: &mut EventLoop) {
     eventloop.clean();
     eventloop.pending.clear();
     eventloop.state = MqttState::new(eventloop.mqtt_options.inflight(), false);
-}
-
-/// Whether the other side ended a connection that stood: by closing it, or by resetting it with data on their way.
-fn is_hang_up(error: &ConnectionError) -> bool {
-    let ConnectionError::MqttState(error) = error else { return false };
-    if let StateError::Io(error) = error {
-        return matches!(
-            error.kind(),
-            ErrorKind::ConnectionReset
-                | ErrorKind::BrokenPipe
-                | ErrorKind::ConnectionAborted
-                | ErrorKind::UnexpectedEof
-        );
-    }
-    matches!(error, StateError::ConnectionAborted)
-}
-
-fn explain_refusal(code: ConnectReturnCode, options: &Options) -> Ended {
-    let Options { broker, client_id, .. } = options;
-    match code {
-        ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized => {
-            Ended::Refused(format!("{broker} refuses the login; check user and password in the broker address"))
-        }
-        ConnectReturnCode::BadClientId => {
-            Ended::Refused(format!("{broker} refuses the client id `{client_id}`; choose another"))
-        }
-        ConnectReturnCode::RefusedProtocolVersion => {
-            Ended::Refused(format!("{broker} does not speak MQTT 3.1.1; allow that version at the broker"))
-        }
-        ConnectReturnCode::ServiceUnavailable | ConnectReturnCode::Success => {
-            Ended::Lost(format!("{broker} is not available at the moment"))
-        }
-    }
-}
-
-fn explain_packet(error: &PacketError, options: &Options) -> Ended {
-    let broker = &options.broker;
-    if let PacketError::Io(error) = error {
-        return Ended::Closed(format!("the connection to {broker} broke: {error}"));
-    }
-    if let PacketError::PayloadSizeLimitExceeded(bytes) = error {
-        let most = options.max_incoming_bytes.max(options.max_packet_bytes);
-        let limit = format!("{bytes} bytes, more than the limit of {most}");
-        let reason = format!("{broker} sent a packet of {limit}; it is skipped");
-        return Ended::Oversize { bytes: *bytes, reason };
-    }
-    Ended::Poisoned(format!("{broker} sent a packet that cannot be read: {error}"))
 }
