@@ -168,8 +168,11 @@ pub fn serve(
 ) -> Result<ServeReport, ServeError> {
     let started = clock();
     let mut store = store;
-    // Nobody has been heard yet.
-    store.note_all_gone()?;
+    // Nobody has been heard yet. A full disk keeps nobody from serving: it is said where the rounds need room.
+    match store.note_all_gone() {
+        Err(error) if error.is_full() => tracing::warn!("`aggregator devices` may say that devices are there: {error}"),
+        other => other?,
+    }
     let coordinator = ledger::restore(&mut store, options)?;
     let (events, link) = bounded(INCOMING);
     let mut transport = Options::new(options.broker.clone(), format!("{}.{AGGREGATOR}", options.fleet));

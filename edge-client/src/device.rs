@@ -227,7 +227,10 @@ impl Shell<'_> {
             {
                 tracing::warn!("{reason}; going on with smaller blocks, which takes more messages");
             }
-            Link::Trouble { reason, .. } => self.tell(&Event::Trouble(reason), observe),
+            Link::Trouble { trouble, reason } => {
+                self.told.flaps(!matches!(trouble, Trouble::LargeRetained { .. }));
+                self.tell(&Event::Trouble(reason), observe);
+            }
             Link::Recovered => self.tell(&Event::Recovered, observe),
             Link::Message { payload, .. } => match decode_to_device(&payload) {
                 Ok((message, block)) => self.session.handle_message(now, message, block),

@@ -6,7 +6,7 @@ use grapevine_models::limits::{MAX_CLASSES, MAX_FEATURES};
 use grapevine_models::{Head, Heads, Method, Prototypes, Shape, Sums};
 use grapevine_protocol::limits::MAX_BLOB_BYTES;
 use grapevine_protocol::{
-    AidBody, Assembler, BlobRef, Digest, Encoding, HeadsBody, Task, Update, UpdateContent, decode_to_aggregator,
+    AidBody, Assembler, BlobRef, Encoding, HeadsBody, Task, Update, UpdateContent, decode_to_aggregator,
     decode_to_device,
 };
 use peak_alloc::PeakAlloc;

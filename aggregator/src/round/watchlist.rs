@@ -63,7 +63,9 @@ impl Watchlist {
         }
         if self.turned_away.len() >= MOST && !self.turned_away.contains_key(device) {
             let oldest = self.turned_away.iter().min_by_key(|(_, known)| known.seen).map(|(device, _)| device.clone());
-            oldest.into_iter().for_each(|oldest| drop(self.turned_away.remove(&oldest)));
+            if let Some(oldest) = oldest {
+                self.turned_away.remove(&oldest);
+            }
         }
         self.turned_away.insert(device.clone(), TurnedAway { reason, since: now, seen: now });
         true
@@ -83,7 +85,9 @@ impl Watchlist {
         }
         if self.starts.len() >= MOST && !self.starts.contains_key(&place) {
             let oldest = self.starts.iter().min_by_key(|(_, starts)| starts.changed_at).map(|(place, _)| *place);
-            oldest.into_iter().for_each(|oldest| drop(self.starts.remove(&oldest)));
+            if let Some(oldest) = oldest {
+                self.starts.remove(&oldest);
+            }
         }
         let starts = self.starts.entry(place).or_insert(Starts { former, changed_at: now, turns: 0 });
         let has_returned = starts.former == boot;

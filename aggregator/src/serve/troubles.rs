@@ -11,6 +11,8 @@ pub(super) enum Trouble {
     Disconnected,
     /// The broker hangs up again and again.
     Broker,
+    /// The broker keeps what cannot be read.
+    Retained,
     /// The broker does not pass on what this aggregator says.
     Unheard,
     /// A device does not seem to hear it.

@@ -60,6 +60,9 @@ pub(super) struct Liveness {
     /// Whether nobody has answered for long although the broker is there.
     #[serde(default)]
     pub(super) unanswered: bool,
+    /// Whether the run was over when this device stopped.
+    #[serde(default)]
+    pub(super) finished: bool,
     /// Whether a person must do something before the aggregator takes this device.
     #[serde(default)]
     pub(super) needs_a_person: bool,
@@ -103,6 +106,7 @@ impl Heart {
             unreachable: None,
             trouble: None,
             unanswered: false,
+            finished: false,
             needs_a_person: false,
             paused: None,
             delivered: 0,
@@ -147,6 +151,7 @@ impl Heart {
 
     /// Says that the process ends in good order.
     pub(super) fn stop(mut self) {
+        self.liveness.finished = self.liveness.state == Phase::Finished;
         self.liveness.state = Phase::Stopped;
         let _ = self.changes.send(self.liveness);
         drop(self.changes);

@@ -166,7 +166,10 @@ impl Status {
             }
             Err(error) => problems.push(sentence(error.as_ref())),
         }
-        if let Some(running) = &status.running {
+        // That the last one was killed is said already.
+        if let Some(running) =
+            status.running.as_ref().filter(|_| !problems.iter().any(|problem| problem == INTERRUPTED))
+        {
             problems.extend(running.problems(&fleet, &device));
         }
         status.problems = problems;
@@ -178,7 +181,11 @@ impl Status {
 impl Running {
     /// What a person must look at.
     fn problems(&self, fleet: &FleetId, device: &DeviceId) -> Vec<String> {
-        let Liveness { state, refused, unreachable, trouble, unanswered, needs_a_person, .. } = &self.liveness;
+        let Liveness { state, refused, unreachable, trouble, unanswered, finished, needs_a_person, .. } =
+            &self.liveness;
+        if *state == Phase::Stopped && *finished {
+            return Vec::new();
+        }
         if !self.alive {
             return vec!["this device does not run; start it again (`edge-client run`)".into()];
         }

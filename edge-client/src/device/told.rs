@@ -19,6 +19,11 @@ impl Told {
         Self { fleet, device, is_welcome: false, refused: None, is_troubled: false }
     }
 
+    /// The broker hangs up again and again, or something is wrong beside the connection.
+    pub(super) fn flaps(&mut self, is_flapping: bool) {
+        self.is_troubled |= is_flapping;
+    }
+
     /// A connection was lost, or could not be made.
     pub(super) fn lost(&self, reason: &str) {
         if self.is_troubled {
@@ -40,10 +45,7 @@ impl Told {
             Event::Welcome => self.log_welcome(),
             Event::Refused(reason) => self.log_refusal(*reason),
             Event::Unanswered => tracing::error!("{}", unanswered(&self.fleet, &self.device)),
-            Event::Trouble(reason) => {
-                self.is_troubled = true;
-                tracing::error!("{reason}");
-            }
+            Event::Trouble(reason) => tracing::error!("{reason}"),
             Event::Recovered => {
                 self.is_troubled = false;
                 tracing::info!("the connection to the broker lasts again");

@@ -80,7 +80,11 @@ impl Shell<'_> {
         {
             return tracing::warn!("{reason}; going on with smaller blocks, which takes more messages");
         }
-        self.troubles.begin(Trouble::Broker, reason);
+        let kind = match trouble {
+            transport::Trouble::PacketLimit { .. } | transport::Trouble::Evicted => Trouble::Broker,
+            transport::Trouble::LargeRetained { .. } => Trouble::Retained,
+        };
+        self.troubles.begin(kind, reason);
         self.pace.changed();
     }
 

@@ -69,8 +69,11 @@ impl Suspicion {
         if self.short < MOST_SHORT { None } else { self.tell(Trouble::Evicted) }
     }
 
-    /// A retained message was too large to be read.
+    /// A retained message was too large to be read. It comes in packets of slightly different sizes.
     pub(super) fn found_large(&mut self, bytes: usize) -> Option<Trouble> {
+        if matches!(self.told, Some(Trouble::LargeRetained { .. })) {
+            return None;
+        }
         self.tell(Trouble::LargeRetained { bytes })
     }
 
