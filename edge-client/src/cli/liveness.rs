@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
@@ -19,6 +20,8 @@ use serde::{Deserialize, Serialize};
 pub(super) const SILENCE_SECONDS: u64 = 90;
 
 const FILE: &str = "status.json";
+/// Locked as long as a `run` lives: a kill lets go of it at once, whatever the last status says.
+const LOCK: &str = "run.lock";
 /// Between two files when nothing changes.
 const BEAT: Duration = Duration::from_secs(30);
 /// Least time between two files: fast rounds must not wear the disk.
@@ -92,6 +95,8 @@ pub(super) struct Heart {
     liveness: Liveness,
     changes: Sender<Liveness>,
     thread: JoinHandle<()>,
+    /// None where the file system knows no locks.
+    _lock: Option<File>,
 }
 
 impl Heart {
@@ -120,6 +125,8 @@ impl Heart {
         };
         let pulse = Pulse { path, outgoing };
         pulse.write(&liveness)?;
+        // Nobody else holds it for more than a moment: whoever runs has the store to itself.
+        let lock = File::create(state.join(LOCK)).ok().filter(|lock| lock.lock().is_ok());
         let (changes, receiver) = unbounded();
         let first = liveness.clone();
         let thread = thread::Builder::new()
@@ -127,7 +134,7 @@ impl Heart {
             .stack_size(256 * 1024)
             .spawn(move || pulse.beat(first, &receiver))
             .context("cannot start a thread; the system is out of memory or of threads")?;
-        Ok(Self { liveness, changes, thread })
+        Ok(Self { liveness, changes, thread, _lock: lock })
     }
 
     /// Notes what happened.
@@ -271,6 +278,16 @@ impl Pulse {
     }
 }
 
+/// Whether a `run` lives with this state folder; `None` where that cannot be told from its lock.
+pub(super) fn is_running(state: &Path) -> Option<bool> {
+    // A shared lock of a moment: no reader is in another's way.
+    match File::open(state.join(LOCK)).ok()?.try_lock_shared() {
+        Ok(()) => Some(false),
+        Err(TryLockError::WouldBlock) => Some(true),
+        Err(TryLockError::Error(_)) => None,
+    }
+}
+
 /// What the last `run` with this state folder told, if there was one.
 pub(super) fn read(state: &Path) -> Option<Liveness> {
     files::read_json(&state.join(FILE))
@@ -309,6 +326,7 @@ mod tests {
     fn the_last_word_is_on_disk_when_the_heart_stops() {
         let folder = tempfile::tempdir().unwrap();
         assert!(read(folder.path()).is_none());
+        assert_eq!(is_running(folder.path()), None);
         let mut heart = Heart::start(folder.path(), None).unwrap();
         let first = read(folder.path()).unwrap();
         assert_eq!((first.pid, first.state, first.round), (process::id(), Phase::Connecting, None));
@@ -317,7 +335,9 @@ mod tests {
         }
         heart.note(&Event::Refused(Refusal::Classes));
         assert_eq!(heart.liveness.state, Phase::Waiting);
+        assert_eq!(is_running(folder.path()), Some(true));
         heart.stop();
+        assert_eq!(is_running(folder.path()), Some(false));
         let last = read(folder.path()).unwrap();
         assert_eq!((last.state, last.round, last.delivered), (Phase::Stopped, Some(7), 1));
         assert!(last.refused.unwrap().starts_with("classes: set `classes`"));

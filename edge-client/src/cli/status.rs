@@ -129,7 +129,8 @@ impl Status {
         let mut problems = Vec::new();
         let running = liveness::read(&config.state).map(|liveness| {
             let seen_seconds_ago = liveness::seconds_now().saturating_sub(liveness.seen);
-            let alive = liveness.state != Phase::Stopped && seen_seconds_ago <= SILENCE_SECONDS;
+            let is_held = liveness::is_running(&config.state).unwrap_or(true);
+            let alive = liveness.state != Phase::Stopped && seen_seconds_ago <= SILENCE_SECONDS && is_held;
             Running { alive, seen_seconds_ago, liveness }
         });
         let mut status = Self {

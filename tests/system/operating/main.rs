@@ -86,6 +86,7 @@ fn who_is_missing_is_said_and_who_left_meanwhile_is_gone_and_can_be_forgotten() 
     drop(serving);
     drop(running);
     complains(&place, "aggregator", "nobody serves this fleet");
+    complains(&cameras[0], "edge-client", "start it again");
     let _serving = place.start("aggregator", &["serve"]);
     let mut back = cameras[0].start("edge-client", &["run"]);
     back.line("the aggregator knows this device");
