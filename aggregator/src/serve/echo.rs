@@ -82,11 +82,16 @@ impl Echo {
             }
             return Some(Heard::Nothing);
         }
+        let had_all = self.heard_up && self.heard_notice;
         self.heard_up |= is_up;
         self.heard_notice |= is_notice;
         self.was_heard |= is_notice;
-        let is_all = self.heard_up && self.heard_notice;
-        Some(if is_all && self.due_at.take().is_some() { Heard::All } else { Heard::Nothing })
+        if had_all || !(self.heard_up && self.heard_notice) {
+            return Some(Heard::Nothing);
+        }
+        // Also after it was said that nothing came: a busy broker is slow.
+        self.due_at = None;
+        Some(Heard::All)
     }
 
     /// When to ask again.
@@ -139,6 +144,9 @@ fn boot_of(notice: &[u8]) -> Option<BootId> {
 
 #[cfg(test)]
 mod tests {
+    use grapevine_models::{Method, Params, Shape};
+    use grapevine_protocol::{Encoding, Notice, RoundId, RunId, Task, encode};
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -146,6 +154,24 @@ mod tests {
 
     fn echo() -> Echo {
         Echo::new("north".parse().unwrap(), OWN)
+    }
+
+    fn notice_of(boot: BootId) -> Vec<u8> {
+        let notice = Notice {
+            boot,
+            run: RunId(1),
+            round: RoundId(0),
+            task: Task::Wait,
+            shape: Shape::new(2, 3).unwrap(),
+            params: Params::defaults(Method::FedAvg, 2),
+            encoding: Encoding::F32,
+            heads: None,
+            aid: None,
+            seed: 0,
+            highest_ticket: 0,
+            closes_in_ms: 0,
+        };
+        encode(&ToDevice::Notice(notice), &[])
     }
 
     fn word_of(boot: u64) -> Vec<u8> {
@@ -161,9 +187,23 @@ mod tests {
         assert_eq!(echo.is_unheard(SECOND * 20), None);
         assert_eq!(echo.is_unheard(SECOND * 21), Some(vec!["grapevine/v1/north/notice".into()]));
         assert_eq!(echo.is_unheard(SECOND * 22), None);
+        let notice = topics::notice(&"north".parse().unwrap());
+        let mut heard = |frame: &[u8]| echo.handle_message(SECOND * 23, &notice, frame, OWN);
+        assert_eq!(heard(b"garbage"), Some(Heard::Nothing));
+        assert_eq!([heard(&notice_of(OWN)), heard(&notice_of(OWN))], [Some(Heard::All), Some(Heard::Nothing)]);
         assert_eq!(echo.handle_message(SECOND, "grapevine/v1/north/up/camera-1", &word, OWN), None);
         let sentence = advice(&"north".parse().unwrap(), &[topic]);
         assert!(sentence.contains("`north.aggregator` to read and write grapevine/v1/north/#"), "{sentence}");
+    }
+
+    #[test]
+    fn what_an_earlier_start_left_is_no_other_aggregator_and_what_comes_later_is() {
+        let mut echo = echo();
+        echo.handle_connected(SECOND);
+        let notice = topics::notice(&"north".parse().unwrap());
+        let mut heard = |boot| echo.handle_message(SECOND, &notice, &notice_of(BootId(boot)), OWN);
+        assert_eq!(heard(3), Some(Heard::Nothing), "retained");
+        assert_eq!([heard(OWN.0), heard(3)], [Some(Heard::Nothing), Some(Heard::Rival)]);
     }
 
     #[test]
