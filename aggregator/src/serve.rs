@@ -1,9 +1,12 @@
 //! The shell around [`Coordinator`]: the broker's messages in, actions out, everything durable before it is told.
 
+mod echo;
 pub mod ledger;
 mod pace;
 pub mod requests;
 mod shell;
+mod told;
+mod troubles;
 
 use core::time::Duration;
 use std::time::Instant;
@@ -13,10 +16,11 @@ use grapevine_host::transport::{Event as Link, Options, StartError, Traffic, Tra
 use grapevine_host::{BrokerAddress, Service, Shutdown};
 use grapevine_models::Head;
 use grapevine_protocol::limits::MAX_FRAME_BYTES;
-use grapevine_protocol::{BootId, FleetId, RoundId, RunId, topics};
+use grapevine_protocol::{AGGREGATOR, BootId, DeviceId, FleetId, Refusal, RoundId, RunId, topics};
 
-use crate::round::{Event, RoundConfig, RoundOutcome};
+use crate::round::{Event, RoundConfig, RoundOutcome, Waiting};
 use crate::store::{Store, StoreError};
+use echo::Echo;
 use shell::Shell;
 
 pub use ledger::{LedgerError, RunChoice};
@@ -68,7 +72,7 @@ pub trait Observer {
 }
 
 /// Where an aggregator stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServeStatus {
     /// The run.
     pub run: RunId,
@@ -78,10 +82,29 @@ pub struct ServeStatus {
     pub connected: bool,
     /// Devices that are there.
     pub present: usize,
+    /// What the next round waits for, if it waits.
+    pub waiting: Option<Waiting>,
+    /// Devices that are turned away or told something: the newest ones, by name.
+    pub turned_away: Vec<TurnedAwayDevice>,
+    /// What a person must look at, a sentence each.
+    pub troubles: Vec<String>,
     /// Whether it waits for room on the disk.
     pub disk_full: bool,
     /// Bytes over MQTT since the start.
     pub traffic: Traffic,
+}
+
+/// A device that is turned away, or of whose name there are two.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TurnedAwayDevice {
+    /// Which.
+    pub device: DeviceId,
+    /// Why.
+    pub reason: Refusal,
+    /// Since when, milliseconds since 1970.
+    pub since_ms: u64,
+    /// When it said hello last, milliseconds since 1970.
+    pub seen_ms: u64,
 }
 
 /// What an aggregator is doing.
@@ -147,11 +170,17 @@ pub fn serve(
 ) -> Result<ServeReport, ServeError> {
     let started = clock();
     let mut store = store;
+    // Nobody has been heard yet. A full disk keeps nobody from serving: it is said where the rounds need room.
+    match store.note_all_gone() {
+        Err(error) if error.is_full() => tracing::warn!("`aggregator devices` may say that devices are there: {error}"),
+        other => other?,
+    }
     let coordinator = ledger::restore(&mut store, options)?;
     let (events, link) = bounded(INCOMING);
-    let mut transport = Options::new(options.broker.clone(), format!("{}.aggregator", options.fleet));
+    let mut transport = Options::new(options.broker.clone(), format!("{}.{AGGREGATOR}", options.fleet));
     transport.keep_alive = options.keep_alive;
     transport.subscriptions = vec![topics::up_filter(&options.fleet)];
+    transport.subscriptions.extend(Echo::topics(&options.fleet));
     transport.max_packet_bytes = MAX_FRAME_BYTES + 1024;
     transport.max_incoming_bytes = MOST_FOREIGN_BYTES;
     transport.queue = OUTGOING;

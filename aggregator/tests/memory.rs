@@ -101,6 +101,7 @@ fn say(coordinator: &mut Coordinator, number: u32, message: ToAggregator, block:
             | Action::PublishBlock(..)
             | Action::PublishNotice(_)
             | Action::KeepDevice(_)
+            | Action::ForgetDevices(_)
             | Action::OpenRound { .. }
             | Action::ExtendRound(..)
             | Action::AbandonRound(..)

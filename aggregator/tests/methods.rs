@@ -164,6 +164,7 @@ impl<'a> Fleet<'a> {
                 | Action::OpenRound { .. }
                 | Action::AbandonRound(..)
                 | Action::KeepDevice(_)
+                | Action::ForgetDevices(_)
                 | Action::ExtendRound(..)
                 | Action::FinishRun(_) => {}
             }

@@ -325,7 +325,7 @@ impl Draft {
             r#"# A device of a Grapevine fleet. `edge-client --help` lists the commands that read this file.
 # Environment variables go over it: GRAPEVINE_BROKER, GRAPEVINE_STORE__MAX_SAMPLES, ...
 
-# Names: a-z, 0-9, `-`, `_` and `.`; the device's name is unique in its fleet.
+# Names: a-z, 0-9, `-` and `_`, a letter or a digit first; the device's name is unique in its fleet.
 fleet = {fleet}
 device = {device}
 

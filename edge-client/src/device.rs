@@ -1,5 +1,6 @@
 //! The shell around [`Session`]: one thread for the session, one for the work, one for the broker.
 
+mod told;
 mod worker;
 
 use core::time::Duration;
@@ -8,15 +9,19 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use grapevine_host::service::Heartbeat;
-use grapevine_host::transport::{Event as Link, Options, PublishError, StartError, Traffic, Transport, Will};
+use grapevine_host::transport::{Event as Link, Options, PublishError, StartError, Traffic, Transport, Trouble, Will};
 use grapevine_host::{BrokerAddress, Service, Shutdown, cpu};
 use grapevine_protocol::limits::MAX_FRAME_BYTES;
-use grapevine_protocol::{FleetId, HeadsBody, Leaving, RoundId, RunId, ToAggregator, decode_to_device, encode, topics};
+use grapevine_protocol::{
+    FleetId, HeadsBody, Leaving, Refusal, RoundId, RunId, ToAggregator, decode_to_device, encode, topics,
+};
 
 use crate::predict::Outgoing;
 use crate::resources::Governor;
 use crate::session::{Action, Event, Identity, Session};
 use crate::store::{NewestHead, Store, StoreError};
+use told::Told;
+pub use told::unanswered;
 use worker::{Done, Worker, from_entry};
 
 /// Packets that may wait for the broker: a window of blocks and some.
@@ -106,6 +111,7 @@ pub fn run(
         started: now(),
         count_at: COUNT_PERIOD,
         delivered: 0,
+        told: Told::new(&options.fleet, &options.identity.device),
     };
     shell.serve(link, shutdown, observe)
 }
@@ -140,6 +146,7 @@ struct Shell<'a> {
     /// When the samples are counted next.
     count_at: Duration,
     delivered: u32,
+    told: Told,
 }
 
 impl Shell<'_> {
@@ -204,26 +211,38 @@ impl Shell<'_> {
         let now = self.now();
         match event {
             Link::Connected => {
-                tell(&Event::Connected, observe);
+                self.tell(&Event::Connected, observe);
                 self.session.handle_connected(now);
             }
             Link::Disconnected { reason } => {
-                tracing::warn!("connection lost: {reason}; it is tried again");
-                self.handle_disconnected(observe);
+                self.told.lost(&reason);
+                self.handle_disconnected(reason, observe);
             }
             Link::Refused { reason } => {
                 tracing::error!("the broker refuses this device: {reason}");
-                self.handle_disconnected(observe);
+                self.handle_disconnected(reason, observe);
             }
+            Link::Trouble { trouble: Trouble::PacketLimit { bytes }, reason }
+                if self.session.handle_packet_limit(bytes) =>
+            {
+                tracing::warn!("{reason}; going on with smaller blocks, which takes more messages");
+            }
+            Link::Trouble { trouble, reason } => {
+                self.told.flaps(!matches!(trouble, Trouble::LargeRetained { .. }));
+                self.tell(&Event::Trouble(reason), observe);
+            }
+            Link::Recovered => self.tell(&Event::Recovered, observe),
             Link::Message { payload, .. } => match decode_to_device(&payload) {
                 Ok((message, block)) => self.session.handle_message(now, message, block),
-                Err(error) => tell(&Event::Ignored(error.refusal()), observe),
+                Err(error) if error.refusal() == Refusal::Version => self.session.handle_foreign_version(now),
+                Err(error) => self.tell(&Event::Ignored(error.refusal()), observe),
             },
         }
     }
 
-    fn handle_disconnected(&mut self, observe: &mut dyn FnMut(&Event)) {
-        tell(&Event::Disconnected, observe);
+    fn handle_disconnected(&mut self, reason: String, observe: &mut dyn FnMut(&Event)) {
+        self.tell(&Event::Disconnected, observe);
+        self.tell(&Event::Unreachable(reason), observe);
         self.session.handle_disconnected();
         if let Some(outgoing) = &self.options.outgoing {
             outgoing.hang_up();
@@ -240,8 +259,9 @@ impl Shell<'_> {
         }
     }
 
-    fn tell_pause(&self, observe: &mut dyn FnMut(&Event)) {
-        tell(&self.options.governor.pause().map_or(Event::Resumed, |pause| Event::Paused(pause.to_string())), observe);
+    fn tell_pause(&mut self, observe: &mut dyn FnMut(&Event)) {
+        let pause = self.options.governor.pause();
+        self.tell(&pause.map_or(Event::Resumed, |pause| Event::Paused(pause.to_string())), observe);
     }
 
     fn act(&mut self, observe: &mut dyn FnMut(&Event)) {
@@ -274,7 +294,7 @@ impl Shell<'_> {
                     if matches!(event, Event::Delivered(_)) {
                         self.delivered += 1;
                     }
-                    tell(&event, observe);
+                    self.tell(&event, observe);
                 }
             }
         }
@@ -310,30 +330,13 @@ impl Shell<'_> {
         }
     }
 
+    fn tell(&mut self, event: &Event, observe: &mut dyn FnMut(&Event)) {
+        self.told.log(event);
+        observe(event);
+    }
+
     fn now(&self) -> Duration {
         self.started.elapsed()
-    }
-}
-
-fn tell(event: &Event, observe: &mut dyn FnMut(&Event)) {
-    log(event);
-    observe(event);
-}
-
-fn log(event: &Event) {
-    match event {
-        Event::Connected => tracing::info!("connected to the broker"),
-        Event::Disconnected => tracing::debug!("disconnected from the broker"),
-        Event::Welcome => tracing::info!("the aggregator knows this device"),
-        Event::Refused(reason) => tracing::warn!(%reason, "refused; {}", reason.advice()),
-        Event::RoundBegan(round) => tracing::info!(round = round.0, "round began"),
-        Event::Delivered(round) => tracing::debug!(round = round.0, "update delivered"),
-        Event::Outdated(round) => tracing::warn!(round = round.0, "update dropped: its round is over"),
-        Event::Ignored(reason) => tracing::debug!(%reason, "ignored"),
-        Event::Rests(round) => tracing::info!(round = round.0, "the fleet rests: it has nothing new to learn"),
-        // The governor has told, wherever the pause began.
-        Event::Paused(_) | Event::Resumed => {}
-        Event::NewHeads(digest) => tracing::debug!(?digest, "new heads"),
     }
 }
 

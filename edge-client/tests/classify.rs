@@ -84,7 +84,7 @@ fn a_killed_device_can_be_looked_at_and_used_at_once() {
     let line = device.call(&["classify", unseen[0].0.to_str().unwrap()]);
     assert_eq!(line.succeeds().stdout.lines().count(), 1);
     device.call(&["ingest", "pictures"]).succeeds();
-    device.call(&["status"]).succeeds();
+    device.call(&["status"]).fails(1, "this device does not run");
 }
 
 /// A file's name is anybody's text: it may colour a terminal, write from right to left, or hide characters.

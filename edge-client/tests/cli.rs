@@ -304,6 +304,8 @@ fn run_without_a_broker_waits_and_leaves_in_good_order() {
     device.call(&["ingest", "pictures"]).fails(1, "is held by another edge-client");
     Command::new("kill").args(["-TERM", &run.0.id().to_string()]).status().unwrap();
     assert_eq!(run.0.wait().unwrap().code(), Some(0));
-    let status = device.call(&["status", "--json"]).succeeds().json();
+    let status = device.call(&["status", "--json"]);
+    status.fails(1, "this device does not run");
+    let status = status.json();
     assert_eq!((&status["running"]["state"], &status["running"]["alive"]), (&"stopped".into(), &false.into()));
 }

@@ -1,5 +1,8 @@
 //! Which blocks of a blob are meant, one bit each.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use serde::{Deserialize, Serialize};
 
 use crate::limits::MAX_BLOCKS;
@@ -11,7 +14,8 @@ const BYTES: usize = MAX_BLOCKS / 8;
 #[serde(try_from = "RawBitmap", into = "RawBitmap")]
 pub struct Bitmap {
     blocks: u16,
-    bits: heapless::Vec<u8, BYTES>,
+    /// A bit for each block, and no more: at most 512 bytes.
+    bits: Vec<u8>,
 }
 
 impl Bitmap {
@@ -81,9 +85,7 @@ impl Bitmap {
 
     fn filled(blocks: usize, byte: u8) -> Self {
         let blocks = blocks.min(MAX_BLOCKS);
-        let mut bits = heapless::Vec::new();
-        bits.resize(blocks.div_ceil(8), byte).expect("at most MAX_BLOCKS bits");
-        Self { blocks: blocks as u16, bits }
+        Self { blocks: blocks as u16, bits: vec![byte; blocks.div_ceil(8)] }
     }
 
     fn clear_beyond_end(&mut self) {
@@ -94,6 +96,7 @@ impl Bitmap {
     }
 }
 
+/// As it is on the wire, where no more is read than the largest bitmap has.
 #[derive(Clone, Serialize, Deserialize)]
 struct RawBitmap {
     blocks: u16,
@@ -102,7 +105,8 @@ struct RawBitmap {
 
 impl From<Bitmap> for RawBitmap {
     fn from(bitmap: Bitmap) -> Self {
-        Self { blocks: bitmap.blocks, bits: bitmap.bits }
+        let bits = heapless::Vec::from_slice(&bitmap.bits).expect("at most MAX_BLOCKS bits");
+        Self { blocks: bitmap.blocks, bits }
     }
 }
 
@@ -113,7 +117,7 @@ impl TryFrom<RawBitmap> for Bitmap {
         if usize::from(raw.blocks) > MAX_BLOCKS || raw.bits.len() != usize::from(raw.blocks).div_ceil(8) {
             return Err("a bitmap does not fit its number of blocks");
         }
-        let mut bitmap = Self { blocks: raw.blocks, bits: raw.bits };
+        let mut bitmap = Self { blocks: raw.blocks, bits: raw.bits.to_vec() };
         bitmap.clear_beyond_end();
         Ok(bitmap)
     }
@@ -122,7 +126,6 @@ impl TryFrom<RawBitmap> for Bitmap {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::vec::Vec;
 
     #[test]
     fn sets_behave() {

@@ -9,18 +9,35 @@ use sha2::{Digest as _, Sha256};
 
 use crate::limits::{MAX_DEVICE_ID, MAX_FLEET_ID};
 
+/// The aggregator's own name in topics and in its MQTT client id. No device may have it.
+pub const AGGREGATOR: &str = "aggregator";
+
 /// A name that is not one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{name}` is not a name: use 1 to {longest} of a-z, 0-9, `-`, `_` and `.`")]
-pub struct IdError {
-    /// What was given, shortened.
-    pub name: String,
-    /// Characters allowed.
-    pub longest: usize,
+pub enum IdError {
+    /// Too long, empty, or of other characters.
+    #[error("`{name}` is not a name: use 1 to {longest} of a-z, 0-9, `-` and `_`, and begin with a letter or a digit")]
+    Form {
+        /// What was given, shortened.
+        name: String,
+        /// Characters allowed.
+        longest: usize,
+    },
+    /// A dot separates levels of a topic on some brokers (RabbitMQ, NATS).
+    #[error("`{name}` is not a name: brokers give dots a meaning of their own; write `{instead}`")]
+    Dots {
+        /// What was given.
+        name: String,
+        /// The same without dots.
+        instead: String,
+    },
+    /// The aggregator has that name.
+    #[error("no device may be named `{AGGREGATOR}`: the aggregator itself has that name at the broker; choose another")]
+    Reserved,
 }
 
 macro_rules! name_type {
-    ($(#[$doc:meta])* $name:ident, $longest:expr) => {
+    ($(#[$doc:meta])* $name:ident, $longest:expr $(, reserved $reserved:expr)?) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -37,11 +54,14 @@ macro_rules! name_type {
             type Err = IdError;
 
             fn from_str(name: &str) -> Result<Self, IdError> {
-                let refuse = || IdError { name: name.chars().take($longest).collect(), longest: $longest };
-                if name.is_empty() || !name.bytes().all(is_name_byte) {
-                    return Err(refuse());
-                }
-                heapless::String::try_from(name).map(Self).map_err(|_| refuse())
+                check_name(name, $longest)?;
+                $(
+                    if name == $reserved {
+                        return Err(IdError::Reserved);
+                    }
+                )?
+                let too_long = |_| form_error(name, $longest);
+                heapless::String::try_from(name).map(Self).map_err(too_long)
             }
         }
 
@@ -75,12 +95,28 @@ name_type!(
 name_type!(
     /// A device, unique in its fleet.
     DeviceId,
-    MAX_DEVICE_ID
+    MAX_DEVICE_ID,
+    reserved AGGREGATOR
 );
 
-/// Upper-case letters are left out so that a name is a name on every file system.
-fn is_name_byte(byte: u8) -> bool {
-    byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_' | b'.')
+/// Refuses what is no name on every broker, file system and command line: dots are levels of a topic on some brokers,
+/// upper-case letters are not told from lower-case ones by some file systems, and a leading `-` looks like an option.
+fn check_name(name: &str, longest: usize) -> Result<(), IdError> {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let is_inner = |byte: u8| is_plain(byte) || matches!(byte, b'-' | b'_');
+    let is_name = |name: &str| name.bytes().next().is_some_and(is_plain) && name.bytes().all(is_inner);
+    if name.len() <= longest && is_name(name) {
+        return Ok(());
+    }
+    let instead = name.replace('.', "-");
+    if name.len() <= longest && name.contains('.') && is_name(&instead) {
+        return Err(IdError::Dots { name: name.into(), instead });
+    }
+    Err(form_error(name, longest))
+}
+
+fn form_error(name: &str, longest: usize) -> IdError {
+    IdError::Form { name: name.chars().take(longest).flat_map(char::escape_debug).collect(), longest }
 }
 
 macro_rules! number_type {
@@ -190,11 +226,24 @@ mod tests {
 
     #[test]
     fn names_are_checked() {
-        assert_eq!("camera-7.north".parse::<DeviceId>().unwrap().as_str(), "camera-7.north");
-        for bad in ["", "Camera", "a/b", "a+b", "a#", "é", "a b", &"x".repeat(65)] {
+        for good in ["camera-7_north", "7", "a-", &"x".repeat(64)] {
+            assert_eq!(good.parse::<DeviceId>().unwrap().as_str(), good);
+        }
+        for bad in ["", "Camera", "a/b", "a+b", "a#", "é", "a b", "-rf", "--help", "_a", ".", "..", &"x".repeat(65)] {
             assert!(bad.parse::<DeviceId>().is_err(), "{bad:?}");
+            assert!(bad.parse::<FleetId>().is_err(), "{bad:?}");
         }
         assert!("x".repeat(33).parse::<FleetId>().is_err());
+    }
+
+    #[test]
+    fn a_refused_name_says_which_one_would_do() {
+        let refused = |name: &str| name.parse::<DeviceId>().unwrap_err().to_string();
+        assert!(refused("cam.north.1").ends_with("write `cam-north-1`"), "{}", refused("cam.north.1"));
+        assert!(refused("..").contains("begin with a letter or a digit"), "{}", refused(".."));
+        assert!(refused("a\u{1b}[2J").contains("\\u{1b}"), "control characters are escaped");
+        assert!(refused(AGGREGATOR).contains("choose another"));
+        assert_eq!(AGGREGATOR.parse::<FleetId>().unwrap().as_str(), AGGREGATOR);
     }
 
     #[test]

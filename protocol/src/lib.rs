@@ -27,7 +27,7 @@ mod tensor;
 pub mod topics;
 
 pub use bitmap::Bitmap;
-pub use blob::{Assembler, BlobRef, BlockError, block};
+pub use blob::{Assembler, BlobRef, BlockError, BlockSize, block};
 pub use body::{
     AidBody, BodyError, HeadsBody, ReceivedAid, Update, largest_aid, largest_heads, largest_update, trained_bytes,
 };
@@ -35,7 +35,7 @@ pub use frame::{FrameError, VERSION, decode_to_aggregator, decode_to_device, enc
 // The contents of bodies.
 pub use gradients::EncodedPrototypes;
 pub use grapevine_models::{Aid, UpdateContent};
-pub use ids::{BootId, DatasetId, DeviceId, Digest, FleetId, IdError, RoundId, RunId, class_list_digest};
+pub use ids::{AGGREGATOR, BootId, DatasetId, DeviceId, Digest, FleetId, IdError, RoundId, RunId, class_list_digest};
 pub use labels::{BUILT_IN as BUILT_IN_LABELS, LabelError, LabelValue, Labels, is_label_name};
 pub use memory::{MemoryBody, StatisticsBody};
 pub use messages::{

@@ -2,12 +2,12 @@
 
 use grapevine_models::limits::{MAX_CLASSES, MAX_FEATURES};
 
-/// Bytes of one block: below the packet limits of every broker met so far.
+/// Bytes of one block, unless the broker takes smaller ones only: below the usual packet limits of brokers.
 pub const BLOCK_BYTES: usize = 64 * 1024;
 /// Bytes of one blob. Dense prototypes of 100 classes at 512 features (20.5 MB) fit; nothing the fleet needs is larger.
 pub const MAX_BLOB_BYTES: usize = 64 * 1024 * 1024;
-/// Blocks of the largest blob.
-pub const MAX_BLOCKS: usize = MAX_BLOB_BYTES / BLOCK_BYTES;
+/// Blocks of any blob, and of the largest one in blocks of 16 KiB.
+pub const MAX_BLOCKS: usize = 4_096;
 /// Bytes of a message without its block: the enum in postcard, with the version before it.
 pub const MAX_HEADER_BYTES: usize = 1_024;
 /// Bytes of one frame on the wire.
@@ -29,6 +29,7 @@ pub const MAX_DEVICES: usize = 20_000;
 pub const MAX_NAMED_DEVICES: usize = 128;
 
 const _: () = assert!(MAX_BLOB_BYTES.is_multiple_of(BLOCK_BYTES));
+const _: () = assert!(MAX_BLOCKS * BLOCK_BYTES / 4 == MAX_BLOB_BYTES);
 // Block indices are `u16`.
 const _: () = assert!(MAX_BLOCKS <= u16::MAX as usize);
 // Both heads of the largest fleet fit one blob.

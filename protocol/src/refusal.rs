@@ -57,11 +57,13 @@ pub enum Refusal {
     Replayed,
     /// A device that sent too many bad updates, until the fleet's operator releases it.
     Quarantined,
+    /// Another device with the same name: two of them say hello in turn. Told, and not kept from taking part.
+    SameName,
 }
 
 impl Refusal {
     /// Every reason.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Garbage,
         Self::Version,
         Self::Topic,
@@ -87,6 +89,7 @@ impl Refusal {
         Self::Stale,
         Self::Replayed,
         Self::Quarantined,
+        Self::SameName,
     ];
 
     /// The name under which it is counted.
@@ -117,6 +120,7 @@ impl Refusal {
             Self::Stale => "stale",
             Self::Replayed => "replayed",
             Self::Quarantined => "quarantined",
+            Self::SameName => "same-name",
         }
     }
 
@@ -126,9 +130,13 @@ impl Refusal {
             Self::Version => "install the release of edge-client that fits the aggregator",
             Self::Extractor => "set `extractor` to the fleet's manifest and run `edge-client ingest --reset`",
             Self::Classes => "set `classes` to the fleet's class list, in the same order",
-            Self::Shape => "the extractor or the class list is not the fleet's",
+            Self::Shape => "set `extractor` and `classes` to the fleet's, then run `edge-client ingest --reset`",
             Self::TooManyDevices => {
-                "the aggregator's books are full; begin with a new state folder or add an aggregator"
+                "the aggregator knows as many devices as it can; run `aggregator forget` there for devices that are gone"
+            }
+            Self::SameName => {
+                "another device uses the same name, perhaps a copy of this one's card; \
+                 run `edge-client init` on one of them with another `--device`"
             }
             Self::UnknownDevice
             | Self::WrongRun
@@ -147,6 +155,40 @@ impl Refusal {
             Self::Quarantined => {
                 "look at the device's images and extractor, then run `aggregator release` with its name on the aggregator"
             }
+        }
+    }
+}
+
+impl Refusal {
+    /// Whether a device that is refused for this stays so until a person does something.
+    pub fn needs_a_person(self) -> bool {
+        match self {
+            Self::Version
+            | Self::Extractor
+            | Self::Classes
+            | Self::Shape
+            | Self::TooManyDevices
+            | Self::Quarantined
+            | Self::SameName => true,
+            Self::Garbage
+            | Self::Topic
+            | Self::UnknownDevice
+            | Self::WrongRun
+            | Self::WrongRound
+            | Self::Late
+            | Self::NotSelected
+            | Self::Duplicate
+            | Self::TooLarge
+            | Self::Block
+            | Self::Crc
+            | Self::Digest
+            | Self::Content
+            | Self::NotFinite
+            | Self::Absurd
+            | Self::Samples
+            | Self::Storage
+            | Self::Stale
+            | Self::Replayed => false,
         }
     }
 }

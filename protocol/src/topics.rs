@@ -3,6 +3,7 @@
 //! ```text
 //! grapevine/v1/<fleet>/notice                retained: what the fleet is doing          aggregator -> all
 //! grapevine/v1/<fleet>/up/<device>           what a device says                         device -> aggregator
+//! grapevine/v1/<fleet>/up/aggregator         whether the aggregator hears `up`          aggregator -> itself
 //! grapevine/v1/<fleet>/down/<device>         what one device is told                    aggregator -> device
 //! grapevine/v1/<fleet>/blob/<kind>           blocks of a model, once for all who asked  aggregator -> all
 //! grapevine/v1/<fleet>/predictions/<device>  what a device sees, as JSON                device -> anybody
@@ -11,9 +12,19 @@
 use alloc::format;
 use alloc::string::String;
 
-use crate::ids::{DeviceId, FleetId};
+use crate::ids::{AGGREGATOR, DeviceId, FleetId};
 
 const ROOT: &str = "grapevine/v1";
+
+/// What all topics of a fleet begin with.
+pub fn root(fleet: &FleetId) -> String {
+    format!("{ROOT}/{fleet}")
+}
+
+/// Where the aggregator says a word to itself, to learn whether the broker lets it hear devices.
+pub fn echo(fleet: &FleetId) -> String {
+    format!("{ROOT}/{fleet}/up/{AGGREGATOR}")
+}
 
 /// Where the retained notice is.
 pub fn notice(fleet: &FleetId) -> String {
@@ -85,6 +96,7 @@ mod tests {
             "grapevine/v1/north/up/",
             "grapevine/v1/north/up/a/b",
             "grapevine/v1/north/up/+",
+            &echo(&fleet),
             "grapevine/v2/north/up/camera-7",
             &down(&fleet, &device),
             &predictions(&fleet, &device),

@@ -8,7 +8,7 @@ use grapevine_models::limits::{
 use grapevine_models::{Head, Heads, Means, Method, Params, Prototypes, Samples, Shape, Start, Statistics, Sums};
 use grapevine_protocol::limits::{MAX_BLOCKS, MAX_HEADER_BYTES, MAX_LABELS};
 use grapevine_protocol::{
-    Aid, AidBody, Bitmap, BlobRef, BlockHeader, BodyError, BootId, DatasetId, Digest, Encoding, HeadsBody, Hello,
+    Aid, AidBody, Bitmap, BlobRef, BlockHeader, BlockSize, BodyError, BootId, DatasetId, Digest, Encoding, HeadsBody, Hello,
     LabelValue, Labels, Leaving, Notice, Offer, Receipt, Refusal, Refused, RoundId, RunId, Task, ToAggregator,
     ToDevice, Update, UpdateContent, Want, Welcome, decode_to_aggregator, decode_to_device, encode, is_label_name,
     largest_aid, largest_update,
@@ -328,7 +328,11 @@ fn digest() -> impl Strategy<Value = Digest> {
 }
 
 fn blob() -> impl Strategy<Value = BlobRef> {
-    (digest(), any::<u32>()).prop_map(|(digest, bytes)| BlobRef { digest, bytes })
+    (digest(), any::<u32>(), 0..BlockSize::ALL.len()).prop_map(|(digest, bytes, size)| BlobRef {
+        digest,
+        bytes,
+        block: BlockSize::ALL[size],
+    })
 }
 
 fn want() -> impl Strategy<Value = Want> {

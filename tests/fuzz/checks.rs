@@ -6,8 +6,8 @@ use grapevine_models::limits::{MAX_CLASS_WEIGHT, MAX_FEATURE_VALUE, MAX_LOSS, MA
 use grapevine_models::{Heads, Means, Memory, Method, Prototypes, Shape, Sums};
 use grapevine_protocol::limits::{BLOCK_BYTES, MAX_BLOCKS, MAX_DEVICES, MAX_FRAME_BYTES};
 use grapevine_protocol::{
-    Aid, AidBody, Assembler, Bitmap, BlobRef, BlockError, BlockHeader, BodyError, Digest, Encoding, HeadsBody,
-    MemoryBody, Refusal, Task, ToAggregator, ToDevice, Update, UpdateContent, block, decode_to_aggregator,
+    Aid, AidBody, Assembler, Bitmap, BlobRef, BlockError, BlockHeader, BlockSize, BodyError, Digest, Encoding,
+    HeadsBody, MemoryBody, Refusal, Task, ToAggregator, ToDevice, Update, UpdateContent, block, decode_to_aggregator,
     decode_to_device, encode, largest_aid, largest_update,
 };
 
@@ -182,7 +182,7 @@ pub fn assembler(bytes: &[u8]) {
     let content = &pattern()[..(claimed as usize).min(ASSEMBLER_LIMIT)];
     let honest = lie.is_multiple_of(2);
     let digest = if honest { Digest::of(content) } else { Digest([lie; 32]) };
-    let blob = BlobRef { digest, bytes: claimed };
+    let blob = BlobRef { digest, bytes: claimed, block: BlockSize::default() };
     let mut assembler = match Assembler::new(blob, ASSEMBLER_LIMIT) {
         Ok(assembler) => assembler,
         Err(BlockError::Empty) => return assert_eq!(claimed, 0),

@@ -74,7 +74,7 @@ impl Fleet {
     pub fn running_device(&self, number: usize, is_wanted: impl Fn(&Value) -> bool) -> Value {
         let deadline = now() + PATIENCE;
         loop {
-            let mut status = self.devices[number].json("edge-client", &["status", "--json"]);
+            let mut status = self.devices[number].status("edge-client");
             if is_wanted(&status["running"]) {
                 return status["running"].take();
             }

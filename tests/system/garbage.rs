@@ -175,12 +175,12 @@ fn bad_messages(shape: Shape, rng: &mut ChaCha8Rng) -> Vec<Vec<u8>> {
     let mut messages: Vec<Vec<u8>> = Vec::new();
     for round in 0..3 {
         messages.extend(contents.iter().map(|content| offer(content, round, RUN.0)));
-        let claim = BlobRef { digest: Digest([8; 32]), bytes: 200_000_000 };
+        let claim = BlobRef { bytes: 200_000_000, ..BlobRef::of(&contents[0]) };
         messages.push(offer_of(claim, round, RUN.0, &contents[0]));
         let wrong_digest = BlobRef { digest: Digest([9; 32]), ..BlobRef::of(&contents[0]) };
         messages.push(offer_of(wrong_digest, round, RUN.0, &contents[0]));
         // A large claim whose blocks come damaged, truncated and beyond the end.
-        let large = BlobRef { digest: Digest([7; 32]), bytes: 800 };
+        let large = BlobRef { digest: Digest([7; 32]), bytes: 800, ..BlobRef::of(&contents[0]) };
         let bytes = vec![3; 800];
         let (header, _) = block(&large, &bytes, 0).unwrap();
         let damaged = Offer { run: RUN, round: RoundId(round), blob: large, crc: header.crc ^ 1 };

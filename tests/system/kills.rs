@@ -186,7 +186,7 @@ impl Killer {
 
     /// What the fleet has learned in a run that is over, as soon as every device has its heads.
     fn learned(&self, place: &Workplace) -> Learned {
-        let status = place.json(AGGREGATOR, &["status", "--json"]);
+        let status = place.status(AGGREGATOR);
         let run = status["run"]["run"].as_str().and_then(|run| u64::from_str_radix(run, 16).ok()).expect("a run");
         let rounds = fleet::rounds(place);
         for round in &rounds {
@@ -196,7 +196,7 @@ impl Killer {
         let deadline = now() + PATIENCE;
         let newest = self.devices.iter().map(|device| {
             loop {
-                let status = device.json("edge-client", &["status", "--json"]);
+                let status = device.status("edge-client");
                 let newest = &status["store"]["newest_head"];
                 if (&newest["run"], &newest["round"]) == (&run.into(), &rounds.len().into()) {
                     break newest["sha256"].clone();

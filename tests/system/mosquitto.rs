@@ -27,13 +27,24 @@ impl Mosquitto {
         Self::start_at("127.0.0.1", &[])
     }
 
+    /// The same with more lines in its configuration.
+    #[allow(dead_code, reason = "not every test needs it")]
+    pub fn start_with(lines: &str) -> Option<Self> {
+        Self::launch_anew("127.0.0.1", &[], lines)
+    }
+
     /// The same on another address, started by another program that is given this one and its arguments.
     pub fn start_at(address: &str, starter: &[&str]) -> Option<Self> {
+        Self::launch_anew(address, starter, "")
+    }
+
+    fn launch_anew(address: &str, starter: &[&str], lines: &str) -> Option<Self> {
         let program = starter.iter().map(OsString::from).chain([find()?.into()]).collect::<Vec<_>>();
         for _ in 0..ATTEMPTS {
             let folder = tempfile::tempdir().expect("a temporary folder can be made");
             let port = free_port();
             let text = TEMPLATE.replace("listener PORT 127.0.0.1", &format!("listener {port} {address}"));
+            let text = format!("{text}\n{}\n", lines.replace("FOLDER", &folder.path().to_string_lossy()));
             fs::write(folder.path().join("mosquitto.conf"), text).expect("the temporary folder is writable");
             let mut mosquitto = Self { port, program: program.clone(), folder, child: None };
             if mosquitto.launch() {

@@ -98,6 +98,14 @@ impl Workplace {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{program} {arguments:?}: {error}: {text}"))
     }
 
+    /// What `status` says, whether or not there is something that a person must look at.
+    pub fn status(&self, program: &str) -> serde_json::Value {
+        let output = self.command(program, &["status", "--json"]).output().expect("a built program starts");
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(matches!(output.status.code(), Some(0 | 1)), "{program}: {complaint}");
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{program}: {error}: {complaint}"))
+    }
+
     /// The one line on standard error of a failure with this exit code that wrote nothing to standard output.
     pub fn fail(&self, program: &str, arguments: &[&str], code: i32) -> String {
         let output = self.command(program, arguments).output().expect("a built program starts");

@@ -212,6 +212,8 @@ impl Connection {
             Event::Disconnected { .. } | Event::Refused { .. } => {
                 self.each(|_| true, Session::handle_disconnected);
             }
+            Event::Trouble { reason, .. } => panic!("{reason}"),
+            Event::Recovered => {}
             Event::Message { topic, payload } => {
                 let (message, block) = decode_to_device(&payload).expect("only the aggregator speaks here");
                 if let Some(&at) = self.places.get(&topic) {

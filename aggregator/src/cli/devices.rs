@@ -6,11 +6,13 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use grapevine_aggregator::round::Select;
-use grapevine_aggregator::store::{DeviceRow, PRESENT, Store, labels_json};
+use grapevine_aggregator::store::{DeviceRow, GONE, PRESENT, Store, labels_json};
 use grapevine_host::clock::unix_ms;
+use grapevine_protocol::Labels;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::live::{self, RefusedDevice};
 use super::show::{Column, ago, bytes, table};
 use super::{Answer, Common};
 
@@ -60,6 +62,7 @@ enum Key {
 #[serde(rename_all = "lowercase")]
 enum State {
     Quarantined,
+    Refused,
     Present,
     Gone,
 }
@@ -70,6 +73,8 @@ struct Device {
     state: State,
     /// The last bad update's reason, for a quarantined device.
     quarantined_for: Option<String>,
+    /// Why it is refused now, what to do on the device, and when it said hello last.
+    refused: Option<RefusedDevice>,
     /// Bad updates since the last good one.
     strikes: u32,
     last_seen_ms: u64,
@@ -90,8 +95,23 @@ pub(super) fn devices(common: &Common, arguments: &Arguments) -> anyhow::Result<
     let store = Store::open_read_only(&state)?;
     let is_served = Store::is_in_use(&state);
     let is_asked = |row: &DeviceRow| select.as_ref().is_none_or(|select| select.matches(&row.labels));
+    let mut refused: BTreeMap<String, RefusedDevice> = live::read(&state)
+        .filter(|_| is_served)
+        .into_iter()
+        .flat_map(|live| live.refused_devices)
+        .map(|refused| (refused.device.clone(), refused))
+        .collect();
     let rows = store.devices()?.into_iter().filter(is_asked);
-    let mut devices: Vec<Device> = rows.map(|row| Device::new(row, is_served)).collect();
+    let mut devices: Vec<Device> = rows
+        .map(|row| {
+            let refused = refused.remove(&row.device);
+            Device { refused, ..Device::new(row, is_served) }.judged()
+        })
+        .collect();
+    if select.is_none() {
+        // Who was never welcome has no row, and no labels to choose by.
+        devices.extend(refused.into_values().map(Device::unknown));
+    }
     devices.sort_by(|one, other| arguments.sort.order(one, other));
     if arguments.reverse {
         devices.reverse();
@@ -130,6 +150,7 @@ impl Device {
         };
         Self {
             state,
+            refused: None,
             labels: labels_json(&row.labels),
             device: row.device,
             quarantined_for: row.quarantined,
@@ -142,6 +163,33 @@ impl Device {
             bytes_down: row.bytes_down,
             failures: row.failures,
         }
+    }
+
+    /// A device that was refused from its first hello on.
+    fn unknown(refused: RefusedDevice) -> Self {
+        let row = DeviceRow {
+            device: refused.device.clone(),
+            last_seen_ms: refused.seen_ms,
+            state: GONE.into(),
+            boot: 0,
+            samples: 0,
+            labels: Labels::default(),
+            rounds_done: 0,
+            last_round: None,
+            failures: BTreeMap::new(),
+            strikes: 0,
+            quarantined: None,
+            bytes_up: 0,
+            bytes_down: 0,
+        };
+        Self { refused: Some(refused), ..Self::new(row, false) }.judged()
+    }
+
+    /// With the state that a refusal makes.
+    fn judged(self) -> Self {
+        let state = if self.refused.is_some() && self.quarantined_for.is_none() { State::Refused } else { self.state };
+        let seen = self.refused.as_ref().map_or(0, |refused| refused.seen_ms);
+        Self { state, last_seen_ms: self.last_seen_ms.max(seen), ..self }
     }
 
     fn failed(&self) -> u64 {
@@ -186,6 +234,10 @@ fn state(device: &Device) -> String {
     match (device.state, &device.quarantined_for) {
         (State::Quarantined, Some(reason)) => format!("quarantined ({reason})"),
         (State::Quarantined, None) => "quarantined".into(),
+        (State::Refused, _) => {
+            let reason = device.refused.as_ref().map_or("", |refused| &refused.reason);
+            format!("refused ({reason})")
+        }
         (State::Present, _) => "present".into(),
         (State::Gone, _) => "gone".into(),
     }
@@ -209,7 +261,7 @@ fn label(name: &str, value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use grapevine_protocol::{LabelValue, Labels};
+    use grapevine_protocol::LabelValue;
 
     use super::*;
 

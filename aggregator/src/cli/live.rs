@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process;
 
-use grapevine_aggregator::round::Event;
-use grapevine_aggregator::serve::{Observer, ServePhase, ServeStatus};
+use grapevine_aggregator::round::{Event, Waiting};
+use grapevine_aggregator::serve::{Observer, ServePhase, ServeStatus, TurnedAwayDevice};
 use grapevine_host::clock::unix_ms;
 use grapevine_host::{Service, files, memory};
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,12 @@ pub(super) struct Live {
     pub(super) broker: String,
     pub(super) connected: bool,
     pub(super) devices_present: usize,
+    /// What the next round waits for, while it waits.
+    pub(super) waiting: Option<WaitingFor>,
+    /// Devices that are refused or told something: the newest ones, by name.
+    pub(super) refused_devices: Vec<RefusedDevice>,
+    /// What a person must look at, a sentence each.
+    pub(super) troubles: Vec<String>,
     pub(super) sent_bytes: u64,
     pub(super) received_bytes: u64,
     pub(super) resident_bytes: Option<u64>,
@@ -40,6 +46,30 @@ pub(super) struct Live {
     /// Milliseconds since 1970.
     pub(super) started_ms: u64,
     /// Milliseconds since 1970.
+    pub(super) seen_ms: u64,
+}
+
+/// Which devices a round waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct WaitingFor {
+    /// Devices with samples that must be there.
+    pub(super) needed: usize,
+    /// Devices with samples that are there.
+    pub(super) able: usize,
+    /// The first few of them.
+    pub(super) first: Vec<String>,
+}
+
+/// A device that is refused, or of whose name there are two.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RefusedDevice {
+    pub(super) device: String,
+    pub(super) reason: String,
+    /// What to do on the device.
+    pub(super) advice: String,
+    /// Milliseconds since 1970.
+    pub(super) since_ms: u64,
+    /// When it said hello last, milliseconds since 1970.
     pub(super) seen_ms: u64,
 }
 
@@ -99,6 +129,9 @@ impl LiveFile {
             broker: self.broker.clone(),
             connected: status.connected,
             devices_present: status.present,
+            waiting: status.waiting.as_ref().map(WaitingFor::of),
+            refused_devices: status.turned_away.iter().map(RefusedDevice::of).collect(),
+            troubles: status.troubles.clone(),
             sent_bytes: status.traffic.sent_bytes,
             received_bytes: status.traffic.received_bytes,
             resident_bytes: memory::resident_bytes(),
@@ -135,20 +168,56 @@ impl Observer for LiveFile {
     }
 }
 
+impl WaitingFor {
+    fn of(waiting: &Waiting) -> Self {
+        let Waiting { needed, able, first } = waiting;
+        Self { needed: *needed, able: *able, first: first.iter().map(ToString::to_string).collect() }
+    }
+
+    /// Who is there and how many are missing, for people.
+    pub(super) fn sentence(&self) -> String {
+        let Self { needed, able, first } = self;
+        let missing = needed.saturating_sub(*able);
+        let more = able.saturating_sub(first.len());
+        let names = match (first.len(), more) {
+            (0, _) => String::new(),
+            (_, 0) => format!(" ({})", first.join(", ")),
+            (_, more) => format!(" ({} and {more} more)", first.join(", ")),
+        };
+        format!("waiting for devices: {able} of {needed} with samples are there{names}, {missing} more are needed")
+    }
+}
+
+impl RefusedDevice {
+    fn of(known: &TurnedAwayDevice) -> Self {
+        Self {
+            device: known.device.to_string(),
+            reason: known.reason.to_string(),
+            advice: known.reason.advice().into(),
+            since_ms: known.since_ms,
+            seen_ms: known.seen_ms,
+        }
+    }
+}
+
 /// What is going on, for people.
 fn line(status: &ServeStatus) -> String {
     let doing = match status.phase {
         ServePhase::Collecting { round, accepted, expected, .. } => {
             format!("round {} is open, {accepted} of {expected} updates", round.0)
         }
-        ServePhase::Waiting => "waiting for devices".into(),
+        ServePhase::Waiting => match &status.waiting {
+            Some(waiting) => WaitingFor::of(waiting).sentence(),
+            None => "waiting for devices".into(),
+        },
         ServePhase::Finished => "all rounds are done".into(),
         ServePhase::Resting => "resting: nothing new is to be learned".into(),
         ServePhase::Stopped => "stopped".into(),
     };
     let broker = if status.connected { "" } else { ", no connection to the broker" };
     let disk = if status.disk_full { ", the disk is full" } else { "" };
-    format!("{doing}, {} devices present{broker}{disk}", status.present)
+    let troubles: String = status.troubles.iter().map(|trouble| format!("; {trouble}")).collect();
+    format!("{doing}, {} devices present{broker}{disk}{troubles}", status.present)
 }
 
 /// What the last `serve` with this state folder told, if there was one.
@@ -161,7 +230,7 @@ mod tests {
     use core::time::Duration;
 
     use grapevine_host::transport::Traffic;
-    use grapevine_protocol::{RoundId, RunId};
+    use grapevine_protocol::{Refusal, RoundId, RunId};
 
     use super::*;
 
@@ -174,13 +243,34 @@ mod tests {
         let phase =
             ServePhase::Collecting { round: RoundId(3), accepted: 1, expected: 4, chosen: 5, extensions: 2, closes_in };
         let traffic = Traffic { sent_bytes: 5, ..Traffic::default() };
-        let status = ServeStatus { run: RunId(0xab), phase, connected: true, present: 4, disk_full: true, traffic };
+        let refused =
+            TurnedAwayDevice { device: "camera-9".parse().unwrap(), reason: Refusal::Classes, since_ms: 1, seen_ms: 2 };
+        let waiting = Waiting { needed: 5, able: 3, first: ["a", "b"].map(|name| name.parse().unwrap()).into() };
+        let status = ServeStatus {
+            run: RunId(0xab),
+            phase,
+            connected: true,
+            present: 4,
+            waiting: Some(waiting),
+            turned_away: vec![refused],
+            troubles: vec!["look".into()],
+            disk_full: true,
+            traffic,
+        };
         file.status(&status);
         let live = read(folder.path()).unwrap();
         assert_eq!((live.phase, live.round, live.updates, live.expected), (Phase::Collecting, Some(3), 1, 4));
         assert_eq!((live.run.as_str(), live.sent_bytes), ("00000000000000ab", 5));
         assert_eq!((live.chosen, live.extensions, live.disk_full), (5, 2, true));
         assert_eq!(live.closes_ms, Some(live.seen_ms + 5_000));
+        assert_eq!(
+            (live.refused_devices[0].reason.as_str(), live.troubles.as_slice()),
+            ("classes", &["look".into()][..])
+        );
+        assert_eq!(
+            live.waiting.unwrap().sentence(),
+            "waiting for devices: 3 of 5 with samples are there (a, b and 1 more), 2 more are needed"
+        );
         std::fs::write(folder.path().join(FILE), b"{").unwrap();
         assert!(read(folder.path()).is_none());
     }

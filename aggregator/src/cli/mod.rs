@@ -5,6 +5,7 @@
 mod backup;
 mod devices;
 mod export;
+mod forget;
 mod init;
 mod ledger;
 mod live;
@@ -94,6 +95,7 @@ enum Command {
     Rounds(rounds::Arguments),
     Export(export::Arguments),
     Release(release::Arguments),
+    Forget(forget::Arguments),
     Backup(backup::Arguments),
     /// Write the completions of a shell to standard output.
     #[command(after_help = COMPLETIONS)]
@@ -130,6 +132,7 @@ fn obey(arguments: &Arguments) -> anyhow::Result<Answer> {
         Command::Rounds(arguments) => rounds::rounds(common, arguments),
         Command::Export(arguments) => export::export(common, arguments),
         Command::Release(arguments) => release::release(common, arguments),
+        Command::Forget(arguments) => forget::forget(common, arguments),
         Command::Backup(arguments) => backup::backup(common, arguments),
         Command::Completions { shell } => Ok(completions::<Arguments>(*shell)),
         Command::Man { command } => Ok(manual::<Arguments>(command.as_deref())),

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
-use grapevine_aggregator::serve::requests;
+use grapevine_aggregator::serve::requests::{self, Request};
 use grapevine_aggregator::store::{DeviceRow, Store};
 use grapevine_protocol::DeviceId;
 
@@ -18,9 +18,9 @@ Examples:
 Works beside `aggregator serve` and without it. The device is welcome with its next hello, within a minute or so.";
 
 /// How long the serving process may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// How often it is looked whether it has.
-const LOOK: Duration = Duration::from_millis(50);
+pub(super) const LOOK: Duration = Duration::from_millis(50);
 
 /// Let a quarantined device take part again.
 #[derive(Debug, Args)]
@@ -45,7 +45,7 @@ pub(super) fn release(common: &Common, arguments: &Arguments) -> anyhow::Result<
         Store::open(&state)?.release_device(device.as_str())?;
         return Ok(Answer::text(format!("released {device}\n")));
     }
-    requests::ask_release(&state, device)?;
+    requests::ask(&state, Request::Release, device)?;
     let never = crossbeam_channel::never::<()>();
     for _ in 0..PATIENCE.as_millis() / LOOK.as_millis() {
         if find(&store, device)?.is_some_and(|row| row.quarantined.is_none()) {
@@ -57,6 +57,6 @@ pub(super) fn release(common: &Common, arguments: &Arguments) -> anyhow::Result<
     bail!("asked for the release of `{device}`, but the serving aggregator has not done it yet; see its log")
 }
 
-fn find(store: &Store, device: &DeviceId) -> anyhow::Result<Option<DeviceRow>> {
+pub(super) fn find(store: &Store, device: &DeviceId) -> anyhow::Result<Option<DeviceRow>> {
     Ok(store.devices()?.into_iter().find(|row| row.device == device.as_str()))
 }

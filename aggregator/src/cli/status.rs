@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::devices::is_present;
 use super::ledger::{Ledger, ROUND_COLUMNS, RoundSummary};
-use super::live::{self, Live, Phase};
+use super::live::{self, Live, Phase, RefusedDevice, WaitingFor};
 use super::show::{ago, bytes, facts, table};
 use super::{Answer, Common};
 
@@ -21,10 +21,18 @@ Examples:
   watch aggregator status
   aggregator status --json | jq .process.resident_bytes
 
-Reads only, also beside `aggregator serve`.";
+Reads only, also beside `aggregator serve`. Exit code 1 if a person must look at something: nobody serves a run that is
+not over, the broker refuses the aggregator or drops its messages, another aggregator serves the same fleet, the disk is
+full, the newest round was abandoned, or devices are refused or quarantined. Each is said in a sentence.";
 
 /// Rounds that are shown.
 const NEWEST: usize = 5;
+/// A serving process that said nothing for so long does not go on.
+const SILENCE_MS: u64 = 120_000;
+/// A refused device counts as long as it said hello within this time.
+const REFUSED_MS: u64 = 600_000;
+/// Refused devices that are said, each in a sentence.
+const MOST_REFUSED: usize = 5;
 
 /// Show the run, the open round, the devices, and what the serving process takes.
 #[derive(Debug, Args)]
@@ -54,6 +62,8 @@ struct Status {
     process: Option<Live>,
     state: PathBuf,
     state_bytes: u64,
+    /// What a person must look at, a sentence each.
+    problems: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -78,12 +88,14 @@ struct Devices {
 
 pub(super) fn status(common: &Common, arguments: &Arguments) -> anyhow::Result<Answer> {
     let state = common.configuration()?.state;
-    let status = Status::read(&state)?;
-    Ok(Answer::of(&status, arguments.json, |status| render(status, unix_ms()))?)
+    let now_ms = unix_ms();
+    let status = Status::read(&state, now_ms)?;
+    let answer = Answer::of(&status, arguments.json, |status| render(status, now_ms))?;
+    Ok(Answer { code: u8::from(!status.problems.is_empty()), complaints: status.problems, ..answer })
 }
 
 impl Status {
-    fn read(state: &Path) -> anyhow::Result<Self> {
+    fn read(state: &Path, now_ms: u64) -> anyhow::Result<Self> {
         let serving = Store::is_in_use(state);
         let ledger = Ledger::open(state)?;
         let run_name = ledger.run_name();
@@ -91,9 +103,9 @@ impl Status {
         let count = |phase| ledger.rounds.iter().filter(|round| round.phase == phase).count();
         let newest = ledger.rounds.len().saturating_sub(NEWEST);
         let open_round = ledger.open_round().map(Ledger::summary);
-        Ok(Self {
+        let mut status = Self {
             fleet: ledger.run.fleet.clone(),
-            phase: phase(&ledger, process.as_ref(), serving),
+            phase: phase(&ledger, process.as_ref().filter(|_| serving), serving),
             open_round,
             rounds: ledger.rounds[newest..].iter().map(Ledger::summary).collect(),
             rounds_merged: count(RoundPhase::Merged),
@@ -112,13 +124,59 @@ impl Status {
             process,
             state: state.to_owned(),
             state_bytes: folder_bytes(state),
-        })
+            problems: Vec::new(),
+        };
+        status.problems = problems(&status, now_ms);
+        Ok(status)
     }
 }
 
+/// What a person must look at.
+fn problems(status: &Status, now_ms: u64) -> Vec<String> {
+    let mut problems = Vec::new();
+    if !status.serving && status.phase != Phase::Finished {
+        problems.push("nobody serves this fleet; start `aggregator serve`, which goes on where it stopped".into());
+    }
+    if let Some(live) = status.process.as_ref().filter(|_| status.serving) {
+        let silent_s = now_ms.saturating_sub(live.seen_ms) / 1_000;
+        if silent_s * 1_000 > SILENCE_MS {
+            problems.push(format!("the serving process (pid {}) said nothing for {silent_s} s; see its log", live.pid));
+        }
+        problems.extend(live.troubles.iter().cloned());
+        if live.disk_full {
+            let state = status.state.display();
+            problems.push(format!("the disk of {state} is full; make room, the round goes on by itself"));
+        }
+        let recent = |device: &&RefusedDevice| device.seen_ms + REFUSED_MS > now_ms;
+        let refused: Vec<&RefusedDevice> = live.refused_devices.iter().filter(recent).collect();
+        problems.extend(refused.iter().take(MOST_REFUSED).map(|refused| {
+            let RefusedDevice { device, reason, advice, .. } = refused;
+            format!("the device {device} is refused ({reason}); on the device: {advice}")
+        }));
+        if let more @ 1.. = refused.len().saturating_sub(MOST_REFUSED) {
+            problems.push(format!("{more} more devices are refused; `aggregator devices` lists them"));
+        }
+    }
+    if status.devices.quarantined > 0 {
+        let count = status.devices.quarantined;
+        problems.push(format!(
+            "{count} quarantined; `aggregator devices --sort state` says why, `aggregator release DEVICE` lets one in again"
+        ));
+    }
+    let closed = status.rounds.iter().rev().find(|round| round.phase != RoundPhase::Collecting);
+    if let Some(RoundSummary { round, updates, expected, phase: RoundPhase::Abandoned, .. }) = closed {
+        problems.push(format!(
+            "round {round} was abandoned with {updates} of {expected} updates; `aggregator devices --sort seen` shows who is gone"
+        ));
+    }
+    problems
+}
+
+/// A process that serves knows best: the ledger of a run that was over and goes on says so with its next round.
 fn phase(ledger: &Ledger, live: Option<&Live>, serving: bool) -> Phase {
     match ledger.open_round() {
         Some(_) => Phase::Collecting,
+        None if live.is_some_and(|live| live.phase == Phase::Waiting) => Phase::Waiting,
         None if ledger.run.finished => Phase::Finished,
         None if live.is_some_and(|live| serving && live.phase == Phase::Resting) => Phase::Resting,
         None if serving => Phase::Waiting,
@@ -233,7 +291,10 @@ fn render_phase(status: &Status, now_ms: u64) -> String {
         (_, Some(round)) => render_round(round, status.process.as_ref().filter(|_| status.serving), now_ms),
         (Phase::Finished, None) => "all rounds are done".into(),
         (Phase::Resting, None) => render_rest(status, now_ms),
-        (Phase::Waiting, None) => "waiting for devices".into(),
+        (Phase::Waiting, None) => {
+            let waiting = status.process.as_ref().and_then(|live| live.waiting.as_ref());
+            waiting.map_or_else(|| "waiting for devices".into(), WaitingFor::sentence)
+        }
         (Phase::Collecting | Phase::Stopped, None) => "between rounds".into(),
     }
 }

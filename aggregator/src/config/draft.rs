@@ -45,7 +45,7 @@ impl Draft {
             r#"# The aggregator of a Grapevine fleet. `aggregator --help` lists the commands that read this file.
 # Environment variables go over it: GRAPEVINE_FLEET, GRAPEVINE_ROUND__DEADLINE, ...
 
-# a-z, 0-9, `-`, `_` and `.`; the same on every device.
+# a-z, 0-9, `-` and `_`, a letter or a digit first; the same on every device.
 fleet = {fleet}
 
 # The frozen extractor's manifest, the same file on every device of the fleet. Relative to this file.

@@ -50,6 +50,8 @@ pub enum Action {
     PublishNotice(Notice),
     /// Make durable what is known about a device before anything else is done.
     KeepDevice(DeviceId),
+    /// Take these devices out of the ledger.
+    ForgetDevices(Vec<DeviceId>),
     /// Write the round into the ledger before its notice goes out.
     OpenRound {
         /// The notice to come.
@@ -141,6 +143,17 @@ pub enum Event {
     },
     /// A device is heard again.
     Released(DeviceId),
+    /// A device says hello and is not welcome, or there are two of its name. Said once for each reason.
+    TurnedAway {
+        /// Which.
+        device: DeviceId,
+        /// Why.
+        reason: Refusal,
+    },
+    /// A device is not in the books any more, as somebody wished.
+    Forgotten(DeviceId),
+    /// The books were full: so many devices that never delivered anything are not in them any more.
+    RoomMade(usize),
     /// The deadline passed below the quorum; the round goes on.
     RoundExtended(RoundId),
     /// The last deadline passed below the quorum; the round counts for nothing.

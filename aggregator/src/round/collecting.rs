@@ -169,6 +169,18 @@ impl Collecting {
         }
     }
 
+    /// Whether an update of this device is in the round, or on its way to the ledger.
+    pub(super) fn has(&self, place: Place) -> bool {
+        self.accepted.has(place) || self.storing.contains_key(&place)
+    }
+
+    /// A device is not in the books any more.
+    pub(super) fn forget(&mut self, place: Place) {
+        if !self.has(place) {
+            self.asked.remove(place);
+        }
+    }
+
     /// Adds a stored update, in the place of the statistics that its device told before; an update that cannot be added has
     /// no effect.
     fn add(

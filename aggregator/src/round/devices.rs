@@ -7,14 +7,24 @@ use grapevine_protocol::{
 };
 
 use super::places::Place;
+use super::watchlist::TurnedAway;
 use super::{Action, Coordinator, Event, Phase};
+
+/// Devices that make room together when the books are full: one by one each would cost the ledger a write.
+const EVICTED_AT_ONCE: usize = 512;
 
 impl Coordinator {
     pub(super) fn handle_hello(&mut self, now: Duration, device: &DeviceId, hello: &Hello) {
         let is_eligible = self.config.select.matches(&hello.labels);
+        let known = self.registry.find(device);
+        let former = known.and_then(|place| self.registry.boot(place)).unwrap_or(hello.boot);
+        let was_here = former == hello.boot && known.is_some_and(|place| self.registry.is_present(place));
         let place = match self.take_in(now, device, hello, is_eligible) {
             Ok(place) => place,
-            Err(reason) => return self.refuse_device(device, Some(hello.boot), reason),
+            Err(reason) => {
+                self.turn_away(now, device, reason);
+                return self.refuse_device(device, Some(hello.boot), reason);
+            }
         };
         self.serving.forget(place);
         // What the device sees first is what there is to do, and not that there is nothing.
@@ -22,7 +32,17 @@ impl Coordinator {
             self.wake(now, place);
         }
         self.send(place, ToDevice::Welcome(Welcome { boot: hello.boot, run: self.run, is_eligible }));
-        self.report(Event::DeviceCame(device.clone()));
+        if !was_here {
+            self.report(Event::DeviceCame(device.clone()));
+        }
+        self.watchlist.said_hello(place, hello.boot, now);
+        if self.watchlist.takes_turns(place, former, hello.boot, now) {
+            // Behind the welcome, which ends what a device was refused for before.
+            self.turn_away(now, device, Refusal::SameName);
+            self.refuse_device(device, None, Refusal::SameName);
+        } else {
+            self.watchlist.welcome(device);
+        }
         match &mut self.phase {
             Phase::Gathering => self.gather(now),
             Phase::Collecting(collecting) if is_eligible => collecting.welcome_back(place, device, hello.samples),
@@ -52,7 +72,70 @@ impl Coordinator {
         if self.registry.find(device).is_some_and(|place| self.registry.is_quarantined(place)) {
             return Err(Refusal::Quarantined);
         }
-        self.registry.greet(device, hello, is_eligible, now).ok_or(Refusal::TooManyDevices)
+        match self.registry.greet(device, hello, is_eligible, now) {
+            Some(place) => Ok(place),
+            None if self.make_room() => {
+                self.registry.greet(device, hello, is_eligible, now).ok_or(Refusal::TooManyDevices)
+            }
+            None => Err(Refusal::TooManyDevices),
+        }
+    }
+
+    /// The books are full: names that never delivered anything make room, for anybody can say hello under any name.
+    fn make_room(&mut self) -> bool {
+        let is_busy = |place| {
+            let is_in_round = matches!(&self.phase, Phase::Collecting(collecting) if collecting.has(place));
+            is_in_round || self.uploads.has(place)
+        };
+        let strangers = self.registry.strangers(EVICTED_AT_ONCE, is_busy);
+        if strangers.is_empty() {
+            return false;
+        }
+        let devices: Vec<DeviceId> = strangers.iter().map(|place| self.registry.names().id(place)).collect();
+        strangers.iter().for_each(|place| self.let_go(place));
+        self.registry.evict(&strangers);
+        self.report(Event::RoomMade(devices.len()));
+        self.actions.push_back(Action::ForgetDevices(devices));
+        true
+    }
+
+    /// Nothing but the books means this device any more.
+    fn let_go(&mut self, place: Place) {
+        self.serving.forget(place);
+        self.uploads.forget(place);
+        self.watchlist.forget(place);
+        if let Phase::Collecting(collecting) = &mut self.phase {
+            collecting.forget(place);
+        }
+    }
+
+    /// Somebody wants a device out of the books; one that still runs comes back as a new one. What it contributed stays.
+    /// `false` if nobody of this name is known.
+    pub fn handle_forget(&mut self, device: &DeviceId) -> bool {
+        self.watchlist.welcome(device);
+        let Some(place) = self.registry.find(device) else { return false };
+        self.let_go(place);
+        self.registry.forget(place);
+        self.actions.push_back(Action::ForgetDevices(vec![device.clone()]));
+        self.report(Event::Forgotten(device.clone()));
+        true
+    }
+
+    /// Devices that are turned away, or told something, with every hello: the newest ones.
+    pub fn turned_away(&self) -> impl Iterator<Item = (&DeviceId, &TurnedAway)> {
+        self.watchlist.turned_away()
+    }
+
+    /// A device that is welcome and says hello again and again: it does not seem to hear the aggregator.
+    pub fn deaf_device(&self, now: Duration) -> Option<DeviceId> {
+        self.watchlist.deaf(now).map(|place| self.registry.names().id(place))
+    }
+
+    pub(super) fn turn_away(&mut self, now: Duration, device: &DeviceId, reason: Refusal) {
+        // A quarantine is told where it begins, and stands in the books.
+        if reason != Refusal::Quarantined && self.watchlist.note(device, reason, now) {
+            self.report(Event::TurnedAway { device: device.clone(), reason });
+        }
     }
 
     /// A device came while the run rests: it may have news, or be one that the last round lacked.

@@ -26,6 +26,7 @@ mod telling;
 #[cfg(test)]
 mod tests;
 mod uploads;
+mod watchlist;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
@@ -48,6 +49,8 @@ use serving::Serving;
 pub use settling::Counters;
 use uploads::Uploads;
 pub use uploads::WINDOW as UPLOAD_WINDOW;
+pub use watchlist::TurnedAway;
+use watchlist::Watchlist;
 
 /// The machine. See the module's documentation for how to drive it.
 pub struct Coordinator {
@@ -69,6 +72,7 @@ pub struct Coordinator {
     phase: Phase,
     uploads: Uploads,
     serving: Serving,
+    watchlist: Watchlist,
     /// When the newest notice went out.
     told_at: Option<Duration>,
     /// The round before this one: a device whose receipt was lost asks again after its round closed.
@@ -92,6 +96,20 @@ pub struct RoundStatus {
     pub extensions: u32,
     /// When it closes, on the machine's clock.
     pub deadline: Duration,
+}
+
+/// Names that [`Waiting`] tells.
+const FIRST_NAMES: usize = 4;
+
+/// What the next round waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Devices with samples that must be there.
+    pub needed: usize,
+    /// Devices with samples that are there and among those that rounds choose from.
+    pub able: usize,
+    /// The first few of them.
+    pub first: Vec<DeviceId>,
 }
 
 enum Phase {
@@ -134,6 +152,7 @@ impl Coordinator {
             progress,
             phase: Phase::Gathering,
             serving: Serving::default(),
+            watchlist: Watchlist::default(),
             told_at: None,
             refusals: BTreeMap::new(),
             actions: VecDeque::new(),
@@ -204,6 +223,7 @@ impl Coordinator {
         let Some(place) = self.registry.heard(device, now, block.len()) else {
             return self.refuse_device(device, None, Refusal::UnknownDevice);
         };
+        self.watchlist.said_more(place);
         if self.registry.is_quarantined(place) {
             // It was told when that began, and is told again with its next hello.
             return self.count(Some(device), Refusal::Quarantined);
@@ -218,9 +238,10 @@ impl Coordinator {
     }
 
     /// Something arrived that is no message of this protocol or no device's topic.
-    pub fn handle_garbage(&mut self, device: Option<&DeviceId>, reason: Refusal) {
+    pub fn handle_garbage(&mut self, now: Duration, device: Option<&DeviceId>, reason: Refusal) {
         self.count(device, reason);
         if let (Some(device), Refusal::Version) = (device, reason) {
+            self.turn_away(now, device, reason);
             self.actions.push_back(Action::Send(device.clone(), ToDevice::Refused(Refused { boot: None, reason })));
         }
     }
@@ -286,6 +307,21 @@ impl Coordinator {
             Phase::Gathering | Phase::Committing(_) | Phase::Resting => false,
         };
         is_of_statistics && self.progress.model.statistics.is_some()
+    }
+
+    /// Who is there while the next round waits for more; `None` if none waits.
+    pub fn waiting(&self) -> Option<Waiting> {
+        if !matches!(self.phase, Phase::Gathering) {
+            return None;
+        }
+        let names = self.registry.names();
+        let mut able: Vec<Place> = self.registry.able().collect();
+        able.sort_unstable_by(|one, other| names.order(*one, *other));
+        Some(Waiting {
+            needed: self.config.min_devices.max(1),
+            able: able.len(),
+            first: able.iter().take(FIRST_NAMES).map(|place| names.id(*place)).collect(),
+        })
     }
 
     /// The fleet's newest model.

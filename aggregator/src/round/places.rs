@@ -23,6 +23,8 @@ pub(super) struct Names {
     ends: Vec<u32>,
     /// All places in the order of their names.
     sorted: Vec<Place>,
+    /// Places whose names were taken out, for other names.
+    free: Vec<Place>,
 }
 
 impl Names {
@@ -35,19 +37,37 @@ impl Names {
         match self.search(device) {
             Ok(at) => self.sorted[at],
             Err(at) => {
-                let place = Place(self.ends.len() as u32);
+                let place = self.free.pop().unwrap_or(Place(self.ends.len() as u32));
                 let length = device.as_str().len();
                 if self.text.capacity() - self.text.len() < length {
                     self.text.reserve_exact(length.max(growth(self.text.len())));
                 }
-                self.text.push_str(device.as_str());
-                make_room(&mut self.ends);
-                self.ends.push(self.text.len() as u32);
+                let start = self.start(place);
+                self.text.insert_str(start, device.as_str());
+                if place.index() == self.ends.len() {
+                    make_room(&mut self.ends);
+                    self.ends.push(start as u32);
+                }
+                self.ends[place.index()..].iter_mut().for_each(|end| *end += length as u32);
                 make_room(&mut self.sorted);
                 self.sorted.insert(at, place);
                 place
             }
         }
+    }
+
+    /// Takes names out. Their places go to other names, so nothing else may mean these devices by them.
+    pub(super) fn remove(&mut self, places: &PlaceSet) {
+        self.sorted.retain(|place| !places.contains(*place));
+        let (mut text, mut ends) = (String::new(), Vec::with_capacity(self.ends.len()));
+        for place in (0..self.ends.len() as u32).map(Place) {
+            if !places.contains(place) {
+                text.push_str(self.name(place));
+            }
+            ends.push(text.len() as u32);
+        }
+        (self.text, self.ends) = (text, ends);
+        self.free.extend(places.iter());
     }
 
     pub(super) fn id(&self, place: Place) -> DeviceId {
@@ -60,8 +80,11 @@ impl Names {
     }
 
     fn name(&self, place: Place) -> &str {
-        let start = place.index().checked_sub(1).map_or(0, |before| self.ends[before] as usize);
-        &self.text[start..self.ends[place.index()] as usize]
+        &self.text[self.start(place)..self.ends[place.index()] as usize]
+    }
+
+    fn start(&self, place: Place) -> usize {
+        place.index().checked_sub(1).map_or(0, |before| self.ends[before] as usize)
     }
 
     fn search(&self, device: &DeviceId) -> Result<usize, usize> {
@@ -267,6 +290,21 @@ mod tests {
         }
         let (one, other) = (names.place(&device(10)), names.place(&device(9)));
         assert_eq!(names.order(one, other), Ordering::Less, "in the order of their letters");
+    }
+
+    #[test]
+    fn places_of_names_that_are_taken_out_go_to_others() {
+        let mut names = Names::default();
+        let places: Vec<Place> = (0..10).map(|number| names.place(&device(number))).collect();
+        names.remove(&[places[3], places[9]].into_iter().collect());
+        assert_eq!((names.find(&device(3)), names.find(&device(9))), (None, None));
+        let (one, other) = (names.place(&device(77)), names.place(&device(78)));
+        assert_eq!([one.min(other), one.max(other)], [places[3], places[9]]);
+        assert_eq!(names.place(&device(79)).index(), 10);
+        for number in (0..10).filter(|number| ![3, 9].contains(number)).chain(77..80) {
+            let place = names.find(&device(number)).unwrap();
+            assert_eq!(names.id(place), device(number));
+        }
     }
 
     #[test]

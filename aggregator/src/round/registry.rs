@@ -170,6 +170,37 @@ impl Registry {
         Some(place)
     }
 
+    /// Up to `most` devices that never delivered anything, those first that are not there or were silent for longest.
+    pub(super) fn strangers(&self, most: usize, is_busy: impl Fn(Place) -> bool) -> PlaceSet {
+        let is_stranger = |place: &Place| {
+            let has_delivered = self.records.get(*place).is_some_and(|record| record.rounds_done > 0);
+            !has_delivered && !self.is_quarantined(*place) && !is_busy(*place)
+        };
+        let mut strangers: Vec<Place> = self.known.iter().filter(is_stranger).collect();
+        let seen = |place: &Place| self.records.get(*place).map_or(0, |record| record.last_seen_ms);
+        strangers.sort_by_key(|place| (self.present.contains(*place), seen(place)));
+        strangers.into_iter().take(most).collect()
+    }
+
+    /// Takes devices out of the books. Nothing else may mean them by their places from now on.
+    pub(super) fn evict(&mut self, places: &PlaceSet) {
+        places.iter().for_each(|place| self.forget(place));
+        self.names.remove(places);
+    }
+
+    /// Takes a device out of the books; its name keeps its place.
+    pub(super) fn forget(&mut self, place: Place) {
+        for set in [&mut self.known, &mut self.present, &mut self.eligible, &mut self.changed] {
+            set.remove(place);
+        }
+        let former = self.records.get_mut(place).map(core::mem::take);
+        former.and_then(|record| record.labels).into_iter().for_each(|labels| self.let_go(labels));
+    }
+
+    pub(super) fn is_present(&self, place: Place) -> bool {
+        self.present.contains(place)
+    }
+
     /// A known device spoke, with so many bytes of a block; `None` if it never said hello.
     pub(super) fn heard(&mut self, device: &DeviceId, now: Duration, bytes: usize) -> Option<Place> {
         let place = self.find(device)?;

@@ -8,7 +8,7 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 
 use grapevine_protocol::topics::BlobKind;
-use grapevine_protocol::{Bitmap, Want, block};
+use grapevine_protocol::{Bitmap, BlobRef, BlockSize, Want, block};
 
 use super::places::{Column, Place, PlaceSet};
 use super::{Action, Content, Coordinator, Model};
@@ -30,6 +30,8 @@ const BURST: usize = 64;
 #[derive(Default)]
 pub(super) struct Serving {
     blobs: BTreeMap<BlobKind, Served>,
+    /// How blobs are cut: as the broker allows.
+    block: BlockSize,
 }
 
 struct Served {
@@ -157,12 +159,29 @@ impl Serving {
         for (kind, content) in [(BlobKind::Heads, heads), (BlobKind::Aid, aid)] {
             let served = self.blobs.get(&kind).map(|served| served.content.blob);
             match content {
-                Some(content) if served != Some(content.blob) => {
-                    self.blobs.insert(kind, Served::new(content.clone()));
+                // Devices keep their heads. What comes beside them they fetch in every round, also where it is the same
+                // again: what went out for the round before is not on its way to them.
+                Some(content) if kind == BlobKind::Aid || served != Some(self.cut(content.blob)) => {
+                    let content = Content { blob: self.cut(content.blob), ..content.clone() };
+                    self.blobs.insert(kind, Served::new(content));
                 }
                 Some(_) => {}
                 None => drop(self.blobs.remove(&kind)),
             }
+        }
+    }
+
+    /// The name of a blob as it is cut now.
+    pub(super) fn cut(&self, blob: BlobRef) -> BlobRef {
+        blob.in_blocks_of(self.block)
+    }
+
+    /// Cuts all blobs anew.
+    fn set_block(&mut self, block: BlockSize) {
+        self.block = block;
+        for served in self.blobs.values_mut() {
+            let content = &served.content;
+            *served = Served::new(Content { blob: content.blob.in_blocks_of(block), ..content.clone() });
         }
     }
 
@@ -180,6 +199,17 @@ impl Serving {
 }
 
 impl Coordinator {
+    /// The broker does not take packets of so many bytes: from now on blocks are smaller, and devices hear so. `false` if
+    /// there are no smaller ones.
+    pub fn handle_packet_limit(&mut self, now: Duration, bytes: usize) -> bool {
+        let Some(block) = BlockSize::below_packet(bytes).filter(|block| *block < self.serving.block) else {
+            return false;
+        };
+        self.serving.set_block(block);
+        self.tell(now);
+        true
+    }
+
     /// A device needs blocks. A blob that is no longer the fleet's is not served: the device missed a notice.
     pub(super) fn handle_want(&mut self, now: Duration, place: Place, want: &Want) {
         let served = self.serving.blobs.values_mut().find(|served| served.content.blob == want.blob);
@@ -201,5 +231,32 @@ impl Coordinator {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::places::Names;
+    use super::*;
+
+    /// All blocks that go out within a second when a device asks for all.
+    fn served(serving: &mut Serving, now: Duration, place: Place, blob: BlobRef) -> usize {
+        let served = serving.blobs.get_mut(&BlobKind::Aid).unwrap();
+        assert_eq!(served.content.blob, blob);
+        served.take(now, place, &Bitmap::all(blob.blocks()));
+        served.due(now + Duration::from_secs(1), BURST).count()
+    }
+
+    #[test]
+    fn what_is_the_same_in_the_next_round_is_served_at_once() {
+        let content = Content::new(vec![7; 200_000]);
+        let (blob, place) = (content.blob, Names::default().place(&"camera-1".parse().unwrap()));
+        let model = Model { aid: Some(content), ..Model::default() };
+        let mut serving = Serving::default();
+        serving.offer(&model);
+        assert_eq!(served(&mut serving, Duration::ZERO, place, blob), 4);
+        assert_eq!(served(&mut serving, Duration::from_millis(1_100), place, blob), 0, "they are on their way");
+        serving.offer(&model);
+        assert_eq!(served(&mut serving, Duration::from_millis(1_200), place, blob), 4);
     }
 }

@@ -5,7 +5,7 @@
 
 use core::time::Duration;
 
-use grapevine_protocol::{BootId, Notice, RoundId, Task, ToDevice};
+use grapevine_protocol::{BlobRef, BootId, Notice, RoundId, Task, ToDevice};
 
 use super::places::Place;
 use super::{Action, Content, Coordinator, Phase};
@@ -50,19 +50,29 @@ impl Coordinator {
     /// The next notice makes every device say hello.
     pub(super) fn call_roll(&mut self) {
         self.boot = BootId(self.boot.0.wrapping_add(1));
+        self.watchlist.roll_is_called();
+    }
+
+    /// The start that the newest notice names: that of this aggregator, counted on with each roll call.
+    pub fn boot(&self) -> BootId {
+        self.boot
     }
 
     /// The notice of what the fleet is doing now.
     pub(super) fn notice(&self) -> Notice {
         match &self.phase {
-            Phase::Collecting(collecting) => collecting.notice.clone(),
+            Phase::Collecting(collecting) => {
+                let notice = collecting.notice.clone();
+                let cut = |blob: Option<BlobRef>| blob.map(|blob| self.serving.cut(blob));
+                Notice { heads: cut(notice.heads), aid: cut(notice.aid), ..notice }
+            }
             Phase::Gathering | Phase::Committing(_) => self.notice_of(Task::Wait, 0),
             Phase::Resting => self.notice_of(Task::Rest, u64::MAX),
         }
     }
 
     pub(super) fn notice_of(&self, task: Task, highest_ticket: u64) -> Notice {
-        let reference = |content: Option<&Content>| content.map(|content| content.blob);
+        let reference = |content: Option<&Content>| content.map(|content| self.serving.cut(content.blob));
         let model = &self.progress.model;
         let trains = task == Task::Train;
         Notice {

@@ -1,3 +1,4 @@
+mod books;
 mod fleet;
 mod reasons;
 mod uploads;
@@ -75,6 +76,7 @@ struct Harness {
     stored: Vec<(DeviceId, Vec<u8>)>,
     notice: Option<Notice>,
     kept: Vec<DeviceId>,
+    forgotten: Vec<DeviceId>,
     extended: u32,
     now: Duration,
 }
@@ -93,6 +95,7 @@ impl Harness {
             stored: Vec::new(),
             notice: None,
             kept: Vec::new(),
+            forgotten: Vec::new(),
             extended: 0,
             now: START,
         };
@@ -115,6 +118,7 @@ impl Harness {
                 }
                 Action::Report(event) => self.events.push(event),
                 Action::KeepDevice(device) => self.kept.push(device),
+                Action::ForgetDevices(devices) => self.forgotten.extend(devices),
                 Action::ExtendRound(..) => self.extended += 1,
                 Action::PublishBlock(..)
                 | Action::OpenRound { .. }
@@ -367,25 +371,6 @@ fn blocks_are_published_once_for_all_who_ask_within_a_moment() {
     assert_eq!(blocks, 1);
     let record = harness.coordinator.device(&device(2)).unwrap();
     assert_eq!((record.bytes_up, record.bytes_down), (update(2).len() as u64, u64::from(blob.bytes)));
-}
-
-#[test]
-fn after_a_lost_connection_everybody_says_hello_again() {
-    let mut harness = Harness::new(config(Method::FedAvg));
-    harness.coordinator.handle_connected(START);
-    harness.greet(0..3);
-    harness.offer(0, 0, &update(0));
-    harness.coordinator.handle_disconnected(harness.now);
-    assert_eq!(harness.coordinator.poll_timeout(), None);
-    harness.wait(3 * DEADLINE);
-    assert_eq!(harness.open(), Some((0, 1, 3)), "no time runs without the broker");
-    harness.coordinator.handle_connected(harness.now);
-    harness.act();
-    assert_eq!(harness.coordinator.present(), 0);
-    assert_eq!(harness.notice.as_ref().unwrap().boot, BootId(2));
-    harness.greet(0..3);
-    (1..3).for_each(|number| harness.offer(number, 0, &update(number)));
-    assert_eq!(harness.outcomes.len(), 1);
 }
 
 #[test]

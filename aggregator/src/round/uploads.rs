@@ -52,6 +52,11 @@ impl Uploads {
         self.waiting.retain(|(waiting, _)| *waiting != place);
     }
 
+    /// Whether an update of this device is on its way.
+    pub(super) fn has(&self, place: Place) -> bool {
+        self.active.contains_key(&place) || self.waiting.iter().any(|(waiting, _)| *waiting == place)
+    }
+
     pub(super) fn again_at(&self) -> Option<Duration> {
         self.active.values().filter(|upload| !upload.is_parked).map(|upload| upload.asked_at + STALL).min()
     }

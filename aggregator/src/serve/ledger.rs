@@ -355,6 +355,14 @@ pub fn keep_device(
     store.upsert_devices(&mut core::iter::once(row(device, &record, unix_ms(), now)))
 }
 
+/// Takes devices out of the ledger.
+///
+/// # Errors
+/// If the ledger cannot be written.
+pub fn forget_devices(store: &mut impl Ledger, devices: &[DeviceId]) -> Result<(), StoreError> {
+    store.forget_devices(&devices.iter().map(ToString::to_string).collect::<Vec<_>>())
+}
+
 /// Adds refusals to the counts by reason.
 pub fn remember_refusals(store: &mut impl Ledger, refusals: &BTreeMap<Refusal, u64>) -> Result<(), StoreError> {
     let counts: BTreeMap<String, u64> =

@@ -11,20 +11,41 @@ use grapevine_host::files;
 use grapevine_protocol::DeviceId;
 
 const FOLDER: &str = "requests";
-/// Ends the name of a request to release a device, which stands before it.
-const RELEASE: &str = ".release";
+/// What is asked for. A device's name holds no dot, so the ending of a file's name says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// To hear a quarantined device again.
+    Release,
+    /// To take a device out of the books.
+    Forget,
+}
+
+impl Request {
+    const ALL: [Self; 2] = [Self::Release, Self::Forget];
+
+    fn ending(self) -> &'static str {
+        match self {
+            Self::Release => ".release",
+            Self::Forget => ".forget",
+        }
+    }
+}
+
 /// Requests read at a time.
 const AT_ONCE: usize = 64;
 
-/// Asks the aggregator that serves from this folder to release a device.
-pub fn ask_release(state: &Path, device: &DeviceId) -> Result<(), files::WriteError> {
+/// Asks the aggregator that serves from this folder to do something about a device.
+///
+/// # Errors
+/// If the request cannot be written into the folder.
+pub fn ask(state: &Path, request: Request, device: &DeviceId) -> Result<(), files::WriteError> {
     // A folder that is there already is as good, and one that cannot be made is told by the write.
     let _ = fs::create_dir(state.join(FOLDER));
-    files::write_atomic(&path(state, device), b"")
+    files::write_atomic(&path(state, request, device), b"")
 }
 
-/// Devices whose release is asked for.
-pub(super) fn releases(state: &Path) -> Vec<DeviceId> {
+/// What is asked for and not done yet.
+pub fn asked(state: &Path) -> Vec<(Request, DeviceId)> {
     let entries = match fs::read_dir(state.join(FOLDER)) {
         Ok(entries) => entries,
         Err(error) => {
@@ -34,18 +55,22 @@ pub(super) fn releases(state: &Path) -> Vec<DeviceId> {
             return Vec::new();
         }
     };
-    let device = |entry: fs::DirEntry| entry.file_name().to_str()?.strip_suffix(RELEASE)?.parse().ok();
-    entries.flatten().filter_map(device).take(AT_ONCE).collect()
+    let read = |entry: fs::DirEntry| {
+        let name = entry.file_name();
+        let of = |request: Request| Some((request, name.to_str()?.strip_suffix(request.ending())?.parse().ok()?));
+        Request::ALL.into_iter().find_map(of)
+    };
+    entries.flatten().filter_map(read).take(AT_ONCE).collect()
 }
 
 /// The request is granted, or of no use.
-pub(super) fn done(state: &Path, device: &DeviceId) {
+pub fn done(state: &Path, request: Request, device: &DeviceId) {
     // One that stays is granted once more, without effect.
-    let _ = fs::remove_file(path(state, device));
+    let _ = fs::remove_file(path(state, request, device));
 }
 
-fn path(state: &Path, device: &DeviceId) -> PathBuf {
-    state.join(FOLDER).join(format!("{device}{RELEASE}"))
+fn path(state: &Path, request: Request, device: &DeviceId) -> PathBuf {
+    state.join(FOLDER).join(format!("{device}{}", request.ending()))
 }
 
 #[cfg(test)]
@@ -55,15 +80,18 @@ mod tests {
     #[test]
     fn a_request_waits_until_it_is_done() {
         let state = tempfile::tempdir().unwrap();
-        assert!(releases(state.path()).is_empty());
-        let devices: Vec<DeviceId> = ["camera-1", ".."].map(|name| name.parse().unwrap()).into();
-        devices.iter().for_each(|device| ask_release(state.path(), device).unwrap());
-        fs::write(state.path().join(FOLDER).join("NOBODY.release"), "").unwrap();
-        let mut found = releases(state.path());
-        found.sort_by(|one, other| other.cmp(one));
-        assert_eq!(found, devices);
-        done(state.path(), &devices[0]);
-        done(state.path(), &devices[0]);
-        assert_eq!(releases(state.path()), devices[1..]);
+        assert!(asked(state.path()).is_empty());
+        let device = |name: &str| name.parse::<DeviceId>().unwrap();
+        let requests = [(Request::Release, device("camera-1")), (Request::Forget, device("release"))];
+        requests.iter().for_each(|(request, device)| ask(state.path(), *request, device).unwrap());
+        for stray in ["NOBODY.release", ".release", "camera-2", "camera-2.now"] {
+            fs::write(state.path().join(FOLDER).join(stray), "").unwrap();
+        }
+        let mut found = asked(state.path());
+        found.sort_by_key(|(_, device)| device.clone());
+        assert_eq!(found, requests);
+        done(state.path(), Request::Release, &requests[0].1);
+        done(state.path(), Request::Release, &requests[0].1);
+        assert_eq!(asked(state.path()), requests[1..]);
     }
 }

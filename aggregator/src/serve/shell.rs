@@ -1,5 +1,7 @@
 //! The loop: what comes is handed to the machine, what the machine wants is done, what must be durable is so first.
 
+mod link;
+
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -11,11 +13,17 @@ use grapevine_host::service::Heartbeat;
 use grapevine_host::transport::{Event as Link, PublishError, Transport};
 use grapevine_host::{Shutdown, cpu};
 use grapevine_protocol::topics::BlobKind;
-use grapevine_protocol::{BlockHeader, Notice, Refusal, ToDevice, decode_to_aggregator, encode, topics};
+use grapevine_protocol::{BlockHeader, DeviceId, Notice, Refusal, ToDevice, encode, topics};
 
+use super::echo::Echo;
 use super::pace::Pace;
-use super::{Observer, ServeError, ServeOptions, ServePhase, ServeReport, ServeStatus, ledger, requests};
-use crate::round::{AcceptedUpdate, Action, Coordinator, Event, RoundOutcome, RoundStatus};
+use super::requests::Request;
+use super::told::log;
+use super::troubles::Troubles;
+use super::{
+    Observer, ServeError, ServeOptions, ServePhase, ServeReport, ServeStatus, TurnedAwayDevice, ledger, requests,
+};
+use crate::round::{AcceptedUpdate, Action, Coordinator, Event, RoundOutcome, RoundStatus, TurnedAway};
 use crate::store::{Store, StoreError};
 
 /// Bytes of messages that are handed to the machine before what it wants is done: updates that arrive together become
@@ -55,6 +63,8 @@ pub(super) struct Shell<'a> {
     requests_at: Duration,
     heartbeat: Heartbeat,
     pace: Pace,
+    echo: Echo,
+    troubles: Troubles,
 }
 
 /// One thing to do; done again as a whole where the disk had no room for it.
@@ -93,6 +103,8 @@ impl<'a> Shell<'a> {
             requests_at: Duration::ZERO,
             heartbeat: options.service.heartbeat(),
             pace: Pace::new(options.until_finished),
+            echo: Echo::new(options.fleet.clone(), options.boot),
+            troubles: Troubles::default(),
         }
     }
 
@@ -102,6 +114,7 @@ impl<'a> Shell<'a> {
             self.act()?;
             let now = self.now();
             if self.pace.status_is_due(now) {
+                self.check_deaf_device(now);
                 if self.stalled.is_none() {
                     self.attempt(Work::Books)?;
                 }
@@ -142,7 +155,10 @@ impl<'a> Shell<'a> {
             Some((_, again_at)) => Some(*again_at),
             None => Some(self.coordinator.poll_timeout().map_or(self.requests_at, |at| at.min(self.requests_at))),
         };
-        [work, self.pace.leave_at(), again].into_iter().flatten().fold(self.pace.status_at(), Ord::min)
+        [work, self.pace.leave_at(), again, self.echo.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .fold(self.pace.status_at(), Ord::min)
     }
 
     fn handle_timeout(&mut self) {
@@ -150,6 +166,7 @@ impl<'a> Shell<'a> {
         if let Some(notice) = self.unsent.take() {
             self.publish_notice(notice);
         }
+        self.check_echo(now);
         if self.is_deaf {
             return;
         }
@@ -157,9 +174,12 @@ impl<'a> Shell<'a> {
         self.coordinator.handle_timeout(now);
         if self.requests_at <= now {
             self.requests_at = now + REQUESTS_EVERY;
-            for device in requests::releases(self.store.folder()) {
-                self.coordinator.handle_release(&device);
-                requests::done(self.store.folder(), &device);
+            for (request, device) in requests::asked(self.store.folder()) {
+                match request {
+                    Request::Release => self.coordinator.handle_release(&device),
+                    Request::Forget => self.coordinator.handle_forget(&device),
+                };
+                requests::done(self.store.folder(), request, &device);
             }
         }
     }
@@ -172,37 +192,6 @@ impl<'a> Shell<'a> {
             self.handle_link(event);
             if bytes >= BATCH_BYTES {
                 break;
-            }
-        }
-    }
-
-    fn handle_link(&mut self, event: Link) {
-        let now = self.now();
-        match event {
-            Link::Connected => {
-                tracing::info!("connected to the broker");
-                self.pace.connected(now, true);
-                if !self.is_deaf {
-                    self.coordinator.handle_connected(now);
-                }
-            }
-            Link::Disconnected { reason } => {
-                tracing::warn!("connection lost: {reason}; it is tried again");
-                self.pace.connected(now, false);
-                self.coordinator.handle_disconnected(now);
-            }
-            Link::Refused { reason } => tracing::error!("the broker refuses the aggregator: {reason}"),
-            // As if it were lost on its way: its device says it again.
-            Link::Message { .. } if self.is_deaf => {}
-            Link::Message { topic, payload } => {
-                self.pace.heard(now);
-                let Some(device) = topics::speaker(&self.options.fleet, &topic) else {
-                    return self.coordinator.handle_garbage(None, Refusal::Topic);
-                };
-                match decode_to_aggregator(&payload) {
-                    Ok((message, block)) => self.coordinator.handle_message(now, &device, message, block),
-                    Err(error) => self.coordinator.handle_garbage(Some(&device), error.refusal()),
-                }
             }
         }
     }
@@ -297,6 +286,7 @@ impl<'a> Shell<'a> {
                 let now = self.now();
                 ledger::keep_device(&mut self.store, &self.coordinator, device, now)?;
             }
+            Action::ForgetDevices(devices) => ledger::forget_devices(&mut self.store, devices)?,
             Action::OpenRound { notice, expected, chosen } => {
                 ledger::open_round(&mut self.store, notice, *expected, *chosen)?;
                 self.opened_at = self.now();
@@ -410,49 +400,30 @@ impl<'a> Shell<'a> {
             phase,
             connected: self.pace.is_connected(),
             present: self.coordinator.present(),
+            waiting: self.coordinator.waiting(),
+            turned_away: self.turned_away(),
+            troubles: self.troubles.sentences(),
             disk_full: self.is_deaf,
             traffic: self.transport.traffic(),
         }
     }
 
+    fn turned_away(&self) -> Vec<TurnedAwayDevice> {
+        let (wall_clock, now) = (unix_ms(), self.now());
+        let at = |moment: Duration| {
+            let ago = now.saturating_sub(moment).as_millis();
+            wall_clock.saturating_sub(u64::try_from(ago).unwrap_or(u64::MAX))
+        };
+        let device = |(device, known): (&DeviceId, &TurnedAway)| TurnedAwayDevice {
+            device: device.clone(),
+            reason: known.reason,
+            since_ms: at(known.since),
+            seen_ms: at(known.seen),
+        };
+        self.coordinator.turned_away().map(device).collect()
+    }
+
     fn now(&self) -> Duration {
         self.started.elapsed()
-    }
-}
-
-/// `before`: the open round before its deadline passed.
-fn log(event: &Event, before: Option<RoundStatus>) {
-    let updates = before.map_or(0, |round| round.accepted);
-    let of = before.map_or(0, |round| round.expected);
-    let chosen = before.map_or(0, |round| round.chosen);
-    let extensions = before.map_or(0, |round| round.extensions);
-    match event {
-        Event::DeviceCame(device) => tracing::debug!(%device, "device came"),
-        Event::DeviceLeft(device) => tracing::debug!(%device, "device left"),
-        Event::RoundOpened { round, expected } => tracing::debug!(round = round.0, expected, "round opened"),
-        Event::UpdateAccepted { device, round } => tracing::debug!(%device, round = round.0, "update accepted"),
-        Event::Refused { device: Some(device), reason } => tracing::debug!(%device, %reason, "refused"),
-        Event::Refused { device: None, reason } => tracing::debug!(%reason, "refused"),
-        Event::Quarantined { device, reason } => tracing::error!(
-            %device, %reason, "quarantined after repeated bad updates; `aggregator release {device}` when it is well"
-        ),
-        Event::Released(device) => tracing::info!(%device, "released from quarantine"),
-        Event::RoundExtended(round) => {
-            tracing::warn!(round = round.0, updates, of, chosen, extensions, "round extended: below its quorum");
-        }
-        Event::RoundAbandoned(round) => {
-            tracing::warn!(round = round.0, updates, of, chosen, extensions, "round abandoned: below its quorum");
-        }
-        Event::RoundUnusable { round, fault } => tracing::error!(
-            round = round.0,
-            "round discarded: {fault}; look for a device with odd images in `aggregator devices`"
-        ),
-        Event::NewsGathered { round, devices } => {
-            tracing::info!(round = round.0, devices, "devices hold samples that the run does not know yet");
-        }
-        Event::Rested => tracing::info!("resting: nothing new is to be learned until devices or images come"),
-        Event::Finished => {
-            tracing::info!("the run is over; more `rounds` go on with it, `aggregator serve --new-run` begins another")
-        }
     }
 }

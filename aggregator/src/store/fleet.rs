@@ -6,7 +6,7 @@ use rusqlite::params;
 
 use super::labels::LabelsText;
 use super::rows::{Bits, DEVICE_COLUMNS, RUN_COLUMNS};
-use super::{DeviceRow, RunRow, Store, StoreError};
+use super::{DeviceRow, GONE, RunRow, Store, StoreError};
 
 impl Store {
     /// Opens a run; it is the current one from now on.
@@ -75,6 +75,31 @@ impl Store {
     pub fn release_device(&mut self, device: &str) -> Result<(), StoreError> {
         self.write("release a device in", |transaction| {
             transaction.execute("UPDATE devices SET quarantined = NULL, strikes = 0 WHERE device = ?1", [device])
+        })?;
+        Ok(())
+    }
+
+    /// Takes devices out, with what was refused of them. Their updates stay with the rounds that have them.
+    ///
+    /// # Errors
+    /// If the ledger cannot be written; then nothing was changed.
+    pub fn forget_devices(&mut self, devices: &[String]) -> Result<(), StoreError> {
+        self.write("forget devices in", |transaction| {
+            for table in ["failures", "devices"] {
+                let mut statement = transaction.prepare(&format!("DELETE FROM {table} WHERE device = ?1"))?;
+                devices.iter().try_for_each(|device| statement.execute([device]).map(drop))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Notes that no device is there: the aggregator has just started and has heard none.
+    ///
+    /// # Errors
+    /// If the ledger cannot be written; then nothing was changed.
+    pub fn note_all_gone(&mut self) -> Result<(), StoreError> {
+        self.write("write devices to", |transaction| {
+            transaction.execute("UPDATE devices SET state = ?1 WHERE state <> ?1", [GONE])
         })?;
         Ok(())
     }

@@ -42,6 +42,7 @@ pub trait Ledger {
 
     fn each_device(&self, take: &mut dyn FnMut(DeviceRow)) -> Result<(), StoreError>;
     fn upsert_devices(&mut self, devices: &mut dyn Iterator<Item = DeviceRow>) -> Result<(), StoreError>;
+    fn forget_devices(&mut self, devices: &[String]) -> Result<(), StoreError>;
     fn add_refusals(&mut self, counts: &BTreeMap<String, u64>) -> Result<(), StoreError>;
 }
 
@@ -136,6 +137,10 @@ impl Ledger for Store {
 
     fn upsert_devices(&mut self, devices: &mut dyn Iterator<Item = DeviceRow>) -> Result<(), StoreError> {
         Self::upsert_devices(self, devices)
+    }
+
+    fn forget_devices(&mut self, devices: &[String]) -> Result<(), StoreError> {
+        Self::forget_devices(self, devices)
     }
 
     fn add_refusals(&mut self, counts: &BTreeMap<String, u64>) -> Result<(), StoreError> {

@@ -12,8 +12,6 @@ impl Store {
     /// Opens a round of a known run.
     pub fn open_round(&mut self, round: &NewRound) -> Result<(), StoreError> {
         self.write("open a round in", |transaction| {
-            // A run that was done goes on, with more rounds or with news.
-            transaction.execute("UPDATE runs SET finished = 0 WHERE run = ?1 AND finished = 1", [Bits(round.run)])?;
             transaction.execute(
                 "INSERT INTO rounds (run, round, phase, task, opened_ms, expected, notice, chosen) \
                  VALUES (?1, ?2, 'collecting', ?3, ?4, ?5, ?6, ?7)",
@@ -26,7 +24,9 @@ impl Store {
                     round.notice,
                     round.chosen,
                 ],
-            )
+            )?;
+            // A run that was done goes on, with more rounds or with news.
+            transaction.execute("UPDATE runs SET finished = 0 WHERE run = ?1 AND finished", [Bits(round.run)])
         })?;
         Ok(())
     }

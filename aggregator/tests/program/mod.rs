@@ -51,6 +51,15 @@ impl Program {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Standard output of a command that has something to complain about: exit code 1.
+    pub(crate) fn complain(&self, arguments: &[&str], complaint: &str) -> String {
+        let output = self.run(arguments);
+        let complaints = String::from_utf8_lossy(&output.stderr);
+        assert!(complaints.contains(complaint), "{arguments:?}: {complaints}");
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {complaints}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// The one line on standard error of a failure with this exit code.
     pub(crate) fn fail(&self, arguments: &[&str], code: i32) -> String {
         refused(arguments, &self.run(arguments), code)

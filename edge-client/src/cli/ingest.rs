@@ -25,7 +25,7 @@ use super::beside::Beside;
 use super::ingested::{Ingested, Stored};
 use super::intake::Intakes;
 use super::setup::Setup;
-use super::{Answer, Common};
+use super::{Answer, Common, INTERRUPTED};
 
 const EXAMPLES: &str = "\
 Examples:

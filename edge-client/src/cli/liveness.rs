@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
@@ -19,6 +20,8 @@ use serde::{Deserialize, Serialize};
 pub(super) const SILENCE_SECONDS: u64 = 90;
 
 const FILE: &str = "status.json";
+/// Locked as long as a `run` lives: a kill lets go of it at once, whatever the last status says.
+const LOCK: &str = "run.lock";
 /// Between two files when nothing changes.
 const BEAT: Duration = Duration::from_secs(30);
 /// Least time between two files: fast rounds must not wear the disk.
@@ -51,6 +54,21 @@ pub(super) struct Liveness {
     pub(super) round: Option<u32>,
     /// Why the aggregator refused this device or its update last, until it is welcome again.
     pub(super) refused: Option<String>,
+    /// Why there is no connection to the broker, while there is none.
+    #[serde(default)]
+    pub(super) unreachable: Option<String>,
+    /// What the broker seems to have against this device, until it is over.
+    #[serde(default)]
+    pub(super) trouble: Option<String>,
+    /// Whether nobody has answered for long although the broker is there.
+    #[serde(default)]
+    pub(super) unanswered: bool,
+    /// Whether the run was over when this device stopped.
+    #[serde(default)]
+    pub(super) finished: bool,
+    /// Whether a person must do something before the aggregator takes this device.
+    #[serde(default)]
+    pub(super) needs_a_person: bool,
     /// Why work pauses to spare the device, if it does.
     #[serde(default)]
     pub(super) paused: Option<String>,
@@ -77,6 +95,8 @@ pub(super) struct Heart {
     liveness: Liveness,
     changes: Sender<Liveness>,
     thread: JoinHandle<()>,
+    /// None where the file system knows no locks.
+    _lock: Option<File>,
 }
 
 impl Heart {
@@ -88,6 +108,11 @@ impl Heart {
             state: Phase::Connecting,
             round: None,
             refused: None,
+            unreachable: None,
+            trouble: None,
+            unanswered: false,
+            finished: false,
+            needs_a_person: false,
             paused: None,
             delivered: 0,
             ignored: BTreeMap::new(),
@@ -100,6 +125,8 @@ impl Heart {
         };
         let pulse = Pulse { path, outgoing };
         pulse.write(&liveness)?;
+        // Nobody else holds it for more than a moment: whoever runs has the store to itself.
+        let lock = File::create(state.join(LOCK)).ok().filter(|lock| lock.lock().is_ok());
         let (changes, receiver) = unbounded();
         let first = liveness.clone();
         let thread = thread::Builder::new()
@@ -107,12 +134,15 @@ impl Heart {
             .stack_size(256 * 1024)
             .spawn(move || pulse.beat(first, &receiver))
             .context("cannot start a thread; the system is out of memory or of threads")?;
-        Ok(Self { liveness, changes, thread })
+        Ok(Self { liveness, changes, thread, _lock: lock })
     }
 
     /// Notes what happened.
     pub(super) fn note(&mut self, event: &Event) {
-        let told = |of: &Liveness| (of.state, of.round, of.delivered, of.refused.clone(), of.paused.clone());
+        let told = |of: &Liveness| {
+            let why = [&of.refused, &of.paused, &of.unreachable, &of.trouble].map(Clone::clone);
+            (of.state, of.round, of.delivered, of.unanswered, why)
+        };
         let before = told(&self.liveness);
         self.liveness.note(event);
         if before != told(&self.liveness) {
@@ -128,6 +158,7 @@ impl Heart {
 
     /// Says that the process ends in good order.
     pub(super) fn stop(mut self) {
+        self.liveness.finished = self.liveness.state == Phase::Resting;
         self.liveness.state = Phase::Stopped;
         let _ = self.changes.send(self.liveness);
         drop(self.changes);
@@ -160,13 +191,23 @@ impl Liveness {
 
     fn note(&mut self, event: &Event) {
         match event {
-            Event::Connected => self.state = Phase::Connected,
+            Event::Connected => {
+                self.state = Phase::Connected;
+                self.unreachable = None;
+            }
             Event::Disconnected => self.state = Phase::Connecting,
+            Event::Unreachable(why) => self.unreachable = Some(why.clone()),
+            Event::Trouble(why) => self.trouble = Some(why.clone()),
+            Event::Recovered => self.trouble = None,
+            Event::Unanswered => self.unanswered = true,
             Event::Welcome => {
                 self.state = Phase::Waiting;
                 self.refused = None;
+                (self.unanswered, self.needs_a_person) = (false, false);
             }
             Event::Refused(reason) => {
+                self.unanswered = false;
+                self.needs_a_person = reason.needs_a_person();
                 self.refused = Some(format!("{reason}: {}", reason.advice()));
                 if self.state == Phase::Working {
                     self.state = Phase::Waiting;
@@ -182,6 +223,11 @@ impl Liveness {
             }
             Event::Outdated(_) => self.state = Phase::Waiting,
             Event::Rests(_) => self.state = Phase::Resting,
+            Event::GoesOn => {
+                if self.state == Phase::Resting {
+                    self.state = Phase::Waiting;
+                }
+            }
             Event::Ignored(reason) => *self.ignored.entry(reason.name().into()).or_default() += 1,
             Event::Paused(why) => self.paused = Some(why.clone()),
             Event::Resumed => self.paused = None,
@@ -237,6 +283,16 @@ impl Pulse {
     }
 }
 
+/// Whether a `run` lives with this state folder; `None` where that cannot be told from its lock.
+pub(super) fn is_running(state: &Path) -> Option<bool> {
+    // A shared lock of a moment: no reader is in another's way.
+    match File::open(state.join(LOCK)).ok()?.try_lock_shared() {
+        Ok(()) => Some(false),
+        Err(TryLockError::WouldBlock) => Some(true),
+        Err(TryLockError::Error(_)) => None,
+    }
+}
+
 /// What the last `run` with this state folder told, if there was one.
 pub(super) fn read(state: &Path) -> Option<Liveness> {
     files::read_json(&state.join(FILE))
@@ -275,6 +331,7 @@ mod tests {
     fn the_last_word_is_on_disk_when_the_heart_stops() {
         let folder = tempfile::tempdir().unwrap();
         assert!(read(folder.path()).is_none());
+        assert_eq!(is_running(folder.path()), None);
         let mut heart = Heart::start(folder.path(), None).unwrap();
         let first = read(folder.path()).unwrap();
         assert_eq!((first.pid, first.state, first.round), (process::id(), Phase::Connecting, None));
@@ -283,7 +340,9 @@ mod tests {
         }
         heart.note(&Event::Refused(Refusal::Classes));
         assert_eq!(heart.liveness.state, Phase::Waiting);
+        assert_eq!(is_running(folder.path()), Some(true));
         heart.stop();
+        assert_eq!(is_running(folder.path()), Some(false));
         let last = read(folder.path()).unwrap();
         assert_eq!((last.state, last.round, last.delivered), (Phase::Stopped, Some(7), 1));
         assert!(last.refused.unwrap().starts_with("classes: set `classes`"));

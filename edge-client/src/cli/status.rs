@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use grapevine_edge_client::config::ValidConfig;
+use grapevine_edge_client::device;
 use grapevine_edge_client::predict::Figures;
 use grapevine_edge_client::store::{Store, StoreError};
 use grapevine_host::sentence::sentence;
 use grapevine_host::{files, memory};
-use grapevine_protocol::Digest;
+use grapevine_protocol::{DeviceId, Digest, FleetId};
 use serde::Serialize;
 
 use super::histogram::{Style, histogram};
@@ -27,7 +28,9 @@ Examples:
   edge-client status --json | jq -r '.store.by_class[] | [.class, .samples] | @csv'
 
 The bars fill the terminal; they are plain ASCII where the locale has nothing else.
-Reads only, also beside `edge-client run`. Exit code 1 if something is wrong that a person must look at.";
+Reads only, also beside `edge-client run`. Exit code 1 if a person must look at something, each said in a sentence: the
+device ran and does not any more, the broker cannot be reached, refuses it or hangs up, nobody answers, the aggregator
+refuses it, another device uses its name, or the store cannot be used.";
 
 /// Of a store that its writer did not close.
 const INTERRUPTED: &str = "the last `edge-client` that wrote the store was killed or lost its power; \
@@ -141,7 +144,8 @@ impl Status {
         let mut problems = Vec::new();
         let running = liveness::read(&config.state).map(|liveness| {
             let seen_seconds_ago = liveness::seconds_now().saturating_sub(liveness.seen);
-            let alive = liveness.state != Phase::Stopped && seen_seconds_ago <= SILENCE_SECONDS;
+            let is_held = liveness::is_running(&config.state).unwrap_or(true);
+            let alive = liveness.state != Phase::Stopped && seen_seconds_ago <= SILENCE_SECONDS && is_held;
             Running { alive, seen_seconds_ago, liveness }
         });
         let intakes = Intakes::read(&config.state);
@@ -162,6 +166,7 @@ impl Status {
             resident_bytes: None,
             problems: Vec::new(),
         };
+        let (fleet, device) = (config.fleet.clone(), config.device.clone());
         match Setup::load(config) {
             Ok(setup) => {
                 status.extractor = Some(Extractor {
@@ -184,6 +189,12 @@ impl Status {
             }
             Err(error) => problems.push(sentence(error.as_ref())),
         }
+        // That the last one was killed is said already.
+        if let Some(running) =
+            status.running.as_ref().filter(|_| !problems.iter().any(|problem| problem == INTERRUPTED))
+        {
+            problems.extend(running.problems(&fleet, &device));
+        }
         status.problems = problems;
         status.resident_bytes = memory::resident_bytes();
         status
@@ -195,6 +206,32 @@ fn full_disk(state: &Path) -> Option<String> {
     let left = files::free_bytes(state).filter(|&left| left < LEAST_FREE_BYTES)?;
     let state = state.display();
     Some(format!("{FULL}: {state} has {left} bytes left; free some space, then the device goes on by itself"))
+}
+
+impl Running {
+    /// What a person must look at.
+    fn problems(&self, fleet: &FleetId, device: &DeviceId) -> Vec<String> {
+        let Liveness { state, refused, unreachable, trouble, unanswered, finished, needs_a_person, .. } =
+            &self.liveness;
+        if *state == Phase::Stopped && *finished {
+            return Vec::new();
+        }
+        if !self.alive {
+            return vec!["this device does not run; start it again (`edge-client run`)".into()];
+        }
+        let mut problems: Vec<String> = Vec::new();
+        if *state == Phase::Connecting {
+            problems.extend(unreachable.iter().map(|why| format!("no connection to the broker: {why}")));
+        }
+        problems.extend(trouble.clone());
+        if *unanswered {
+            problems.push(device::unanswered(fleet, device));
+        }
+        if *needs_a_person {
+            problems.extend(refused.iter().map(|why| format!("the aggregator refuses this device: {why}")));
+        }
+        problems
+    }
 }
 
 impl Contents {

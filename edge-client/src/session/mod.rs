@@ -25,7 +25,7 @@ use rand_chacha::ChaCha8Rng;
 
 use download::Download;
 pub use download::WINDOW as DOWNLOAD_WINDOW;
-use greeting::Link;
+use greeting::{Greeting, Link};
 use outbox::Outbox;
 
 /// First pause before something unanswered is said again; doubles up to [`LONGEST_PAUSE`].
@@ -104,6 +104,16 @@ pub enum Event {
     Ignored(Refusal),
     /// The fleet has nothing to learn for now, and its newest heads, if it has any, are kept.
     Rests(RoundId),
+    /// The fleet that rested goes on.
+    GoesOn,
+    /// The broker is there, and nobody has answered this device's hello for long.
+    Unanswered,
+    /// Why the shell has no connection to the broker.
+    Unreachable(String),
+    /// The broker hangs up again and again; what it seems to be, and what to do.
+    Trouble(String),
+    /// The trouble is over.
+    Recovered,
     /// The fleet's newest heads are on this device.
     NewHeads(Digest),
     /// The shell lets work wait to spare the device; why.
@@ -156,6 +166,7 @@ pub struct Session {
     outbox: Outbox,
     /// Since when nothing was heard on this connection.
     silent_since: Option<Duration>,
+    greeting: Greeting,
     rng: ChaCha8Rng,
     actions: VecDeque<Action>,
 }
@@ -181,6 +192,7 @@ impl Session {
             download: None,
             outbox: Outbox::new(pending),
             silent_since: None,
+            greeting: Greeting::default(),
             rng,
             actions: VecDeque::new(),
         }
@@ -196,7 +208,7 @@ impl Session {
         let timers = match self.link {
             Link::Offline => return None,
             // Nothing else goes out before the welcome.
-            Link::Greeting { again_at, .. } => [Some(again_at), None],
+            Link::Greeting { again_at, .. } => [Some(again_at), self.unanswered_at()],
             Link::Welcome => [self.download.as_ref().map(Download::again_at), self.outbox.again_at()],
         };
         timers.into_iter().chain([self.doubt_at()]).flatten().min()
@@ -212,6 +224,7 @@ impl Session {
     pub fn handle_disconnected(&mut self) {
         self.link = Link::Offline;
         self.silent_since = None;
+        self.hang_up_greeting();
     }
 
     /// The work is done and its update lies in the outbox on disk.
@@ -266,6 +279,7 @@ impl Session {
                 self.send_offer(now);
             }
         }
+        self.tell_unanswered(now);
         self.doubt(now);
     }
 
@@ -289,7 +303,7 @@ impl Session {
 
     fn handle_notice(&mut self, now: Duration, notice: Notice) {
         if notice.shape != self.identity.shape {
-            return self.report(Event::Ignored(Refusal::Shape));
+            return self.handle_foreign_shape(now, notice.boot);
         }
         if notice.params.check().is_err() {
             return self.report(Event::Ignored(Refusal::Absurd));
@@ -302,6 +316,10 @@ impl Session {
         }
         if self.notice.as_ref() != Some(&notice) {
             let former = self.notice.replace(notice);
+            if former.as_ref().is_some_and(|former| former.task == Task::Rest) && !self.is_resting() {
+                self.rests = false;
+                self.report(Event::GoesOn);
+            }
             self.rests &= former.as_ref().is_some_and(|former| self.is_current(former.run, former.round));
             self.review_download();
             self.review_work();
@@ -373,7 +391,9 @@ impl Session {
         if !has_work && notice.task != Task::Rest {
             return;
         }
-        if let Some(blob) = notice.heads.filter(|blob| self.heads.as_ref().is_none_or(|(have, _)| have != blob)) {
+        if let Some(blob) =
+            notice.heads.filter(|blob| self.heads.as_ref().is_none_or(|(have, _)| !have.is_content_of(blob)))
+        {
             let limit = largest_heads(notice.shape);
             return self.begin_download(now, BlobKind::Heads, blob, limit);
         }
@@ -385,7 +405,9 @@ impl Session {
         if !has_work {
             return;
         }
-        if let Some(blob) = notice.aid.filter(|blob| self.aid.as_ref().is_none_or(|(have, _)| have != blob)) {
+        if let Some(blob) =
+            notice.aid.filter(|blob| self.aid.as_ref().is_none_or(|(have, _)| !have.is_content_of(blob)))
+        {
             let limit = largest_aid(notice.shape, notice.params.method);
             return self.begin_download(now, BlobKind::Aid, blob, limit);
         }
@@ -402,7 +424,8 @@ impl Session {
     }
 
     fn save_heads(&mut self, notice: &Notice) {
-        let Some((blob, content)) = self.heads.as_ref().filter(|(have, _)| notice.heads == Some(*have)) else { return };
+        let is_named = |have: &BlobRef| notice.heads.is_some_and(|blob| have.is_content_of(&blob));
+        let Some((blob, content)) = self.heads.as_ref().filter(|(have, _)| is_named(have)) else { return };
         if self.saved == Some(blob.digest) {
             return;
         }
@@ -415,6 +438,10 @@ impl Session {
             digest,
         });
         self.report(Event::NewHeads(digest));
+    }
+
+    fn is_resting(&self) -> bool {
+        self.notice.as_ref().is_some_and(|notice| notice.task == Task::Rest)
     }
 
     fn is_current(&self, run: RunId, round: RoundId) -> bool {

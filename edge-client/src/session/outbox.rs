@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use grapevine_protocol::{BlobRef, Digest, Offer, RoundId, RunId, ToAggregator, Want, block};
+use grapevine_protocol::{BlobRef, BlockSize, Digest, Offer, RoundId, RunId, ToAggregator, Want, block};
 
 use super::greeting::Link;
 use super::{FIRST_PAUSE, FinishedUpdate, Session, next_pause};
@@ -13,6 +13,8 @@ const MOST_BLOCKS: usize = 64;
 /// At most one update is pending; a device works on one round at a time.
 pub(super) struct Outbox {
     pending: Option<Pending>,
+    /// How updates are cut: as the broker allows.
+    block: BlockSize,
 }
 
 struct Pending {
@@ -24,7 +26,7 @@ struct Pending {
 
 impl Outbox {
     pub(super) fn new(update: Option<FinishedUpdate>) -> Self {
-        let mut outbox = Self { pending: None };
+        let mut outbox = Self { pending: None, block: BlockSize::default() };
         if let Some(update) = update {
             outbox.put(update, Duration::ZERO);
         }
@@ -32,7 +34,7 @@ impl Outbox {
     }
 
     pub(super) fn put(&mut self, update: FinishedUpdate, now: Duration) {
-        let blob = BlobRef::of(&update.content);
+        let blob = BlobRef::of(&update.content).in_blocks_of(self.block);
         self.pending = Some(Pending { update, blob, again_at: now, pause: FIRST_PAUSE });
     }
 
@@ -68,6 +70,16 @@ impl Session {
         let offer = Offer { run: pending.update.run, round: pending.update.round, blob: pending.blob, crc: header.crc };
         let bytes = bytes.to_vec();
         self.send_block(ToAggregator::Offer(offer), bytes);
+    }
+
+    /// The broker does not take packets of so many bytes: from now on blocks are smaller. `false` if there are no smaller
+    /// ones.
+    pub fn handle_packet_limit(&mut self, bytes: usize) -> bool {
+        let outbox = &mut self.outbox;
+        let Some(block) = BlockSize::below_packet(bytes).filter(|block| *block < outbox.block) else { return false };
+        outbox.block = block;
+        outbox.pending.iter_mut().for_each(|pending| pending.blob = pending.blob.in_blocks_of(block));
+        true
     }
 
     /// After a reconnect of either side: the aggregator answers with the blocks that it has not.

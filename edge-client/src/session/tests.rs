@@ -3,6 +3,7 @@ use grapevine_protocol::{Encoding, Refused, Welcome, block};
 
 use super::*;
 
+mod operating;
 mod survival;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -294,12 +295,16 @@ fn devices_without_samples_or_without_the_draw_do_not_work() {
 }
 
 #[test]
-fn a_notice_of_another_shape_or_an_impossible_blob_is_ignored() {
+fn a_notice_of_another_shape_is_doubted_and_an_impossible_blob_is_ignored() {
     let mut session = welcome();
     let foreign = Notice { shape: Shape::new(3, 3).unwrap(), ..notice(0, None) };
     session.handle_message(SECOND, ToDevice::Notice(foreign), &[]);
-    assert!(matches!(actions(&mut session)[..], [Action::Report(Event::Ignored(Refusal::Shape))]));
-    let huge = BlobRef { digest: Digest([9; 32]), bytes: 200_000_000 };
+    assert!(matches!(
+        actions(&mut session)[..],
+        [Action::Report(Event::Ignored(Refusal::Shape)), Action::Send(ToAggregator::Hello(_), _)]
+    ));
+    let mut session = welcome();
+    let huge = BlobRef { bytes: 200_000_000, ..BlobRef::of(b"huge") };
     session.handle_message(SECOND, ToDevice::Notice(notice(0, Some(huge))), &[]);
     assert!(matches!(actions(&mut session)[..], [Action::Report(Event::Ignored(Refusal::TooLarge))]));
 }

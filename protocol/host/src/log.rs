@@ -1,14 +1,20 @@
 //! What is logged, and where: standard error, so that standard output stays for results.
 //!
-//! Levels: error = a person must act; warn = the system recovered by itself; info = one line per round; debug = per
-//! message; trace = everything.
+//! Levels: error = a person must act; warn = the system recovered by itself; info = one line per round and per device that
+//! comes, goes or is refused; debug = per message; trace = everything.
+//!
+//! Where standard error is the journal of systemd, each line begins with its priority as `sd-daemon(3)` describes, so that
+//! `journalctl -p err` finds what a person must act on; the journal has the time and the program itself.
 
+use core::fmt;
 use std::env;
 use std::io::{self, IsTerminal};
 
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{ParseError, Targets};
-use tracing_subscriber::fmt::{MakeWriter, format, layer};
+use tracing_subscriber::fmt::format::{Format, Full, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter, format, layer};
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::registry::{LookupSpan, Registry};
 
@@ -36,7 +42,11 @@ pub fn init_with(verbosity: i8, extra: &str) {
     let filter = filter(extra, &wanted).expect("each half is a filter by itself");
     let colour = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     // An error means that the program around us has set up logging already, which is its right.
-    let _already = tracing_subscriber::registry().with(lines(io::stderr, colour)).with(filter).try_init();
+    let _already = if is_journal() {
+        tracing_subscriber::registry().with(journal_lines(io::stderr)).with(filter).try_init()
+    } else {
+        tracing_subscriber::registry().with(lines(io::stderr, colour)).with(filter).try_init()
+    };
     if let Some(error) = refused {
         tracing::error!(%error, "{VARIABLE} is not a log filter; try `debug` or `grapevine_host=trace,warn`");
     }
@@ -49,6 +59,19 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
     Registry: for<'a> LookupSpan<'a>,
 {
+    layer().with_writer(writer).with_ansi(colour).fmt_fields(printable_fields())
+}
+
+/// The same for the journal.
+fn journal_lines<W>(writer: W) -> impl Layer<Registry>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+    Registry: for<'a> LookupSpan<'a>,
+{
+    layer().with_writer(writer).with_ansi(false).fmt_fields(printable_fields()).event_format(Journal::default())
+}
+
+fn printable_fields() -> impl for<'a> FormatFields<'a> + 'static {
     let fields = format::debug_fn(|writer, field, value| {
         let value = format!("{value:?}");
         match field.name() {
@@ -56,7 +79,57 @@ where
             name => write!(writer, "{}={}", name.trim_start_matches("r#"), printable(&value)),
         }
     });
-    layer().with_writer(writer).with_ansi(colour).fmt_fields(fields.delimited(" "))
+    fields.delimited(" ")
+}
+
+/// Lines for the journal: a priority, and neither time nor level.
+struct Journal {
+    rest: Format<Full, ()>,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self { rest: Format::default().without_time().with_level(false) }
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>, N: for<'a> FormatFields<'a> + 'static> FormatEvent<S, N> for Journal {
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        write!(writer, "<{}>", priority(*event.metadata().level()))?;
+        self.rest.format_event(context, writer, event)
+    }
+}
+
+/// The priorities of `syslog(3)`.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
+}
+
+/// Whether standard error is the stream to the journal that the service manager made, and not one that somebody has
+/// redirected since.
+#[cfg(unix)]
+fn is_journal() -> bool {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::MetadataExt;
+
+    let Some(stream) = env::var("JOURNAL_STREAM").ok() else { return false };
+    let Ok(metadata) =
+        io::stderr().as_fd().try_clone_to_owned().and_then(|descriptor| File::from(descriptor).metadata())
+    else {
+        return false;
+    };
+    stream == format!("{}:{}", metadata.dev(), metadata.ino())
+}
+
+#[cfg(not(unix))]
+fn is_journal() -> bool {
+    false
 }
 
 /// What is said last about a library holds. Targets and levels are enough; tracing's `EnvFilter` would bring regular
@@ -82,7 +155,7 @@ fn directives(verbosity: i8) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     use super::*;
 
@@ -109,6 +182,36 @@ mod tests {
             assert!(with_extra.contains("rumqttd=off"), "{with_extra}");
         }
         assert!(directives(0).starts_with("warn,grapevine=info"));
+    }
+
+    #[derive(Clone, Default)]
+    struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Buffer {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_journal_gets_priorities_and_no_times() {
+        let buffer = Buffer::default();
+        let writer = buffer.clone();
+        let lines = journal_lines(move || writer.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
+            tracing::error!(device = "camera-1", "a person must act");
+            tracing::info!("a round");
+        });
+        let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert!(lines[0].starts_with("<3>") && lines[0].ends_with("a person must act device=\"camera-1\""), "{text}");
+        assert!(lines[1].starts_with("<6>") && !lines[1].contains("INFO"), "{text}");
     }
 
     #[test]

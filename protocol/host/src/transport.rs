@@ -10,8 +10,11 @@
 //! - rumqttc keeps state across a lost session that can stall the next one, so each connection begins with fresh state.
 
 mod backoff;
+mod careful;
+mod ended;
 mod options;
 mod polling;
+mod suspicion;
 mod watchdog;
 
 use core::fmt;
@@ -28,6 +31,7 @@ use tokio::sync::Notify;
 pub use self::backoff::Backoff;
 pub use self::options::{Options, StartError, Will, is_topic};
 use self::options::{is_filter, packet_bytes};
+pub use self::suspicion::Trouble;
 
 /// Longest that [`Transport::close`] waits for the polling thread.
 const JOIN_LIMIT: Duration = Duration::from_millis(1_500);
@@ -57,6 +61,15 @@ pub enum Event {
         /// For a person.
         reason: String,
     },
+    /// The broker hangs up again and again, and this seems to be why. Told once, until it is something else or over.
+    Trouble {
+        /// What it seems to be.
+        trouble: Trouble,
+        /// For a person: what it is and what to do.
+        reason: String,
+    },
+    /// What [`Trouble`](Self::Trouble) told is over: a connection has lasted.
+    Recovered,
 }
 
 /// A connection to a broker that repairs itself.
@@ -123,7 +136,7 @@ impl Transport {
     pub fn start(options: Options, sink: impl FnMut(Event) + Send + 'static) -> Result<Self, StartError> {
         options.check()?;
         let max_packet_bytes = options.max_packet_bytes;
-        let turn_limit = options.patience().max(options.backoff.max) * 2;
+        let turn_limit = options.patience().max(backoff::longest_of_all(options.backoff)) * 2;
         let (link, running) = polling::start(options, Box::new(sink))?;
         Ok(Self { link, max_packet_bytes, turn_limit, running: Some(running) })
     }
@@ -150,6 +163,7 @@ impl Transport {
         let sent = self.link.client.try_publish(topic, QoS::AtLeastOnce, retain, payload);
         sent.map_err(|_full| PublishError::Full)?;
         state.unacknowledged += 1;
+        state.largest_bytes = state.largest_bytes.max(bytes);
         self.link.sent.count(counted);
         Ok(())
     }
@@ -161,7 +175,7 @@ impl Transport {
         }
         let mut state = self.link.lock();
         if state.filters.insert(filter.to_owned()) && state.phase != Phase::Down {
-            state.changes.push_back(Change::Subscribe(vec![filter.to_owned()]));
+            state.changes.push_back(Change::Subscribe(vec![filter.to_owned()], QoS::AtLeastOnce));
             self.link.hand_over(&mut state);
         }
         Ok(())
@@ -254,6 +268,8 @@ struct State {
     changes: VecDeque<Change>,
     /// Messages and subscriptions that the broker has not acknowledged.
     unacknowledged: u64,
+    /// The largest packet since the broker had last acknowledged everything.
+    largest_bytes: usize,
     /// A caller wants a new connection.
     is_doubted: bool,
 }
@@ -274,7 +290,7 @@ enum Ending {
 }
 
 enum Change {
-    Subscribe(Vec<String>),
+    Subscribe(Vec<String>, QoS),
     Unsubscribe(String),
 }
 
@@ -292,6 +308,7 @@ impl Link {
             filters: filters.iter().cloned().collect(),
             changes: VecDeque::new(),
             unacknowledged: 0,
+            largest_bytes: 0,
             is_doubted: false,
         };
         let (sent, received) = (Counter::default(), Counter::default());
@@ -312,8 +329,8 @@ impl Link {
     fn hand_over(&self, state: &mut State) {
         while let Some(change) = state.changes.front() {
             let handed = match change {
-                Change::Subscribe(filters) => {
-                    let filters = filters.iter().map(|filter| SubscribeFilter::new(filter.clone(), QoS::AtLeastOnce));
+                Change::Subscribe(filters, qos) => {
+                    let filters = filters.iter().map(|filter| SubscribeFilter::new(filter.clone(), *qos));
                     self.client.try_subscribe_many(filters)
                 }
                 Change::Unsubscribe(filter) => self.client.try_unsubscribe(filter.as_str()),
@@ -329,19 +346,26 @@ impl Link {
     /// A connection stands: everything that should be subscribed to is asked for.
     fn open(&self) {
         let mut state = self.lock();
-        state.phase = Phase::Subscribing;
         let filters: Vec<String> = state.filters.iter().cloned().collect();
-        state.changes = filters.chunks(FILTERS_PER_PACKET).map(|some| Change::Subscribe(some.to_vec())).collect();
-        self.hand_over(&mut state);
+        let several = |some: &[String]| Change::Subscribe(some.to_vec(), QoS::AtLeastOnce);
+        self.begin(&mut state, filters.chunks(FILTERS_PER_PACKET).map(several).collect());
     }
 
-    /// The connection is gone, and with it everything that waited.
-    fn hang_up(&self) {
+    fn begin(&self, state: &mut State, changes: VecDeque<Change>) {
+        state.phase = Phase::Subscribing;
+        state.changes = changes;
+        self.hand_over(state);
+    }
+
+    /// The connection is gone, and with it everything that waited. Gives the size of the largest packet that may not have
+    /// been acknowledged, 0 for none.
+    fn hang_up(&self) -> usize {
         let mut state = self.lock();
         state.phase = Phase::Down;
         state.changes.clear();
         state.unacknowledged = 0;
         state.is_doubted = false;
+        core::mem::take(&mut state.largest_bytes)
     }
 
     /// The polling thread begins another turn.
@@ -349,9 +373,11 @@ impl Link {
         *self.turned.lock().unwrap_or_else(PoisonError::into_inner) = now();
     }
 
-    fn acknowledged(&self) {
+    /// Gives the size of the largest packet that has passed, once everything has.
+    fn acknowledged(&self) -> Option<usize> {
         let mut state = self.lock();
         state.unacknowledged = state.unacknowledged.saturating_sub(1);
+        (state.unacknowledged == 0).then(|| core::mem::take(&mut state.largest_bytes))
     }
 }
 

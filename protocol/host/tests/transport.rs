@@ -62,7 +62,11 @@ fn await_connected(events: &Receiver<Event>) {
 fn next_message(events: &Receiver<Event>) -> (String, Vec<u8>) {
     match next(events) {
         Event::Message { topic, payload } => (topic, payload),
-        other @ (Event::Connected | Event::Disconnected { .. } | Event::Refused { .. }) => {
+        other @ (Event::Connected
+        | Event::Disconnected { .. }
+        | Event::Refused { .. }
+        | Event::Trouble { .. }
+        | Event::Recovered) => {
             panic!("a message was expected, not {other:?}")
         }
     }

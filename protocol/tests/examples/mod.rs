@@ -6,7 +6,7 @@ use grapevine_models::{
     Sums, triangle,
 };
 use grapevine_protocol::{
-    Aid, AidBody, Bitmap, BlobRef, BlockHeader, BootId, DatasetId, Digest, Encoding, HeadsBody, Hello, LabelValue,
+    Aid, AidBody, Bitmap, BlobRef, BlockHeader, BlockSize, BootId, DatasetId, Digest, Encoding, HeadsBody, Hello, LabelValue,
     Labels, Leaving, MemoryBody, Notice, Offer, Receipt, Refusal, Refused, RoundId, RunId, Task, ToAggregator,
     ToDevice, Update, UpdateContent, Want, Welcome, class_list_digest,
 };
@@ -153,7 +153,7 @@ pub fn aids() -> Vec<(&'static str, AidBody, Encoding)> {
 }
 
 fn blob() -> BlobRef {
-    BlobRef { digest: Digest::of(b"update"), bytes: 700_000 }
+    BlobRef { bytes: 700_000, ..BlobRef::of(b"update") }
 }
 
 fn want() -> Want {
@@ -190,8 +190,8 @@ fn notice(task: Task) -> Notice {
             own: [0.5, 2.0, 0.0, 0.0, 0.0, 0.0],
         },
         encoding: Encoding::Int8,
-        heads: Some(BlobRef { digest: Digest::of(b"heads"), bytes: 16_392_005 }),
-        aid: Some(BlobRef { digest: Digest::of(b"aid"), bytes: 5_002 }),
+        heads: Some(BlobRef { bytes: 16_392_005, ..BlobRef::of(b"heads") }),
+        aid: Some(BlobRef { bytes: 5_002, ..BlobRef::of(b"aid").in_blocks_of(BlockSize::Kib16) }),
         seed: 42,
         highest_ticket: u64::MAX / 3,
         only: Vec::new(),

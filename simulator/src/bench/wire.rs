@@ -9,7 +9,7 @@ use grapevine_edge_client::session::DOWNLOAD_WINDOW;
 use grapevine_models::{Shape, UpdateContent};
 use grapevine_protocol::topics::{self, BlobKind};
 use grapevine_protocol::{
-    BUILT_IN_LABELS, Bitmap, BlobRef, BlockHeader, BootId, DatasetId, DeviceId, Digest, Encoding, FleetId, Hello,
+    BUILT_IN_LABELS, Bitmap, BlobRef, BlockHeader, BlockSize, BootId, DatasetId, DeviceId, Digest, Encoding, FleetId, Hello,
     LabelValue, Labels, Notice, Offer, Receipt, RoundId, RunId, ToAggregator, ToDevice, Update, Want, Welcome, encode,
 };
 
@@ -164,5 +164,5 @@ impl Wire {
 
 /// A blob of this length; its digest is as long as any.
 pub(super) fn blob(bytes: usize) -> BlobRef {
-    BlobRef { digest: Digest([0; 32]), bytes: bytes as u32 }
+    BlobRef { digest: Digest([0; 32]), bytes: bytes as u32, block: BlockSize::default() }
 }

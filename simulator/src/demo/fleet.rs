@@ -174,6 +174,9 @@ impl Observer for Teller {
             | RoundEvent::Released(_)
             | RoundEvent::RoundUnusable { .. }
             | RoundEvent::NewsGathered { .. }
+            | RoundEvent::TurnedAway { .. }
+            | RoundEvent::Forgotten(_)
+            | RoundEvent::RoomMade(_)
             | RoundEvent::RoundExtended(_) => {}
         }
     }

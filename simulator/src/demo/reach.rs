@@ -44,7 +44,8 @@ pub(super) fn reach(broker: &BrokerAddress, shutdown: &Shutdown) -> Result<(), D
                 Ok(Event::Connected) => break,
                 Ok(Event::Refused { reason }) => return Err(NoBroker::Refused(reason).into()),
                 Ok(Event::Disconnected { reason: last }) => reason = last,
-                Ok(Event::Message { .. }) => {}
+                Ok(Event::Trouble { reason: last, .. }) => reason = last,
+                Ok(Event::Message { .. } | Event::Recovered) => {}
                 Err(_) => return Err(NoBroker::Silent { reason }.into()),
             },
             recv(deadline) -> _ => return Err(NoBroker::Silent { reason }.into()),

@@ -61,7 +61,10 @@ fn subscribe(fleet: &Fleet) -> (Transport, Receiver<Vec<u8>>) {
     let transport = Transport::start(options, move |event| match event {
         Event::Connected => drop(connected.send(())),
         Event::Message { payload, .. } => drop(sender.send(payload)),
-        Event::Disconnected { reason } | Event::Refused { reason } => println!("the dashboard: {reason}"),
+        Event::Disconnected { reason } | Event::Refused { reason } | Event::Trouble { reason, .. } => {
+            println!("the dashboard: {reason}");
+        }
+        Event::Recovered => {}
     });
     is_connected.recv_timeout(PATIENCE).unwrap();
     (transport.unwrap(), messages)

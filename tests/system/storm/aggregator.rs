@@ -100,7 +100,7 @@ impl Aggregator {
         let now = now - process.started;
         meter.of(Owner::Aggregator, || match decode_to_aggregator(frame) {
             Ok((message, block)) => process.coordinator.handle_message(now, device, message, block),
-            Err(error) => process.coordinator.handle_garbage(Some(device), error.refusal()),
+            Err(error) => process.coordinator.handle_garbage(now, Some(device), error.refusal()),
         });
     }
 
@@ -160,6 +160,7 @@ impl Aggregator {
             Action::KeepDevice(device) => {
                 ledger::keep_device(&mut self.ledger, &process.coordinator, device, now - process.started)?;
             }
+            Action::ForgetDevices(devices) => ledger::forget_devices(&mut self.ledger, devices)?,
             Action::OpenRound { notice, expected, chosen } => {
                 ledger::open_round(&mut self.ledger, notice, *expected, *chosen)?;
             }

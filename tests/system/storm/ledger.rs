@@ -418,6 +418,14 @@ impl Ledger for MemoryLedger {
         self.write(upsert, |twin| twin.upsert_devices(&mut devices.iter().cloned()))
     }
 
+    fn forget_devices(&mut self, devices: &[String]) -> Result<(), StoreError> {
+        let forget = |disk: &mut Disk| {
+            devices.iter().for_each(|device| drop(disk.devices.remove(device)));
+            Ok(())
+        };
+        self.write(forget, |twin| twin.forget_devices(devices))
+    }
+
     fn add_refusals(&mut self, counts: &BTreeMap<String, u64>) -> Result<(), StoreError> {
         let add = |disk: &mut Disk| {
             counts.iter().for_each(|(reason, count)| *disk.refusals.entry(reason.clone()).or_default() += count);

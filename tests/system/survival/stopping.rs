@@ -74,7 +74,7 @@ fn a_long_round_is_left_at_once_and_done_after_the_restart() {
     running.line("round began round=1");
     let log = stop(running);
     assert!(log.contains("work ended before its end"), "the round was too short to be left: {log}");
-    let status = pair.device.json("edge-client", &["status", "--json"]);
+    let status = pair.device.status("edge-client");
     assert_eq!(status["running"]["state"], "stopped", "{status}");
     let again = pair.device.start("edge-client", &["run", "--until-finished"]);
     pair.finish(again);

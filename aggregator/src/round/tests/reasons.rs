@@ -1,5 +1,7 @@
 //! What does not belong, one reason after the other: counted under its name and without effect.
 
+use core::time::Duration;
+
 use super::*;
 
 /// A quiet run up to the middle of its third round: rounds 0 and 1 are merged, device 1 has answered round 2.
@@ -67,9 +69,15 @@ fn every_update_that_does_not_belong_is_counted_by_its_reason_and_changes_nothin
         (Refusal::Absurd, Box::new(|h| h.offer(0, 2, &bad(|heads, _| heads.main.bias[0] = 1e9)))),
         (Refusal::Samples, Box::new(|h| h.offer(0, 2, &bad(|_, samples| *samples = 0)))),
         (Refusal::Block, Box::new(|h| h.say(0, ToAggregator::Block(block(&blob, &good, 0).unwrap().0), &good))),
-        (Refusal::Garbage, Box::new(|h| h.coordinator.handle_garbage(Some(&device(0)), Refusal::Garbage))),
-        (Refusal::Topic, Box::new(|h| h.coordinator.handle_garbage(None, Refusal::Topic))),
-        (Refusal::Version, Box::new(|h| h.coordinator.handle_garbage(Some(&device(0)), Refusal::Version))),
+        (
+            Refusal::Garbage,
+            Box::new(|h| h.coordinator.handle_garbage(Duration::ZERO, Some(&device(0)), Refusal::Garbage)),
+        ),
+        (Refusal::Topic, Box::new(|h| h.coordinator.handle_garbage(Duration::ZERO, None, Refusal::Topic))),
+        (
+            Refusal::Version,
+            Box::new(|h| h.coordinator.handle_garbage(Duration::ZERO, Some(&device(0)), Refusal::Version)),
+        ),
     ];
     for (reason, disturb) in cases {
         let mut harness = in_the_third_round();

@@ -6,6 +6,14 @@ use core::time::Duration;
 /// found again soon.
 const LONGEST_AFTER_A_CONNECTION: Duration = Duration::from_secs(4);
 
+/// How many times the longest pause it may become where a broker hangs up for a reason that only a person can mend.
+const HOPELESS: u32 = 4;
+
+/// The longest pause there ever is.
+pub(super) fn longest_of_all(backoff: Backoff) -> Duration {
+    backoff.max * HOPELESS
+}
+
 /// Pauses between attempts to connect: they double from `first` to `max`, each shortened by up to a half at random,
 /// so that a fleet whose broker comes back does not arrive in one instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +40,8 @@ pub(super) struct Pauses {
     failed: Option<Duration>,
     /// After the newest connection that was lost.
     lost: Option<Duration>,
+    /// After the newest connection that the broker ended for a reason that stays.
+    hopeless: Option<Duration>,
 }
 
 impl Pauses {
@@ -39,7 +49,7 @@ impl Pauses {
         // FNV-1a: any mixing will do, as long as every run mixes alike.
         let mix = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         let random = client_id.bytes().fold(backoff.seed ^ 0xcbf2_9ce4_8422_2325, mix);
-        Self { backoff, random, failed: None, lost: None }
+        Self { backoff, random, failed: None, lost: None, hopeless: None }
     }
 
     /// The pause after a connection that `lasted` this long; zero for an attempt that failed.
@@ -65,6 +75,18 @@ impl Pauses {
     /// The longest pause, for a refusal that only a person can lift.
     pub(super) fn longest(&mut self) -> Duration {
         self.jittered(self.backoff.max)
+    }
+
+    /// The pause where the broker will hang up again: it doubles far beyond the longest one.
+    pub(super) fn hopeless(&mut self) -> Duration {
+        let base = self.hopeless.map_or(self.backoff.first, |last| last * 2).min(longest_of_all(self.backoff));
+        self.hopeless = Some(base);
+        self.jittered(base)
+    }
+
+    /// A connection has lasted.
+    pub(super) fn calmed(&mut self) {
+        self.hopeless = None;
     }
 
     fn jittered(&mut self, base: Duration) -> Duration {
@@ -114,6 +136,17 @@ mod tests {
             assert!(pause <= SECOND * expected && pause * 2 >= SECOND * expected, "{pause:?} against {expected} s");
         }
         assert!(pauses.after(SECOND * 8) <= SECOND);
+    }
+
+    #[test]
+    fn what_stays_is_tried_less_and_less() {
+        let mut pauses = Pauses::new(Backoff::default(), "device");
+        for expected in [1, 2, 4, 8, 16, 32, 64, 128, 240, 240] {
+            let pause = pauses.hopeless();
+            assert!(pause <= SECOND * expected && pause * 2 >= SECOND * expected, "{pause:?} against {expected} s");
+        }
+        pauses.calmed();
+        assert!(pauses.hopeless() <= SECOND);
     }
 
     #[test]

@@ -8,17 +8,19 @@ use std::thread;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
-use rumqttc::mqttbytes::Error as PacketError;
 use rumqttc::{
-    AsyncClient, ConnectReturnCode, ConnectionError, EventLoop, Incoming, LastWill, MqttOptions, MqttState,
-    NetworkOptions, Publish, QoS, StateError, SubAck, SubscribeReasonCode,
+    AsyncClient, ConnectionError, EventLoop, Incoming, LastWill, MqttOptions, MqttState, NetworkOptions, Publish, QoS,
+    StateError, SubAck, SubscribeReasonCode,
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{timeout, timeout_at};
 
 use super::backoff::Pauses;
+use super::careful::{Careful, Found};
+use super::ended::{Ended, explain_packet, explain_refusal, is_hang_up};
+use super::suspicion::{CALM, Suspicion};
 use super::watchdog::Watchdog;
-use super::{Ending, Event, Link, Options, Phase, StartError};
+use super::{Ending, Event, Link, Options, Phase, StartError, Trouble};
 
 type Sink = Box<dyn FnMut(Event) + Send>;
 
@@ -97,17 +99,11 @@ struct Polling {
     told: Option<Event>,
     close_by: Option<Instant>,
     took_leave: bool,
+    /// The newest connection ended with something that cannot be read.
+    is_poisoned: bool,
+    suspicion: Suspicion,
+    careful: Careful,
     _alive: Sender<Infallible>,
-}
-
-/// Why a connection, or the attempt to make one, is over.
-enum Ended {
-    /// This side wanted it.
-    ByUs,
-    Lost(String),
-    Refused(String),
-    /// The broker sent something that cannot be read, and would send it again to a kept session.
-    Poisoned(String),
 }
 
 impl Polling {
@@ -122,6 +118,9 @@ impl Polling {
             told: None,
             close_by: None,
             took_leave: false,
+            is_poisoned: false,
+            suspicion: Suspicion::default(),
+            careful: Careful::default(),
             _alive: alive,
         }
     }
@@ -130,22 +129,57 @@ impl Polling {
         let mut pauses = Pauses::new(self.options.backoff, &self.options.client_id);
         loop {
             let ended = self.serve(&mut eventloop).await;
-            self.link.hang_up();
+            let unacknowledged = self.link.hang_up();
             start_afresh(&mut eventloop);
-            eventloop.mqtt_options.set_clean_session(self.options.clean_session);
             let lasted = self.connected_at.take().map_or(Duration::ZERO, |since| since.elapsed());
-            let (event, pause) = match ended {
-                Ended::ByUs => return,
-                Ended::Lost(reason) => (Event::Disconnected { reason }, pauses.after(lasted)),
-                Ended::Refused(reason) => (Event::Refused { reason }, pauses.longest()),
-                Ended::Poisoned(reason) => {
-                    eventloop.mqtt_options.set_clean_session(true);
-                    (Event::Disconnected { reason }, pauses.after(lasted))
-                }
+            if lasted >= CALM {
+                pauses.calmed();
+            }
+            let (event, trouble) = self.judge(ended, lasted, unacknowledged);
+            let pause = match &event {
+                None => return,
+                Some(Event::Refused { .. }) => pauses.longest(),
+                Some(_) if self.suspicion.is_hopeless() => pauses.hopeless(),
+                Some(_) => pauses.after(lasted),
             };
-            self.tell(event, pause);
+            let keeps_session = self.careful.is_needed() || !self.options.clean_session;
+            eventloop.mqtt_options.set_clean_session(self.is_poisoned || !keeps_session);
+            event.into_iter().for_each(|event| self.tell(event, pause));
+            trouble.into_iter().for_each(|trouble| self.tell_trouble(trouble));
             if self.rest(pause).await.is_err() {
                 return;
+            }
+        }
+    }
+
+    /// What is told about the end of a connection; no event if it was our own wish.
+    fn judge(&mut self, ended: Ended, lasted: Duration, unacknowledged: usize) -> (Option<Event>, Option<Trouble>) {
+        self.is_poisoned = false;
+        if lasted.is_zero() && !matches!(ended, Ended::Oversize { .. }) {
+            self.suspicion.failed();
+        }
+        match ended {
+            Ended::ByUs => (None, None),
+            Ended::Refused(reason) => (Some(Event::Refused { reason }), None),
+            Ended::Lost(reason) => (Some(Event::Disconnected { reason }), None),
+            Ended::Closed(reason) => {
+                let trouble = if lasted.is_zero() { None } else { self.suspicion.closed(lasted, unacknowledged) };
+                (Some(Event::Disconnected { reason }), trouble)
+            }
+            Ended::Oversize { bytes, reason } => {
+                let trouble = match self.careful.found_large() {
+                    Found::Perhaps => {
+                        self.is_poisoned = true;
+                        None
+                    }
+                    Found::Retained => None,
+                    Found::Filter => self.suspicion.found_large(bytes),
+                };
+                (Some(Event::Disconnected { reason }), trouble)
+            }
+            Ended::Poisoned(reason) => {
+                self.is_poisoned = true;
+                (Some(Event::Disconnected { reason }), None)
             }
         }
     }
@@ -201,7 +235,15 @@ impl Polling {
         let is_waiting = !self.link.lock().is_settled();
         match self.watchdog.verdict(Instant::now(), is_waiting) {
             Some(why) => Err(Ended::Lost(format!("{why}; connecting anew"))),
-            None => Ok(()),
+            None => {
+                if self.connected_at.is_some_and(|since| since.elapsed() >= CALM) {
+                    self.careful.calmed();
+                    if self.suspicion.calmed() {
+                        (self.sink)(Event::Recovered);
+                    }
+                }
+                Ok(())
+            }
         }
     }
 
@@ -233,13 +275,18 @@ impl Polling {
     fn receive(&mut self, event: rumqttc::Event) -> Result<(), Ended> {
         let rumqttc::Event::Incoming(packet) = event else { return Ok(()) };
         match packet {
-            Incoming::ConnAck(_) => {
-                self.link.open();
+            Incoming::ConnAck(accepted) => {
+                if self.careful.is_needed() {
+                    self.careful.open(&self.link, accepted.session_present);
+                } else {
+                    self.link.open();
+                }
                 self.announce_if_settled();
             }
             Incoming::Publish(publish) => self.deliver(&publish),
             Incoming::SubAck(granted) => {
                 self.check_granted(&granted)?;
+                self.careful.granted();
                 self.acknowledge();
             }
             Incoming::PubAck(_) | Incoming::UnsubAck(_) => self.acknowledge(),
@@ -265,7 +312,9 @@ impl Polling {
     }
 
     fn acknowledge(&mut self) {
-        self.link.acknowledged();
+        if let Some(passed) = self.link.acknowledged() {
+            self.suspicion.passed(passed);
+        }
         self.watchdog.progressed(Instant::now());
         self.announce_if_settled();
     }
@@ -305,12 +354,32 @@ impl Polling {
         }
         self.told = Some(event.clone());
         let client = &self.options.client_id;
-        if let Event::Refused { reason } = &event {
-            tracing::error!(client, reason, "refused by the broker");
-        } else if let Event::Disconnected { reason } = &event {
-            tracing::warn!(client, reason, ?pause, "no connection to the broker; trying again");
-        }
+        // The sink tells people.
+        tracing::debug!(client, ?event, ?pause, "no connection");
         (self.sink)(event);
+    }
+
+    fn tell_trouble(&mut self, trouble: Trouble) {
+        let Options { broker, client_id, .. } = &self.options;
+        let reason = match trouble {
+            Trouble::PacketLimit { bytes } => format!(
+                "{broker} hangs up whenever a packet of {bytes} bytes comes; raise its packet limit to at least {} bytes \
+                 (mosquitto: max_packet_size)",
+                self.options.max_packet_bytes
+            ),
+            Trouble::Evicted => format!(
+                "{broker} closes every connection soon after it is made: another program uses the client id `{client_id}`, \
+                 or the broker's log names another reason; stop one of the two or give it another name"
+            ),
+            Trouble::LargeRetained { bytes } => {
+                let filters = self.careful.sour().collect::<Vec<_>>().join(", ");
+                format!(
+                    "{broker} retains a message of {bytes} bytes on {filters}, which is skipped; remove it \
+                     (mosquitto_pub -r -n -t TOPIC) and start this program again"
+                )
+            }
+        };
+        (self.sink)(Event::Trouble { trouble, reason });
     }
 
     /// Waits out a pause; an error means that the transport should end.
@@ -339,9 +408,10 @@ impl Polling {
         if let ConnectionError::MqttState(StateError::Deserialization(packet)) = &error {
             return explain_packet(packet, &self.options);
         }
-        Ended::Lost(if matches!(error, ConnectionError::MqttState(StateError::ConnectionAborted)) {
-            format!("{broker} closed the connection; its log may say why")
-        } else if matches!(error, ConnectionError::MqttState(StateError::AwaitPingResp)) {
+        if is_hang_up(&error) {
+            return Ended::Closed(format!("{broker} closed the connection; its log may say why"));
+        }
+        Ended::Lost(if matches!(error, ConnectionError::MqttState(StateError::AwaitPingResp)) {
             format!("{broker} did not answer for {:?}", self.options.keep_alive)
         } else if matches!(error, ConnectionError::NetworkTimeout | ConnectionError::FlushTimeout) {
             format!("{broker} is not reachable in time; check the network")
@@ -364,35 +434,4 @@ fn start_afresh(eventloop: &mut EventLoop) {
     eventloop.clean();
     eventloop.pending.clear();
     eventloop.state = MqttState::new(eventloop.mqtt_options.inflight(), false);
-}
-
-fn explain_refusal(code: ConnectReturnCode, options: &Options) -> Ended {
-    let Options { broker, client_id, .. } = options;
-    match code {
-        ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized => {
-            Ended::Refused(format!("{broker} refuses the login; check user and password in the broker address"))
-        }
-        ConnectReturnCode::BadClientId => {
-            Ended::Refused(format!("{broker} refuses the client id `{client_id}`; choose another"))
-        }
-        ConnectReturnCode::RefusedProtocolVersion => {
-            Ended::Refused(format!("{broker} does not speak MQTT 3.1.1; allow that version at the broker"))
-        }
-        ConnectReturnCode::ServiceUnavailable | ConnectReturnCode::Success => {
-            Ended::Lost(format!("{broker} is not available at the moment"))
-        }
-    }
-}
-
-fn explain_packet(error: &PacketError, options: &Options) -> Ended {
-    let broker = &options.broker;
-    if let PacketError::Io(error) = error {
-        return Ended::Lost(format!("the connection to {broker} broke: {error}"));
-    }
-    if let PacketError::PayloadSizeLimitExceeded(bytes) = error {
-        let most = options.max_incoming_bytes.max(options.max_packet_bytes);
-        let limit = format!("{bytes} bytes, more than the limit of {most}");
-        return Ended::Poisoned(format!("{broker} sent a packet of {limit}; it is skipped"));
-    }
-    Ended::Poisoned(format!("{broker} sent a packet that cannot be read: {error}"))
 }

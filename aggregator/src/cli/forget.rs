@@ -1,0 +1,56 @@
+//! `aggregator forget`: a device that will not come back is taken out of the books.
+
+use anyhow::bail;
+use clap::Args;
+use grapevine_aggregator::serve::requests::{self, Request};
+use grapevine_aggregator::store::{DeviceRow, Store};
+use grapevine_protocol::DeviceId;
+
+use super::release::{LOOK, PATIENCE, find};
+use super::{Answer, Common};
+
+const EXAMPLES: &str = "\
+Examples:
+  aggregator devices --sort seen         # who was silent longest comes last
+  aggregator forget camera-7
+
+Works beside `aggregator serve` and without it. What the device contributed to the heads stays in them. One that still
+runs comes back as a new device; stop it first.";
+
+/// Take a device out of the registry and of the ledger's list.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// The device.
+    #[arg(value_name = "DEVICE")]
+    device: DeviceId,
+}
+
+pub(super) fn forget(common: &Common, arguments: &Arguments) -> anyhow::Result<Answer> {
+    let state = common.configuration()?.state;
+    let device = &arguments.device;
+    let store = Store::open_read_only(&state)?;
+    let Some(DeviceRow { quarantined, .. }) = find(&store, device)? else {
+        bail!("no device `{device}` is known; `aggregator devices` lists those that are");
+    };
+    let done = || {
+        let pardon = if quarantined.is_some() { ", and its quarantine with it" } else { "" };
+        Ok(Answer::text(format!("forgot {device}{pardon}; one that still runs comes back as a new device\n")))
+    };
+    if !Store::is_in_use(&state) {
+        drop(store);
+        Store::open(&state)?.forget_devices(&[device.to_string()])?;
+        return done();
+    }
+    requests::ask(&state, Request::Forget, device)?;
+    let never = crossbeam_channel::never::<()>();
+    for _ in 0..PATIENCE.as_millis() / LOOK.as_millis() {
+        // One that still runs is back in the list at once, and the request is gone all the same.
+        if find(&store, device)?.is_none() || !requests::asked(&state).contains(&(Request::Forget, device.clone())) {
+            return done();
+        }
+        // Nothing ever comes: this is the pause between two looks.
+        let _ = never.recv_timeout(LOOK);
+    }
+    bail!("asked to forget `{device}`, but the serving aggregator has not done it yet; see its log")
+}
