@@ -55,7 +55,14 @@ impl Store {
             // What a process left that was killed on its way.
             fs::remove_file(&staged).map_err(|source| file_error(&staged, source))?;
         }
-        let store = Self::open(&staged, identity)?.with_limits(limits);
+        let store = match Self::open(&staged, identity) {
+            Ok(store) => store.with_limits(limits),
+            Err(error) => {
+                // Half a store would take the room that the device lacks.
+                let _ = (fs::remove_file(beside(&staged, ".new")), fs::remove_file(&staged));
+                return Err(error);
+            }
+        };
         Ok(Replacement { store: Some(store), path: path.to_owned(), identity: identity.clone(), limits, former })
     }
 }
