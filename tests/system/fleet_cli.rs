@@ -6,7 +6,7 @@ use std::fs;
 use grapevine_models::Method;
 use grapevine_simulator::data::digits::Digits;
 use grapevine_simulator::report::results::Report;
-use grapevine_tests::programs::{Running, Workplace, complaint, extractor};
+use grapevine_tests::programs::{Running, Workplace, complaint, extractor, root};
 use serde_json::Value;
 
 /// The place where a demo keeps its devices, so that what is left of them is seen.
@@ -265,6 +265,41 @@ fn scratch() -> Workplace {
     let place = Workplace::default();
     fs::create_dir(place.path(SCRATCH)).unwrap();
     place
+}
+
+/// Commands change and documents stay: each command line of the README is one that its program understands.
+#[test]
+fn every_command_of_the_readme_is_understood() {
+    let place = Workplace::default();
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let mut understood = 0;
+    for line in readme.lines().filter_map(|line| line.strip_prefix("    ").or_else(|| line.strip_prefix("$ "))) {
+        let command = line.split(" #").next().unwrap().trim();
+        let command =
+            command.strip_prefix("cargo run --release -- ").map_or(command.to_owned(), |rest| format!("fleet {rest}"));
+        let mut words = command.split_whitespace();
+        let Some(program) = words.next().filter(|name| ["fleet", "aggregator", "edge-client"].contains(name)) else {
+            continue;
+        };
+        // What comes before `--help` is read, and refused if it is wrong.
+        let arguments: Vec<&str> = words.chain(["--help"]).collect();
+        assert!(place.succeed(program, &arguments).contains("Usage: "), "{command}");
+        understood += 1;
+    }
+    assert!(understood >= 15, "only {understood} command lines were found");
+}
+
+#[test]
+fn every_command_has_examples() {
+    let place = Workplace::default();
+    for program in ["fleet", "aggregator", "edge-client"] {
+        let help = place.succeed(program, &["--help"]);
+        assert!(help.contains("Examples:"), "{program}");
+        let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+        for command in commands.filter_map(|line| line.split_whitespace().next()) {
+            assert!(place.succeed(program, &[command, "--help"]).contains("Examples:"), "{program} {command}");
+        }
+    }
 }
 
 /// What is in the place, with what is in the folder for devices.

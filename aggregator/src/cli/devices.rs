@@ -173,6 +173,7 @@ impl Device {
             state: GONE.into(),
             boot: 0,
             samples: 0,
+            dataset: 0,
             labels: Labels::default(),
             rounds_done: 0,
             last_round: None,

@@ -16,8 +16,15 @@ use grapevine_simulator::extractor::FrozenExtractor;
 /// This program as its own child.
 const TRIER: Trier = Trier(&["--quiet", "extractor", "trial"]);
 
+const EXAMPLES: &str = "\
+Examples:
+  fleet extractor inspect resnet.onnx                     # does it run here, and how fast
+  fleet extractor manifest resnet.onnx --images pictures/ # write the manifest that devices need
+  fleet extractor probe --data pictures/                  # how well its features tell your classes apart";
+
 /// Look at, describe and measure frozen extractors.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     #[command(subcommand)]
     command: Command,

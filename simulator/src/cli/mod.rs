@@ -15,9 +15,21 @@ use grapevine_aggregator::broker::LOG_FILTER;
 use grapevine_host::Answer;
 use grapevine_host::command_line::{Program, completions, verbosity};
 
+const EXAMPLES: &str = "\
+Examples:
+  fleet demo                                     # a federation here, and what four methods make of it
+  fleet bench --data pictures/ --seeds 3         # many methods on images of your own
+  fleet extractor inspect resnet.onnx            # whether an extractor runs, and how fast
+
+`fleet COMMAND --help` has more of each.";
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  fleet completions bash > ~/.local/share/bash-completion/completions/fleet
+  fleet completions zsh > ~/.zfunc/_fleet";
+
 /// Whole Grapevine federations on one machine.
 #[derive(Debug, Parser)]
-#[command(name = "fleet", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(name = "fleet", version, propagate_version = true, disable_help_subcommand = true, after_help = EXAMPLES)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -35,6 +47,7 @@ enum Command {
     Bench(Box<bench::Arguments>),
     Extractor(extractor::Arguments),
     /// Write the completions of a shell to standard output.
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
