@@ -136,6 +136,10 @@ impl Polling {
                 pauses.calmed();
             }
             let (event, trouble) = self.judge(ended, lasted, unacknowledged);
+            if matches!(trouble, Some(Trouble::PacketLimit { .. })) {
+                // Whoever hears of it may send smaller packets.
+                pauses.calmed();
+            }
             let pause = match &event {
                 None => return,
                 Some(Event::Refused { .. }) => pauses.longest(),
