@@ -8,8 +8,8 @@ use grapevine_models::limits::{
 use grapevine_models::{Head, Heads, Means, Method, Params, Prototypes, Samples, Shape, Start, Statistics, Sums};
 use grapevine_protocol::limits::{MAX_BLOCKS, MAX_HEADER_BYTES, MAX_LABELS};
 use grapevine_protocol::{
-    Aid, AidBody, Bitmap, BlobRef, BlockHeader, BlockSize, BodyError, BootId, DatasetId, Digest, Encoding, HeadsBody, Hello,
-    LabelValue, Labels, Leaving, Notice, Offer, Receipt, Refusal, Refused, RoundId, RunId, Task, ToAggregator,
+    Aid, AidBody, Bitmap, BlobRef, BlockHeader, BlockSize, BodyError, BootId, DatasetId, Digest, Encoding, HeadsBody,
+    Hello, LabelValue, Labels, Leaving, Notice, Offer, Receipt, Refusal, Refused, RoundId, RunId, Task, ToAggregator,
     ToDevice, Update, UpdateContent, Want, Welcome, decode_to_aggregator, decode_to_device, encode, is_label_name,
     largest_aid, largest_update,
 };

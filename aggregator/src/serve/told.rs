@@ -48,7 +48,9 @@ pub(super) fn log(event: &Event, before: Option<RoundStatus>) {
         }
         Event::Rested => tracing::info!("resting: nothing new is to be learned until devices or images come"),
         Event::Finished => {
-            tracing::info!("all rounds are done; more `rounds` go on with the run, `aggregator serve --new-run` begins another")
+            tracing::info!(
+                "all rounds are done; more `rounds` go on with the run, `aggregator serve --new-run` begins another"
+            )
         }
     }
 }

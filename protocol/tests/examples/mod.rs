@@ -6,9 +6,9 @@ use grapevine_models::{
     Sums, triangle,
 };
 use grapevine_protocol::{
-    Aid, AidBody, Bitmap, BlobRef, BlockHeader, BlockSize, BootId, DatasetId, Digest, Encoding, HeadsBody, Hello, LabelValue,
-    Labels, Leaving, MemoryBody, Notice, Offer, Receipt, Refusal, Refused, RoundId, RunId, Task, ToAggregator,
-    ToDevice, Update, UpdateContent, Want, Welcome, class_list_digest,
+    Aid, AidBody, Bitmap, BlobRef, BlockHeader, BlockSize, BootId, DatasetId, Digest, Encoding, HeadsBody, Hello,
+    LabelValue, Labels, Leaving, MemoryBody, Notice, Offer, Receipt, Refusal, Refused, RoundId, RunId, Task,
+    ToAggregator, ToDevice, Update, UpdateContent, Want, Welcome, class_list_digest,
 };
 
 /// A message with the block behind it.

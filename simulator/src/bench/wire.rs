@@ -9,8 +9,9 @@ use grapevine_edge_client::session::DOWNLOAD_WINDOW;
 use grapevine_models::{Shape, UpdateContent};
 use grapevine_protocol::topics::{self, BlobKind};
 use grapevine_protocol::{
-    BUILT_IN_LABELS, Bitmap, BlobRef, BlockHeader, BlockSize, BootId, DatasetId, DeviceId, Digest, Encoding, FleetId, Hello,
-    LabelValue, Labels, Notice, Offer, Receipt, RoundId, RunId, ToAggregator, ToDevice, Update, Want, Welcome, encode,
+    BUILT_IN_LABELS, Bitmap, BlobRef, BlockHeader, BlockSize, BootId, DatasetId, DeviceId, Digest, Encoding, FleetId,
+    Hello, LabelValue, Labels, Notice, Offer, Receipt, RoundId, RunId, ToAggregator, ToDevice, Update, Want, Welcome,
+    encode,
 };
 
 /// Numbers that are random in a real fleet; long ones, as nearly all of them are.
