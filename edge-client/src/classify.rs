@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::{fs, io};
 
 use grapevine_models::evaluate::largest;
-use grapevine_models::{Head, HeadError, Shape, ShapeError};
+use grapevine_models::{Completed, Head, HeadError, Samples, Shape, ShapeError, complete};
+use grapevine_protocol::DatasetId;
 use serde::{Serialize, Serializer};
 
 use crate::extractor::{Extractor, ExtractorError};
 use crate::image_input::{DecodeError, ImageInput};
 use crate::source::{MAX_FOLDER_DEPTH, is_hidden, is_image_name};
-use crate::store::{NewestHead, Store, StoreError};
+use crate::store::{Dataset, NewestHead, Store, StoreError};
 
 /// An extractor and what the classes of its fleet are called.
 #[derive(Debug)]
@@ -40,6 +41,9 @@ pub struct Prediction {
     pub probability: f64,
     /// Samples of this class on this device.
     pub samples: u32,
+    /// Whether the fleet's head never learned this class, and it is told apart by this device's own samples alone.
+    #[serde(skip_serializing_if = "core::ops::Not::not")]
+    pub own: bool,
 }
 
 impl Prediction {
@@ -69,6 +73,11 @@ pub enum ClassifyError {
     /// The extractor failed on it.
     #[error(transparent)]
     Extractor(#[from] ExtractorError),
+    /// A head of zeros.
+    #[error(
+        "the fleet has learned nothing yet, and this device has no samples of its own; `aggregator status` says what is missing"
+    )]
+    Blank,
     /// A head of another shape, or an unusable one.
     #[error("the head does not fit the extractor and the class list: {0}; run `edge-client run` to get a new one")]
     Head(#[from] HeadError),
@@ -87,8 +96,12 @@ impl Classifier {
     ///
     /// # Errors
     /// If the image cannot be used, or the head does not fit.
-    pub fn classify(&self, head: &Head, samples: &[u32], image: &[u8]) -> Result<Vec<Prediction>, ClassifyError> {
+    pub fn classify(&self, in_use: &InUse, samples: &[u32], image: &[u8]) -> Result<Vec<Prediction>, ClassifyError> {
+        let InUse { head, own, .. } = in_use;
         head.check(self.shape)?;
+        if head.is_blank() {
+            return Err(ClassifyError::Blank);
+        }
         let features = self.extractor.extract(&self.input.decode(image)?)?;
         let mut logits = vec![0.0; self.classes.len()];
         head.logits(&features, &mut logits);
@@ -99,6 +112,7 @@ impl Classifier {
                 class: class.clone(),
                 probability,
                 samples: samples.get(usize::from(label)).copied().unwrap_or(0),
+                own: own.contains(&label),
             })
             .collect();
         predictions.sort_by(|a, b| b.probability.total_cmp(&a.probability));
@@ -112,12 +126,43 @@ impl Classifier {
 pub struct LatestHead {
     store: Arc<Store>,
     head: Option<NewestHead>,
+    /// What was made of the newest head and these samples.
+    in_use: Option<(DatasetId, InUse)>,
+}
+
+/// The head that this device classifies with: the fleet's, with rows of this device's own for classes that the fleet could
+/// not learn because no device may share them.
+#[derive(Clone, Debug)]
+pub struct InUse {
+    /// How many rounds went before it.
+    pub round: u32,
+    /// Its run.
+    pub run: u64,
+    /// The digest of the fleet's head.
+    pub digest: [u8; 32],
+    /// To classify with.
+    pub head: Head,
+    /// Classes whose rows are from this device's own samples.
+    pub own: Vec<u16>,
+}
+
+impl InUse {
+    /// The fleet's head as it is.
+    pub fn of(newest: &NewestHead) -> Self {
+        let NewestHead { run, round, ref main, digest } = *newest;
+        Self { round, run, digest, head: main.clone(), own: Vec::new() }
+    }
+
+    /// Classes that neither the fleet nor this device has learned.
+    pub fn never_learned(&self) -> impl Iterator<Item = u16> {
+        (0..self.head.bias.len()).filter(|class| self.head.is_unlearned(*class)).map(|class| class as u16)
+    }
 }
 
 impl LatestHead {
     /// Follows the heads of this store.
     pub fn of(store: Arc<Store>) -> Self {
-        Self { store, head: None }
+        Self { store, head: None, in_use: None }
     }
 
     /// The newest head as of now; `None` before the first.
@@ -129,6 +174,41 @@ impl LatestHead {
         };
         self.head = newer.or_else(|| self.head.take());
         Ok(self.head.as_ref())
+    }
+
+    /// The head to classify with, as of now; `None` before the first. Trains rows of this device's own where the fleet's head
+    /// lacks classes, once for each head and each set of samples.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn in_use(&mut self) -> Result<Option<&InUse>, StoreError> {
+        let Some(newest) = self.now()? else { return Ok(None) };
+        let (digest, newest) = (newest.digest, InUse::of(newest));
+        let dataset = match self.store.dataset() {
+            // As for a head: the next look is beside the new writer.
+            Err(StoreError::Changed { .. }) => self.store.dataset()?,
+            dataset => dataset?,
+        };
+        let is_known = self.in_use.as_ref().is_some_and(|(of, known)| *of == dataset && known.digest == digest);
+        if !is_known {
+            let completed = self.completed(newest)?;
+            self.in_use = Some((dataset, completed));
+        }
+        Ok(self.in_use.as_ref().map(|(_, in_use)| in_use))
+    }
+
+    fn completed(&self, fleets: InUse) -> Result<InUse, StoreError> {
+        if !fleets.head.is_blank() && fleets.never_learned().next().is_none() {
+            return Ok(fleets);
+        }
+        let Dataset { features, labels, .. } = self.store.load_all()?;
+        // The store checks what it takes in.
+        let samples = Samples::new(self.store.shape(), &features, &labels).ok();
+        let completed = samples.and_then(|samples| complete(&fleets.head, &samples));
+        Ok(match completed {
+            Some(Completed { head, own }) => InUse { head, own, ..fleets },
+            None => fleets,
+        })
     }
 
     /// Samples of each class on this device, as of now.
@@ -218,6 +298,10 @@ mod tests {
         bytes.into_inner()
     }
 
+    fn alone(head: &Head) -> InUse {
+        InUse::of(&NewestHead { run: 1, round: 0, main: head.clone(), digest: [0; 32] })
+    }
+
     #[test]
     fn probabilities_add_up_and_do_not_overflow() {
         assert_eq!(softmax(&[0.0, 0.0]), [0.5, 0.5]);
@@ -231,19 +315,21 @@ mod tests {
     fn the_likeliest_class_comes_first_and_equals_keep_their_order() {
         let mut head = Head::zeros(Shape::new(3, 64).unwrap());
         head.bias[2] = 1.0;
+        // Nothing in the grey image answers to it.
+        head.weight[0] = 1e-6;
         let classifier = Classifier::new(extractor(), names(&["a", "b", "c"])).unwrap();
-        let predictions = classifier.classify(&head, &[5, 6, 7], &grey_png()).unwrap();
+        let predictions = classifier.classify(&alone(&head), &[5, 6, 7], &grey_png()).unwrap();
         let order: Vec<u16> = predictions.iter().map(|prediction| prediction.label).collect();
         assert_eq!(order, [2, 0, 1]);
         assert_eq!((predictions[0].class.as_str(), predictions[0].samples), ("c", 7));
         assert!((predictions[0].probability - 0.576).abs() < 1e-3, "{predictions:?}");
-        assert!(matches!(classifier.classify(&head, &[], b"no image"), Err(ClassifyError::Image(_))));
+        assert!(matches!(classifier.classify(&alone(&head), &[], b"no image"), Err(ClassifyError::Image(_))));
     }
 
     #[test]
     fn no_probability_is_shown_as_knowledge() {
         let shown = |probability: f64| {
-            let prediction = Prediction { label: 0, class: "a".into(), probability, samples: 0 };
+            let prediction = Prediction { label: 0, class: "a".into(), probability, samples: 0, own: false };
             let json = serde_json::to_value(&prediction).unwrap();
             (json["probability"].as_f64().unwrap(), prediction.percent())
         };
@@ -262,10 +348,11 @@ mod tests {
     #[test]
     fn parts_that_do_not_fit_are_refused() {
         let classifier = Classifier::new(extractor(), names(&["a", "b"])).unwrap();
-        let error = classifier.classify(&Head::zeros(Shape::new(3, 64).unwrap()), &[], &grey_png()).unwrap_err();
+        let error =
+            classifier.classify(&alone(&Head::zeros(Shape::new(3, 64).unwrap())), &[], &grey_png()).unwrap_err();
         assert!(matches!(error, ClassifyError::Head(HeadError::Length { .. })), "{error}");
         let broken = Head { bias: vec![f32::NAN; 2], ..Head::zeros(Shape::new(2, 64).unwrap()) };
-        let error = classifier.classify(&broken, &[], &grey_png()).unwrap_err();
+        let error = classifier.classify(&alone(&broken), &[], &grey_png()).unwrap_err();
         assert!(matches!(error, ClassifyError::Head(HeadError::NotFinite)), "{error}");
         assert!(Classifier::new(extractor(), names(&["a"])).is_err());
     }

@@ -139,8 +139,8 @@ impl Predictor {
             image => image.map_err(|error| sentence(&error))?,
         };
         let samples = self.latest.samples().map_err(|error| sentence(&error))?;
-        let Some(newest) = self.latest.now().map_err(|error| sentence(&error))? else { return Ok(None) };
-        let predictions = self.classifier.classify(&newest.main, &samples, &image).map_err(|error| sentence(&error))?;
+        let Some(in_use) = self.latest.in_use().map_err(|error| sentence(&error))? else { return Ok(None) };
+        let predictions = self.classifier.classify(in_use, &samples, &image).map_err(|error| sentence(&error))?;
         let likeliest = predictions.first().expect("a fleet has two classes or more");
         let message = Message {
             device: self.device.as_str(),
@@ -150,9 +150,9 @@ impl Predictor {
             probability: likeliest.probability,
             calibrated: false,
             predictions: &predictions[..predictions.len().min(TOP)],
-            round: newest.round,
-            run: format!("{:016x}", newest.run),
-            head: Digest(newest.digest).to_string(),
+            round: in_use.round,
+            run: format!("{:016x}", in_use.run),
+            head: Digest(in_use.digest).to_string(),
             time_ms: unix_ms(),
             dropped: self.outgoing.figures().dropped,
         };

@@ -15,6 +15,7 @@ extern crate std;
 
 mod aid;
 mod cholesky;
+mod completion;
 mod curvature;
 mod descent;
 mod eigen;
@@ -42,6 +43,7 @@ mod statistics;
 mod train;
 
 pub use aid::{Aid, AidView};
+pub use completion::{Completed, complete};
 pub use fleet::{Average, Conditions, FleetModel, HeldBack, Memory, Merged};
 pub use head::{Head, HeadError, Heads};
 pub use keys::{Key, UnknownKey};

@@ -65,7 +65,7 @@ fn can_be_factored(mut matrix: Vec<f64>, d: usize) -> bool {
         }
         let pivot = row[j] - dot(&row[..j], &row[..j]);
         // A NaN is not above zero either.
-        if !(pivot > 0.0) {
+        if pivot.is_nan() || pivot <= 0.0 {
             return false;
         }
         row[j] = libm::sqrt(pivot);
@@ -75,7 +75,7 @@ fn can_be_factored(mut matrix: Vec<f64>, d: usize) -> bool {
 
 /// Whether `vᵀ M v` is above zero along the axes and in some directions whose entries are 1 and -1.
 fn is_positive_in_places(matrix: &[f64], d: usize) -> bool {
-    if matrix.iter().step_by(d + 1).any(|entry| !(*entry > 0.0)) {
+    if matrix.iter().step_by(d + 1).any(|entry| entry.is_nan() || *entry <= 0.0) {
         return false;
     }
     let mut signs = 0x9e37_79b9_7f4a_7c15_u64;

@@ -13,6 +13,7 @@ use grapevine_models::{Head, Shape};
 use grapevine_protocol::{Digest, HeadsBody, class_list_digest};
 use serde::Serialize;
 
+use super::gaps::Gaps;
 use super::ledger::Ledger;
 use super::{Answer, Common};
 
@@ -53,6 +54,8 @@ struct Exported {
     run: String,
     round: u32,
     head_json: Option<PathBuf>,
+    /// Classes that the head never names.
+    never_learned: Vec<String>,
 }
 
 /// `weight` is `[class][feature]`, for features standardised as the extractor's manifest says.
@@ -75,6 +78,10 @@ pub(super) fn export(common: &Common, arguments: &Arguments) -> anyhow::Result<A
     check_run(&ledger, &config, &manifest.sha256)?;
     let shape = Shape::new(config.classes.len(), manifest.output.features)?;
     let (round, head) = head(&ledger, arguments.round, shape)?;
+    let gaps = Gaps::of(&head, &config.classes, config.params.min_samples_to_share.into());
+    if gaps.is_blank {
+        bail!("the head of round {round} is not exported: {}", gaps.sentence().unwrap_or_default());
+    }
     let onnx = fs::read(&onnx_path).with_context(|| format!("cannot read {}", onnx_path.display()))?;
     let joined = join(&onnx, &manifest, &head, &config.classes, round)?;
     let run = ledger.run_name();
@@ -91,7 +98,11 @@ pub(super) fn export(common: &Common, arguments: &Arguments) -> anyhow::Result<A
         run,
         round,
         head_json: arguments.head_json.clone(),
+        never_learned: gaps.never_learned.clone(),
     };
+    if let Some(sentence) = gaps.sentence() {
+        tracing::warn!("{sentence}");
+    }
     Ok(Answer::of(&exported, arguments.json, |exported| {
         let Exported { bytes, sha256, round, .. } = exported;
         let output = shown(&exported.output);

@@ -4,9 +4,12 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use grapevine_aggregator::store::{RoundPhase, RoundRow, RunRow, Store};
+use grapevine_models::Shape;
+use grapevine_protocol::HeadsBody;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::gaps::Gaps;
 use super::show::Column;
 
 /// The newest run of a state folder.
@@ -50,6 +53,17 @@ impl Ledger {
         self.config.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
     }
 
+    /// What the newest head cannot tell, if there is a head.
+    pub(super) fn gaps(&self, classes: &[String]) -> anyhow::Result<Option<Gaps>> {
+        let merged = self.rounds.iter().rev().find(|round| round.phase == RoundPhase::Merged && round.heads.is_some());
+        let Some(digest) = merged.and_then(|round| round.in_use.or(round.heads)) else { return Ok(None) };
+        let features = usize::try_from(self.number("/shape/features")).unwrap_or(0);
+        let shape = Shape::new(usize::try_from(self.number("/shape/classes")).unwrap_or(0), features)?;
+        let body = HeadsBody::decode(&self.store.blob(&digest)?, shape)
+            .context("the newest heads cannot be read; restore the state folder from a backup")?;
+        Ok(Some(Gaps::of(&body.0.main, classes, self.number("/params/min_samples_to_share"))))
+    }
+
     /// The round that takes updates.
     pub(super) fn open_round(&self) -> Option<&RoundRow> {
         self.rounds.last().filter(|round| round.phase == RoundPhase::Collecting)
@@ -69,6 +83,7 @@ impl Ledger {
             seconds: round.closed_ms.map(|closed| closed.saturating_sub(round.opened_ms) as f64 / 1e3),
             heads: round.heads.as_ref().map(grapevine_aggregator::store::digest_hex),
             heads_kept: round.heads_kept && round.heads.is_some(),
+            note: round.note.clone(),
             metrics: round.metrics_json.as_deref().and_then(|text| serde_json::from_str(text).ok()),
         }
     }
@@ -91,6 +106,8 @@ pub(super) struct RoundSummary {
     pub(super) heads: Option<String>,
     /// Whether they can still be exported.
     pub(super) heads_kept: bool,
+    /// What people should know of it beside its figures.
+    pub(super) note: Option<String>,
     pub(super) metrics: Option<Value>,
 }
 

@@ -3,11 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process;
 
-use grapevine_aggregator::round::{Event, Waiting};
+use grapevine_aggregator::round::{Event, RoundOutcome, Waiting};
 use grapevine_aggregator::serve::{Observer, ServePhase, ServeStatus, TurnedAwayDevice};
 use grapevine_host::clock::unix_ms;
 use grapevine_host::{Service, files, memory};
+use grapevine_models::Head;
 use serde::{Deserialize, Serialize};
+
+use super::gaps::Gaps;
 
 const FILE: &str = "status.json";
 
@@ -99,12 +102,31 @@ pub(super) struct LiveFile {
     service: Service,
     /// Whether the run is over.
     pub(super) is_finished: bool,
+    classes: Vec<String>,
+    min_samples_to_share: u64,
+    /// What was said last of classes that the head never learned.
+    gaps: Option<String>,
 }
 
 impl LiveFile {
     pub(super) fn new(state: &Path, broker: String, service: Service) -> Self {
         let path = state.join(FILE);
-        Self { path, broker, started_ms: unix_ms(), has_failed: false, service, is_finished: false }
+        Self {
+            path,
+            broker,
+            started_ms: unix_ms(),
+            has_failed: false,
+            service,
+            is_finished: false,
+            classes: Vec::new(),
+            min_samples_to_share: 0,
+            gaps: None,
+        }
+    }
+
+    /// Says of merged heads what they cannot tell.
+    pub(super) fn of_classes(self, classes: Vec<String>, min_samples_to_share: u16) -> Self {
+        Self { classes, min_samples_to_share: min_samples_to_share.into(), ..self }
     }
 
     fn content(&self, status: &ServeStatus) -> Live {
@@ -151,6 +173,15 @@ impl LiveFile {
 impl Observer for LiveFile {
     fn event(&mut self, event: &Event) {
         self.is_finished |= matches!(event, Event::Finished | Event::Rested);
+    }
+
+    fn merged(&mut self, _: &RoundOutcome, in_use: Option<&Head>) -> Option<serde_json::Value> {
+        let sentence = in_use.and_then(|head| Gaps::of(head, &self.classes, self.min_samples_to_share).sentence());
+        if let Some(sentence) = sentence.as_ref().filter(|sentence| self.gaps.as_ref() != Some(*sentence)) {
+            tracing::warn!("{sentence}");
+        }
+        self.gaps = sentence;
+        None
     }
 
     fn status(&mut self, status: &ServeStatus) {

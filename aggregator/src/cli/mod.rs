@@ -6,6 +6,7 @@ mod backup;
 mod devices;
 mod export;
 mod forget;
+mod gaps;
 mod init;
 mod ledger;
 mod live;

@@ -27,9 +27,12 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn rounds(common: &Common, arguments: &Arguments) -> anyhow::Result<Answer> {
-    let ledger = Ledger::open(&common.configuration()?.state)?;
+    let config = common.configuration()?;
+    let ledger = Ledger::open(&config.state)?;
     let rounds: Vec<RoundSummary> = ledger.rounds.iter().map(Ledger::summary).collect();
-    Ok(Answer::of(&rounds, arguments.json, |rounds| render(rounds))?)
+    let gaps = ledger.gaps(&config.classes)?.and_then(|gaps| gaps.sentence());
+    let gaps = gaps.map_or_else(String::new, |sentence| format!("\n{sentence}\n"));
+    Ok(Answer::of(&rounds, arguments.json, |rounds| render(rounds) + &gaps)?)
 }
 
 fn render(rounds: &[RoundSummary]) -> String {
@@ -37,13 +40,20 @@ fn render(rounds: &[RoundSummary]) -> String {
         return "no round was opened yet; `aggregator status` says what is missing\n".into();
     }
     let has_metrics = rounds.iter().any(|round| !measured(round).is_empty());
+    let has_notes = rounds.iter().any(|round| round.note.is_some());
     let mut columns = ROUND_COLUMNS.to_vec();
     if has_metrics {
         columns.push(Column::Left("measured"));
     }
+    if has_notes {
+        columns.push(Column::Left("note"));
+    }
     let cells = |round: &RoundSummary| {
         let mut cells = round.cells();
-        cells.push(measured(round));
+        if has_metrics {
+            cells.push(measured(round));
+        }
+        cells.extend(round.note.clone().or(has_notes.then(String::new)));
         cells
     };
     table(&columns, &rounds.iter().map(cells).collect::<Vec<_>>())
@@ -87,6 +97,7 @@ mod tests {
             seconds: Some(0.25),
             heads: None,
             heads_kept: false,
+            note: None,
             metrics,
         };
         assert!(render(&[]).starts_with("no round"));

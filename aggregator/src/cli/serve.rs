@@ -85,7 +85,8 @@ pub(super) fn serve(common: &Common, arguments: &Arguments) -> anyhow::Result<An
         min_devices = options.round.min_devices,
         "serving"
     );
-    let mut live = LiveFile::new(&config.state, options.broker.to_string(), options.service.clone());
+    let live = LiveFile::new(&config.state, options.broker.to_string(), options.service.clone());
+    let mut live = live.of_classes(config.classes, config.params.min_samples_to_share);
     let report = serve::serve(&options, store, &shutdown, &mut live)?;
     drop(embedded);
     tracing::info!(

@@ -10,6 +10,7 @@ use grapevine_host::files::folder_bytes;
 use serde::Serialize;
 
 use super::devices::is_present;
+use super::gaps::Gaps;
 use super::ledger::{Ledger, ROUND_COLUMNS, RoundSummary};
 use super::live::{self, Live, Phase, RefusedDevice, WaitingFor};
 use super::show::{ago, bytes, facts, table};
@@ -52,6 +53,8 @@ struct Status {
     phase: Phase,
     /// The open round.
     open_round: Option<RoundSummary>,
+    /// What the newest head cannot tell.
+    gaps: Option<Gaps>,
     /// The newest rounds, oldest first.
     rounds: Vec<RoundSummary>,
     rounds_merged: usize,
@@ -87,15 +90,15 @@ struct Devices {
 }
 
 pub(super) fn status(common: &Common, arguments: &Arguments) -> anyhow::Result<Answer> {
-    let state = common.configuration()?.state;
+    let config = common.configuration()?;
     let now_ms = unix_ms();
-    let status = Status::read(&state, now_ms)?;
+    let status = Status::read(&config.state, &config.classes, now_ms)?;
     let answer = Answer::of(&status, arguments.json, |status| render(status, now_ms))?;
     Ok(Answer { code: u8::from(!status.problems.is_empty()), complaints: status.problems, ..answer })
 }
 
 impl Status {
-    fn read(state: &Path, now_ms: u64) -> anyhow::Result<Self> {
+    fn read(state: &Path, classes: &[String], now_ms: u64) -> anyhow::Result<Self> {
         let serving = Store::is_in_use(state);
         let ledger = Ledger::open(state)?;
         let run_name = ledger.run_name();
@@ -107,6 +110,7 @@ impl Status {
             fleet: ledger.run.fleet.clone(),
             phase: phase(&ledger, process.as_ref().filter(|_| serving), serving),
             open_round,
+            gaps: ledger.gaps(classes)?,
             rounds: ledger.rounds[newest..].iter().map(Ledger::summary).collect(),
             rounds_merged: count(RoundPhase::Merged),
             rounds_abandoned: count(RoundPhase::Abandoned),
@@ -156,6 +160,9 @@ fn problems(status: &Status, now_ms: u64) -> Vec<String> {
         if let more @ 1.. = refused.len().saturating_sub(MOST_REFUSED) {
             problems.push(format!("{more} more devices are refused; `aggregator devices` lists them"));
         }
+    }
+    if matches!(status.phase, Phase::Finished | Phase::Resting) {
+        problems.extend(status.gaps.as_ref().and_then(Gaps::sentence));
     }
     if status.devices.quarantined > 0 {
         let count = status.devices.quarantined;
@@ -215,6 +222,9 @@ fn render(status: &Status, now_ms: u64) -> String {
         count => format!(", {count} quarantined"),
     };
     lines.push(("devices", format!("{present} present of {known} known{quarantined}, {sizes}")));
+    lines.extend(status.gaps.as_ref().and_then(Gaps::sentence).map(|sentence| ("head", sentence)));
+    let newest = status.rounds.iter().rev().find(|round| round.phase != RoundPhase::Collecting);
+    lines.extend(newest.and_then(|round| round.note.clone()).map(|note| ("note", note)));
     lines.push(("rounds", format!("{} merged, {} abandoned", status.rounds_merged, status.rounds_abandoned)));
     if let Some(Live { resident_bytes: Some(resident), peak_bytes: Some(peak), .. }) = status.process {
         lines.push(("memory", format!("{} (peak {})", bytes(resident), bytes(peak))));

@@ -8,7 +8,6 @@ use anyhow::Context;
 use clap::Args;
 use grapevine_edge_client::classify::{Classifier, LatestHead, Prediction, visit_images};
 use grapevine_edge_client::image_input::{MAX_IMAGE_BYTES, read_image_file};
-use grapevine_edge_client::store::NewestHead;
 use grapevine_host::sentence::{one_line, sentence};
 use grapevine_host::{Shutdown, printable_lines};
 use serde::Serialize;
@@ -25,6 +24,9 @@ Examples:
 
 A probability is not calibrated: it says which class the head prefers, not how often that is right. None is shown beyond
 99 %. Behind it stand the samples of the class on this device: the fewer it has seen, the less it tells.
+
+A class of which no device has enough samples to share is never learned by the fleet. Where this device has samples of it,
+they speak for it here, and only here; else it is never named, and that is said.
 
 Works beside `edge-client run`: each image is classified with the head that is the newest in that moment.
 Exit code 1 if an image could not be classified; all others are.";
@@ -60,6 +62,9 @@ struct Classified {
     /// Samples that this device holds.
     samples: u64,
     predictions: Vec<Prediction>,
+    /// Classes that neither the fleet nor this device has learned: none of them is ever named.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    never_learned: Vec<String>,
 }
 
 /// What is said about one image.
@@ -67,6 +72,7 @@ struct Seen {
     round: u32,
     samples: u64,
     predictions: Vec<Prediction>,
+    never_learned: Vec<String>,
 }
 
 pub(super) fn classify(common: &Common, arguments: &Arguments) -> anyhow::Result<Answer> {
@@ -75,8 +81,9 @@ pub(super) fn classify(common: &Common, arguments: &Arguments) -> anyhow::Result
     latest.now()?.context(
         "this device has no head yet; `edge-client run` gets the fleet's, `edge-client train --save` makes its own",
     )?;
+    let classes = setup.config.classes.clone();
     let classifier = Classifier::new(setup.extractor(&Shutdown::manual())?, setup.config.classes)?;
-    let mut work = Work { classifier, latest, arguments, complaints: Vec::new(), is_heard: Ok(()) };
+    let mut work = Work { classifier, classes, latest, arguments, complaints: Vec::new(), is_heard: Ok(()) };
     for image in &arguments.images {
         work.take(image);
     }
@@ -91,6 +98,7 @@ pub(super) fn classify(common: &Common, arguments: &Arguments) -> anyhow::Result
 
 struct Work<'a> {
     classifier: Classifier,
+    classes: Vec<String>,
     latest: LatestHead,
     arguments: &'a Arguments,
     complaints: Vec<String>,
@@ -121,8 +129,8 @@ impl Work<'_> {
     fn look_at(&mut self, image: String, bytes: Result<Vec<u8>, String>) {
         let nothing = |line| Classified { error: Some(line), ..Classified::default() };
         let classified = match bytes.and_then(|bytes| self.likely(&bytes)) {
-            Ok(Seen { round, samples, predictions }) => {
-                Classified { round: Some(round), samples, predictions, ..Classified::default() }
+            Ok(Seen { round, samples, predictions, never_learned }) => {
+                Classified { round: Some(round), samples, predictions, never_learned, ..Classified::default() }
             }
             Err(line) if line.contains(&image) => nothing(line),
             Err(line) => nothing(format!("{image}: {line}")),
@@ -136,12 +144,15 @@ impl Work<'_> {
 
     fn likely(&mut self, image: &[u8]) -> Result<Seen, String> {
         let samples = self.latest.samples().map_err(|error| sentence(&error))?;
-        let Some(NewestHead { round, main, .. }) = self.latest.now().map_err(|error| sentence(&error))? else {
+        let Some(in_use) = self.latest.in_use().map_err(|error| sentence(&error))? else {
             return Err("the head is gone; `edge-client run` gets the fleet's".into());
         };
-        let mut predictions = self.classifier.classify(main, &samples, image).map_err(|error| sentence(&error))?;
+        let mut predictions = self.classifier.classify(in_use, &samples, image).map_err(|error| sentence(&error))?;
+        let name = |class: u16| self.classes.get(usize::from(class)).cloned().unwrap_or_default();
+        let never_learned = in_use.never_learned().map(name).collect();
         predictions.truncate(usize::from(self.arguments.top));
-        Ok(Seen { round: *round, samples: samples.iter().copied().map(u64::from).sum(), predictions })
+        let samples = samples.iter().copied().map(u64::from).sum();
+        Ok(Seen { round: in_use.round, samples, predictions, never_learned })
     }
 }
 
@@ -170,5 +181,11 @@ fn render(classified: &Classified) -> String {
         let Prediction { class, samples, .. } = likeliest;
         format!("; {samples} of this device's {} samples are {class}", classified.samples)
     });
-    format!("{}: {likely} (not calibrated{basis})\n", one_line(&classified.image))
+    let own = classified.predictions.first().is_some_and(|likeliest| likeliest.own);
+    let own = if own { ", which the fleet never learned" } else { "" };
+    let never = match classified.never_learned.as_slice() {
+        [] => String::new(),
+        classes => format!("; never learned: {}", classes.join(", ")),
+    };
+    format!("{}: {likely} (not calibrated{basis}{own}{never})\n", one_line(&classified.image))
 }

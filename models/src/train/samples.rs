@@ -94,6 +94,12 @@ impl<'a> Samples<'a> {
         self.features.chunks_exact(self.shape.features()).zip(self.labels.iter().copied())
     }
 
+    /// The features `[d]` of one sample.
+    pub(crate) fn row(&self, index: u32) -> &'a [f32] {
+        let d = self.shape.features();
+        &self.features[index as usize * d..(index as usize + 1) * d]
+    }
+
     /// The features of the samples at `indices`.
     pub(crate) fn rows<'b>(&'b self, indices: &'b [u32]) -> Rows<'b> {
         Rows::chosen(self.features, self.shape.features(), indices)
