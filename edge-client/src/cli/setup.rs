@@ -20,7 +20,7 @@ pub(super) const LOCAL_RUN: u64 = 0;
 
 const STORE_FILE: &str = "store.redb";
 /// What the names in a state folder begin with.
-const STATE_NAMES: [&str; 4] = [STORE_FILE, "status.json", "intake.json", ".new-"];
+const STATE_NAMES: [&str; 6] = [STORE_FILE, "status.json", "intake.json", "extractor.json", "run.lock", ".new-"];
 
 /// A configuration whose extractor is the one its manifest describes.
 pub(super) struct Setup {
