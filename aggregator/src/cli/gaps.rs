@@ -24,16 +24,16 @@ impl Gaps {
     /// In a sentence, with the cure; `None` where nothing is lacking.
     pub(super) fn sentence(&self) -> Option<String> {
         let least = self.min_samples_to_share;
-        let cure = format!(
-            "no device holds {least} samples of it, which `min_samples_to_share` asks for: collect more, or begin a new run \
-             with a smaller number"
-        );
-        match (self.is_blank, self.never_learned.as_slice()) {
-            (true, _) => Some(format!("nothing was learned yet: of whatever class, {cure}")),
-            (false, []) => None,
-            (false, [class]) => Some(format!("the class {class} was never learned: {cure}")),
-            (false, classes) => Some(format!("the classes {} were never learned: of each, {cure}", classes.join(", "))),
-        }
+        let (subject, of) = match (self.is_blank, self.never_learned.as_slice()) {
+            (true, _) => ("nothing was learned yet".to_owned(), "any class"),
+            (false, []) => return None,
+            (false, [class]) => (format!("the class {class} was never learned"), "it"),
+            (false, classes) => (format!("the classes {} were never learned", classes.join(", ")), "any of them"),
+        };
+        Some(format!(
+            "{subject}: no device holds {least} samples of {of}, as `min_samples_to_share` demands; collect more, or begin a \
+             new run with a smaller number"
+        ))
     }
 }
 

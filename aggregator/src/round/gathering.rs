@@ -73,6 +73,8 @@ impl Coordinator {
             }
         };
         self.has_small_news = false;
+        // While the run rested it offered the head in use.
+        self.serving.offer(&self.progress.model);
         if matches!(notice.task, Task::Statistics { .. }) {
             self.gathered_at = Some(now);
         }

@@ -157,6 +157,10 @@ impl Registry {
             self.eligible.remove(place);
         }
         let record = self.records.slot(place);
+        if (record.boot, record.dataset) != (hello.boot, hello.dataset) {
+            // It started anew, or has something new to tell: it is worth asking.
+            record.silent_until_ms = 0;
+        }
         record.boot = hello.boot;
         record.samples = hello.samples;
         record.dataset = hello.dataset;

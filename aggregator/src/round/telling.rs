@@ -83,7 +83,12 @@ impl Coordinator {
             shape: self.config.shape,
             params: *self.config.params,
             encoding: self.config.encoding,
-            heads: reference(if task == Task::Rest { model.for_use() } else { model.heads.as_ref() }),
+            heads: match task {
+                Task::Rest => reference(model.for_use()),
+                Task::Train | Task::Wait => reference(model.heads.as_ref()),
+                // They are of the samples alone.
+                Task::Statistics { .. } => None,
+            },
             aid: reference(model.aid.as_ref()).filter(|_| trains),
             seed: self.config.seed,
             highest_ticket,
