@@ -227,6 +227,9 @@ mod tests {
         fn store_head(&self, round: u32, class: usize) {
             let mut main = Head::zeros(self.store.shape());
             main.bias[class] = 10.0;
+            // The same for every class, so that it is a head that learned something.
+            let features = self.store.shape().features();
+            main.weight.iter_mut().step_by(features).for_each(|weight| *weight = 1e-3);
             self.store.put_head(&NewestHead { run: u64::MAX, round, main, digest: [round as u8; 32] }).unwrap();
         }
 

@@ -35,6 +35,14 @@ impl Contributions {
         self.from.insert(place);
     }
 
+    /// A device is not in the books any more, and its place may become another's.
+    pub(super) fn forget(&mut self, place: Place) {
+        if self.from.remove(place) {
+            let former = core::mem::take(self.all.slot(place));
+            self.samples -= u64::from(former.samples);
+        }
+    }
+
     /// Samples of all of them.
     pub(super) fn samples(&self) -> u64 {
         self.samples
@@ -81,6 +89,10 @@ mod tests {
         known.put(one, Contribution { dataset: DatasetId(9), samples: 65, mean_square: 1.0 });
         known.put(other, Contribution { dataset: DatasetId(1), samples: 5, mean_square: 0.0 });
         assert_eq!(known.samples(), 70);
+        let mut without = Contributions::default();
+        without.put(one, Contribution { dataset: DatasetId(9), samples: 65, mean_square: 1.0 });
+        without.forget(one);
+        assert_eq!((without.samples(), without.news(one, DatasetId(9), 65)), (0, Some(65)));
         assert!((known.largest_gradient(one) - 8.0).abs() < 1e-6);
         assert!(known.largest_gradient(other) > known.largest_gradient(one), "by the largest of the fleet");
     }

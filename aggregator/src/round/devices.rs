@@ -104,6 +104,8 @@ impl Coordinator {
         self.serving.forget(place);
         self.uploads.forget(place);
         self.watchlist.forget(place);
+        // Its statistics stay in the sum; should it come back, the ledger knows what to put others in the place of.
+        self.contributions.forget(place);
         if let Phase::Collecting(collecting) = &mut self.phase {
             collecting.forget(place);
         }

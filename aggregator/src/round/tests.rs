@@ -1,5 +1,6 @@
 mod books;
 mod fleet;
+mod lateness;
 mod reasons;
 mod uploads;
 

@@ -304,7 +304,7 @@ fn note(outcome: &RoundOutcome) -> Option<String> {
             let percent = (100.0 * answered as f64 / fleet.max(1) as f64).floor();
             Some(format!(
                 "unchanged: devices with {percent} % of the fleet's samples answered, {needed_percent} % are needed; start \
-                 those that are missing, or `aggregator forget` those that are gone for good"
+                 those that are missing, or begin without them by `aggregator serve --new-run`"
             ))
         }
         None if outcome.change == Some(0.0) => Some("unchanged".into()),
