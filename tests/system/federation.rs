@@ -65,7 +65,7 @@ pub enum Told {
     /// Anything that happened at the aggregator.
     Event(Event),
     /// A round was merged.
-    Merged(RoundOutcome),
+    Merged(Box<RoundOutcome>),
     /// Anything that happened at the device of this number.
     Device(u16, DeviceEvent),
 }
@@ -139,8 +139,8 @@ impl Federation {
         let mut outcomes = Vec::new();
         loop {
             match self.told.recv_timeout(PATIENCE).expect("the run goes on and ends") {
-                Told::Merged(outcome) => outcomes.push(outcome),
-                Told::Event(Event::Finished) => return outcomes,
+                Told::Merged(outcome) => outcomes.push(*outcome),
+                Told::Event(Event::Finished | Event::Rested) => return outcomes,
                 Told::Event(_) | Told::Device(..) => {}
             }
         }
@@ -232,7 +232,7 @@ impl Observer for Teller {
     }
 
     fn merged(&mut self, outcome: &RoundOutcome, _head: Option<&Head>) -> Option<serde_json::Value> {
-        let _ = self.0.send(Told::Merged(outcome.clone()));
+        let _ = self.0.send(Told::Merged(Box::new(outcome.clone())));
         None
     }
 }

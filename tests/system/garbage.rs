@@ -80,7 +80,7 @@ fn run(with_vandal: bool) -> (Digest, BTreeMap<Refusal, u32>) {
                 }
             }
             Told::Merged(outcome) => last = outcome.model.heads.map(|content| content.blob.digest),
-            Told::Event(Event::Finished) => break,
+            Told::Event(Event::Finished | Event::Rested) => break,
             Told::Device(_, DeviceEvent::Ignored(reason)) => drop(ignored.insert(reason)),
             Told::Event(_) | Told::Device(..) => {}
         }

@@ -158,7 +158,7 @@ impl Run {
     fn note(&mut self, told: Told) {
         match told {
             Told::Event(Event::RoundOpened { round, .. }) => self.opened = Some(round.0),
-            Told::Merged(outcome) => self.outcomes.push((now(), outcome)),
+            Told::Merged(outcome) => self.outcomes.push((now(), *outcome)),
             Told::Event(_) | Told::Device(..) => {}
         }
     }
