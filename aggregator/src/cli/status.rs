@@ -26,6 +26,8 @@ Reads only, also beside `aggregator serve`. Exit code 1 if a person must look at
 not over, the broker refuses the aggregator or drops its messages, another aggregator serves the same fleet, the disk is
 full, the newest round was abandoned, or devices are refused or quarantined. Each is said in a sentence.";
 
+/// With so few devices one of them may well hold most samples.
+const FEW_DEVICES: usize = 3;
 /// Rounds that are shown.
 const NEWEST: usize = 5;
 /// A serving process that said nothing for so long does not go on.
@@ -87,6 +89,8 @@ struct Devices {
     quarantined: usize,
     samples: u64,
     bytes_received: u64,
+    /// A device that says it holds more samples than all others together, where there are several others.
+    outweighing: Option<String>,
 }
 
 pub(super) fn status(common: &Common, arguments: &Arguments) -> anyhow::Result<Answer> {
@@ -164,6 +168,12 @@ fn problems(status: &Status, now_ms: u64) -> Vec<String> {
     if matches!(status.phase, Phase::Finished | Phase::Resting) {
         problems.extend(status.gaps.as_ref().and_then(Gaps::sentence));
     }
+    problems.extend(status.devices.outweighing.as_ref().map(|device| {
+        format!(
+            "{device} says that it holds more samples than all other devices together, so the head is mostly its own; look \
+             at it with `aggregator devices`, or lower `limits.max_samples`"
+        )
+    }));
     if status.devices.quarantined > 0 {
         let count = status.devices.quarantined;
         problems.push(format!(
@@ -195,11 +205,14 @@ fn phase(ledger: &Ledger, live: Option<&Live>, serving: bool) -> Phase {
 fn devices(store: &Store, live: Option<&Live>, serving: bool) -> anyhow::Result<Devices> {
     let rows = store.devices()?;
     let present = rows.iter().filter(|row| is_present(row, serving)).count();
+    let all: u64 = rows.iter().map(|row| u64::from(row.samples)).sum();
+    let outweighing = rows.iter().find(|row| rows.len() > FEW_DEVICES && 2 * u64::from(row.samples) > all);
     Ok(Devices {
+        outweighing: outweighing.map(|row| row.device.clone()),
         known: rows.len(),
         present: live.map_or(present, |live| live.devices_present),
         quarantined: rows.iter().filter(|row| row.quarantined.is_some()).count(),
-        samples: rows.iter().map(|row| u64::from(row.samples)).sum(),
+        samples: all,
         bytes_received: rows.iter().map(|row| row.bytes_up).sum(),
     })
 }
