@@ -125,6 +125,10 @@ impl FleetModel {
 /// give none, training goes on from the heads that there are.
 pub(crate) fn after_sums(statistics: Statistics, known: FleetModel, conditions: &Conditions<'_>) -> Merged {
     let params = conditions.params;
+    if known.statistics.as_ref() == Some(&statistics) {
+        // What changed on devices may not be shared: nothing is lost of what was learned.
+        return Merged { memory: known.memory, in_use: known.in_use, ..Merged::default() };
+    }
     let Prepared { heads, aid, numbers } = params.method.prepare(&statistics, params);
     let heads = with_start(heads, &statistics, params);
     let starts_anew = heads.is_some();

@@ -386,7 +386,7 @@ impl Coordinator {
         match former.and_then(|former| collecting.add(place, device, digest, &update, former.as_ref())) {
             Ok(()) => {
                 self.registry.forgive(place);
-                self.registry.answered(place, &update);
+                self.registry.answered(place);
                 self.send(place, ToDevice::Receipt(Receipt { run, round, digest, refused: None }));
                 self.report(Event::UpdateAccepted { device: device.clone(), round });
             }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use grapevine_protocol::limits::MAX_DEVICES;
-use grapevine_protocol::{BootId, DatasetId, DeviceId, Hello, Labels, Refusal, RoundId, Update};
+use grapevine_protocol::{BootId, DatasetId, DeviceId, Hello, Labels, Refusal, RoundId};
 
 use super::places::{Column, Names, Place, PlaceSet};
 
@@ -278,11 +278,10 @@ impl Registry {
         samples <= said.saturating_add(said / ROOM.0).saturating_add(ROOM.1)
     }
 
-    /// A device answered: its samples are those of its answer, and rounds wait for it again.
-    pub(super) fn answered(&mut self, place: Place, update: &Update) {
-        self.changed.insert(place);
+    /// A device answered: rounds wait for it again. What it holds is what its newest hello said, which may have come after
+    /// the answer was made.
+    pub(super) fn answered(&mut self, place: Place) {
         if let Some(record) = self.records.get_mut(place) {
-            (record.samples, record.dataset) = (update.samples, update.dataset);
             (record.missed, record.silent_until_ms) = (0, 0);
         }
     }

@@ -110,8 +110,11 @@ impl Harness {
                 Action::Send(device, message) => self.sent.push((device, message)),
                 Action::PublishNotice(notice) => self.notice = Some(notice),
                 Action::StoreUpdate(update) => {
+                    let earlier = self.stored.iter().rev().find(|(device, _)| *device == update.device);
+                    let former = earlier.filter(|_| self.coordinator.replaces_statistics());
+                    let former = former.map(|(_, content)| content.as_slice());
+                    self.coordinator.handle_stored(self.now, &update.device, update.round, former);
                     self.stored.push((update.device.clone(), update.content));
-                    self.coordinator.handle_stored(self.now, &update.device, update.round, None);
                 }
                 Action::Commit(outcome) => {
                     self.outcomes.push(outcome);

@@ -105,3 +105,19 @@ fn server_state_that_this_program_did_not_write_is_an_error_and_not_a_guess() {
     let gone = Model { memory: None, ..model };
     assert_eq!(gone.decode(&config), Err(ModelError::Unreadable("server state")), "the method cannot do without");
 }
+
+#[test]
+fn samples_that_change_while_an_answer_is_on_its_way_are_asked_for_again() {
+    let mut harness = Harness::new(RoundConfig { rounds: None, min_devices: 2, ..config(Method::Lda) });
+    harness.greet(0..2);
+    harness.offer(0, 0, &statistics(0));
+    harness.say(1, ToAggregator::Hello(Hello { dataset: DatasetId(2), ..hello(1) }), &[]);
+    harness.offer(1, 0, &statistics(1));
+    let notice = harness.notice.clone().unwrap();
+    assert_eq!((notice.round, notice.only.len()), (RoundId(1), 1));
+    let before = harness.coordinator.model().clone();
+    let answer = Update::decode(&statistics(1), shape(), notice.task, Method::Lda).unwrap();
+    harness.offer(1, 1, &Update { dataset: DatasetId(2), ..answer }.encode(shape(), Encoding::F32));
+    assert!(harness.coordinator.is_resting());
+    assert_eq!(*harness.coordinator.model(), before, "the same statistics change nothing");
+}
