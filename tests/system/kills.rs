@@ -211,7 +211,7 @@ impl Killer {
 }
 
 /// What an aggregator says when its run is over.
-const OVER: &str = "the run is over";
+const OVER: &str = "all rounds are done";
 
 /// The words of a line of the log, without its time, its place and its figures.
 fn said(line: &str) -> String {

@@ -24,7 +24,7 @@ fn what_the_newest_head_sees_in_a_watched_folder_is_published() {
 
     let mut running = device.start("edge-client", &["run"]);
     running.line("predicting");
-    running.line("the run is over");
+    running.line("the fleet rests");
     let images = unseen(device);
     fs::rename(device.path("unseen"), device.path("camera")).unwrap();
     fs::write(device.path("camera/notes.txt"), "no image").unwrap();
