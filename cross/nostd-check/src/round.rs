@@ -7,7 +7,7 @@ use grapevine_models::{
     Balance, Head, Local, LocalTraining, Method, OwnPrototypes, Params, Prototypes, Samples, Shape, Trained,
 };
 use grapevine_protocol::{
-    Assembler, BlobRef, Encoding, Task, ToAggregator, Update, UpdateContent, block, decode_to_aggregator, encode,
+    Assembler, BlobRef, DatasetId, Encoding, Task, ToAggregator, Update, UpdateContent, block, decode_to_aggregator, encode,
 };
 
 use crate::golden::{Case, Numbers};
@@ -56,7 +56,7 @@ fn train(case: &Case, shape: Shape) -> Vec<u8> {
     let mut training = LocalTraining::new(samples, heads, local, case.balanced_samples, params);
     case.batches.iter().for_each(|batch| training.step(batch));
     let trained = Trained { heads: Some(training.into_heads()), prototypes: Some(own), loss: None };
-    Update::encode_trained(&trained, case.labels.len() as u32, shape, Encoding::F32)
+    Update::encode_trained(&trained, case.labels.len() as u32, DatasetId::default(), shape, Encoding::F32)
 }
 
 /// In frames, block by block, as over a broker.
