@@ -215,7 +215,7 @@ impl WaitingFor {
             (_, 0) => format!(" ({})", first.join(", ")),
             (_, more) => format!(" ({} and {more} more)", first.join(", ")),
         };
-        format!("waiting for devices: {able} of {needed} with samples are there{names}, {missing} more are needed")
+        format!("waiting for devices: {able} of {needed} with samples are there{names}, {missing} more must come")
     }
 }
 
@@ -300,7 +300,7 @@ mod tests {
         );
         assert_eq!(
             live.waiting.unwrap().sentence(),
-            "waiting for devices: 3 of 5 with samples are there (a, b and 1 more), 2 more are needed"
+            "waiting for devices: 3 of 5 with samples are there (a, b and 1 more), 2 more must come"
         );
         std::fs::write(folder.path().join(FILE), b"{").unwrap();
         assert!(read(folder.path()).is_none());

@@ -26,6 +26,8 @@ Reads only, also beside `aggregator serve`. Exit code 1 if a person must look at
 not over, the broker refuses the aggregator or drops its messages, another aggregator serves the same fleet, the disk is
 full, the newest round was abandoned, or devices are refused or quarantined. Each is said in a sentence.";
 
+/// The note of a round that changed nothing because nothing was left to change.
+const UNCHANGED: &str = "unchanged";
 /// With so few devices one of them may well hold most samples.
 const FEW_DEVICES: usize = 3;
 /// Rounds that are shown.
@@ -167,6 +169,8 @@ fn problems(status: &Status, now_ms: u64) -> Vec<String> {
     }
     if matches!(status.phase, Phase::Finished | Phase::Resting) {
         problems.extend(status.gaps.as_ref().and_then(Gaps::sentence));
+        let newest = status.rounds.iter().rev().find(|round| round.phase == RoundPhase::Merged);
+        problems.extend(newest.and_then(|round| round.note.clone()).filter(|note| note != UNCHANGED));
     }
     problems.extend(status.devices.outweighing.as_ref().map(|device| {
         format!(

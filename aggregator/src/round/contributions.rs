@@ -55,7 +55,7 @@ impl Contributions {
         match known {
             Some(known) if known.dataset == dataset => None,
             Some(known) => Some(u64::from(samples.abs_diff(known.samples)).max(1)),
-            None => Some(u64::from(samples)),
+            None => Some(u64::from(samples)).filter(|samples| *samples > 0),
         }
     }
 

@@ -119,6 +119,9 @@ impl Coordinator {
         self.let_go(place);
         self.registry.forget(place);
         self.actions.push_back(Action::ForgetDevices(vec![device.clone()]));
+        // One that still runs says hello again.
+        let refused = Refused { boot: None, reason: Refusal::UnknownDevice };
+        self.actions.push_back(Action::Send(device.clone(), ToDevice::Refused(refused)));
         self.report(Event::Forgotten(device.clone()));
         true
     }

@@ -46,7 +46,7 @@ use places::{Answers, Place};
 pub use registry::{DeviceRecord, Registry};
 pub use select::Select;
 use serving::Serving;
-pub use settling::Counters;
+pub use settling::{Counters, Untaken};
 use uploads::Uploads;
 pub use uploads::WINDOW as UPLOAD_WINDOW;
 pub use watchlist::TurnedAway;

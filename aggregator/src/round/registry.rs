@@ -262,7 +262,12 @@ impl Registry {
     /// The devices that can take part in a round: they are there, fit, and hold samples.
     pub(super) fn able(&self) -> impl Iterator<Item = Place> {
         let has_samples = |place: &Place| self.records.get(*place).is_some_and(|record| record.samples > 0);
-        self.present.iter().filter(|place| self.eligible.contains(*place)).filter(has_samples)
+        self.there().filter(has_samples)
+    }
+
+    /// The devices that are there and fit, those without samples included: they may have had some.
+    pub(super) fn there(&self) -> impl Iterator<Item = Place> {
+        self.present.iter().filter(|place| self.eligible.contains(*place))
     }
 
     /// Which samples a device says it holds, and how many.

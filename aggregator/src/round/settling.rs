@@ -31,6 +31,25 @@ pub struct Counters {
     pub is_unchanged: bool,
 }
 
+/// Why news are not taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Untaken {
+    /// All rounds that were asked for are done.
+    RoundsDone {
+        /// Devices that have news.
+        devices: usize,
+    },
+    /// Fewer devices with samples are there than a round needs.
+    TooFewDevices {
+        /// Devices that have news.
+        devices: usize,
+        /// Devices with samples that are there.
+        able: usize,
+        /// Devices with samples that must be there.
+        needed: usize,
+    },
+}
+
 impl Counters {
     /// After a round of training. `change` is relative to the length of the heads, and `None` for the first ones.
     pub(super) fn trained(&mut self, change: Option<f32>, has_news: bool) {
@@ -115,13 +134,32 @@ impl Coordinator {
         }
     }
 
+    /// Why the run rests although devices have news; `None` if they will be taken in, or there are none.
+    pub fn untaken(&self, now: Duration) -> Option<Untaken> {
+        if !matches!(self.phase, Phase::Resting) {
+            return None;
+        }
+        let devices = self.news(now).0.len();
+        let (able, needed) = (self.registry.able().count(), self.config.min_devices.max(1));
+        let is_over = self.is_over() && !self.config.params.method.is_one_shot();
+        match devices {
+            0 => None,
+            _ if is_over => Some(Untaken::RoundsDone { devices }),
+            _ if able < needed => Some(Untaken::TooFewDevices { devices, able, needed }),
+            _ => None,
+        }
+    }
+
     /// The devices that can take part and hold samples that the run does not know, and of how many.
     pub(super) fn news(&self, now: Duration) -> (PlaceSet, u64) {
         let mut news = PlaceSet::default();
         let mut samples = 0_u64;
-        for place in self.registry.able().filter(|place| !self.registry.is_silent(*place, now)) {
+        let has_statistics = self.config.params.needs() != Sums::Nothing;
+        for place in self.registry.there().filter(|place| !self.registry.is_silent(*place, now)) {
             let Some((dataset, held)) = self.registry.dataset(place) else { continue };
-            if let Some(new) = self.contributions.news(place, dataset, held) {
+            // Who has nothing any more cannot train, but what it told can be taken off.
+            let can_answer = held > 0 || has_statistics;
+            if let Some(new) = self.contributions.news(place, dataset, held).filter(|_| can_answer) {
                 news.insert(place);
                 samples += new;
             }

@@ -298,7 +298,7 @@ fn takes_in(outcome: &RoundOutcome) -> TakesIn {
 }
 
 /// What people should know of a round beside its figures.
-fn note(outcome: &RoundOutcome) -> Option<String> {
+pub(super) fn note(outcome: &RoundOutcome) -> Option<String> {
     match outcome.held_back {
         Some(HeldBack::TooFewSamples { answered, fleet, needed_percent }) => {
             let percent = (100.0 * answered as f64 / fleet.max(1) as f64).floor();

@@ -23,7 +23,7 @@ use super::troubles::Troubles;
 use super::{
     Observer, ServeError, ServeOptions, ServePhase, ServeReport, ServeStatus, TurnedAwayDevice, ledger, requests,
 };
-use crate::round::{AcceptedUpdate, Action, Coordinator, Event, RoundOutcome, RoundStatus, TurnedAway};
+use crate::round::{AcceptedUpdate, Action, Coordinator, Event, RoundOutcome, RoundStatus, TurnedAway, Untaken};
 use crate::store::{Store, StoreError};
 
 /// Bytes of messages that are handed to the machine before what it wants is done: updates that arrive together become
@@ -345,6 +345,9 @@ impl<'a> Shell<'a> {
             refusals = core::mem::take(&mut self.refused),
             "round merged"
         );
+        if let Some(note) = ledger::note(outcome).filter(|_| outcome.held_back.is_some()) {
+            tracing::warn!(round = outcome.round.0, "{note}");
+        }
         let now = self.now();
         self.coordinator.handle_committed(now);
         // What finds no room here is done after the next round.
@@ -402,10 +405,24 @@ impl<'a> Shell<'a> {
             present: self.coordinator.present(),
             waiting: self.coordinator.waiting(),
             turned_away: self.turned_away(),
-            troubles: self.troubles.sentences(),
+            troubles: self.troubles.sentences().into_iter().chain(self.untaken()).collect(),
             disk_full: self.is_deaf,
             traffic: self.transport.traffic(),
         }
+    }
+
+    /// Why samples that devices hold are not taken in, and what to do.
+    fn untaken(&self) -> Option<String> {
+        Some(match self.coordinator.untaken(self.now())? {
+            Untaken::RoundsDone { devices } => format!(
+                "{devices} devices hold samples that the run does not know, and all rounds are done; give more `rounds`, or begin a \
+                 new run with `aggregator serve --new-run`"
+            ),
+            Untaken::TooFewDevices { devices, able, needed } => format!(
+                "{devices} devices hold samples that the run does not know, and a round needs {needed} devices with samples where \
+                 {able} are there; start more, or lower `min_devices`"
+            ),
+        })
     }
 
     fn turned_away(&self) -> Vec<TurnedAwayDevice> {

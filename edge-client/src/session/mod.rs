@@ -382,8 +382,10 @@ impl Session {
         if self.link != Link::Welcome || self.download.is_some() {
             return;
         }
+        // Who has nothing any more says so, and what it told is taken off.
+        let is_asked_by_name = matches!(notice.task, Task::Statistics { .. }) && !notice.only.is_empty();
         let has_work = matches!(notice.task, Task::Train | Task::Statistics { .. })
-            && self.samples > 0
+            && (self.samples > 0 || is_asked_by_name)
             && self.is_eligible
             && self.answered != Some((notice.run, notice.round))
             && self.working != Some((notice.run, notice.round))

@@ -79,7 +79,7 @@ fn who_is_missing_is_said_and_who_left_meanwhile_is_gone_and_can_be_forgotten() 
     running.iter_mut().for_each(|running| drop(running.line("the aggregator knows this device")));
     until(|| {
         let text = place.succeed("aggregator", &["status"]);
-        text.contains("2 of 3 with samples are there (camera-0, camera-1), 1 more are needed")
+        text.contains("2 of 3 with samples are there (camera-0, camera-1), 1 more must come")
     });
 
     // Everything dies at once; the aggregator and one device come back.

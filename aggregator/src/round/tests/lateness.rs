@@ -121,3 +121,34 @@ fn samples_that_change_while_an_answer_is_on_its_way_are_asked_for_again() {
     assert!(harness.coordinator.is_resting());
     assert_eq!(*harness.coordinator.model(), before, "the same statistics change nothing");
 }
+
+#[test]
+fn what_a_device_told_is_taken_off_when_it_has_nothing_any_more() {
+    let mut harness = Harness::new(RoundConfig { rounds: None, min_devices: 2, ..config(Method::Lda) });
+    harness.greet(0..2);
+    (0..2).for_each(|number| harness.offer(number, 0, &statistics(number)));
+    let of_two = harness.coordinator.model().clone();
+    harness.greet(2..3);
+    harness.offer(2, 1, &statistics(2));
+    assert_ne!(*harness.coordinator.model(), of_two);
+    harness.say(2, ToAggregator::Hello(Hello { samples: 0, dataset: DatasetId(0), ..hello(2) }), &[]);
+    let notice = harness.notice.clone().unwrap();
+    assert!(grapevine_protocol::is_selected(&notice, &device(2)) && notice.only.len() == 1);
+    let content = UpdateContent::Statistics(Statistics::empty(shape(), Sums::SecondMoment));
+    let nothing = Update { samples: 0, dataset: DatasetId(0), content };
+    harness.offer(2, 2, &nothing.encode(shape(), Encoding::F32));
+    assert!(harness.coordinator.is_resting());
+    assert_eq!(*harness.coordinator.model(), of_two, "to the bit as if it had never been there");
+    assert_eq!(harness.coordinator.untaken(harness.now), None);
+}
+
+#[test]
+fn news_that_are_not_taken_in_are_said() {
+    let mut harness = Harness::new(RoundConfig { rounds: Some(1), min_devices: 2, ..config(Method::RedGrapePlus) });
+    harness.greet(0..2);
+    (0..2).for_each(|number| harness.offer(number, 0, &statistics(number)));
+    (0..2).for_each(|number| harness.offer(number, 1, &gradient(0.1)));
+    assert!(harness.coordinator.is_finished());
+    harness.greet(2..3);
+    assert_eq!(harness.coordinator.untaken(harness.now), Some(Untaken::RoundsDone { devices: 1 }));
+}
