@@ -7,6 +7,7 @@ use super::limits::{MAX_CLASSES, MAX_EXPANSION};
 use super::printable;
 use crate::image_input::MAX_IMAGE_BYTES;
 use crate::passed_over::{PassedOver, Reason};
+use grapevine_host::sentence::one_line;
 
 /// Why data cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -129,7 +130,7 @@ impl SourceError {
     }
 
     pub(super) fn damaged(path: &Path, part: Option<&str>, reason: impl ToString) -> Self {
-        Self::Damaged { path: path.to_owned(), part: part.map(str::to_owned), reason: reason.to_string() }
+        Self::Damaged { path: path.to_owned(), part: part.map(str::to_owned), reason: one_line(&reason.to_string()) }
     }
 
     pub(super) fn part(path: &Path, part: impl ToString, reason: impl ToString) -> Self {
