@@ -41,6 +41,8 @@ pub(super) struct Collecting {
     /// What the updates in the sum tell of their devices' samples.
     pub(super) contributions: Vec<(Place, Contribution)>,
     absence: Absence,
+    /// When it was opened or resumed.
+    opened: Duration,
     pub(super) sum: RoundSum,
     pub(super) samples: u64,
     /// Updates that the round waited for when it opened; with fewer it waits for its deadline.
@@ -71,6 +73,7 @@ impl Collecting {
             storing: BTreeMap::new(),
             contributions: Vec::new(),
             absence: Absence::default(),
+            opened: now,
             samples: 0,
             wanted,
             chosen: asked.len(),
@@ -386,7 +389,8 @@ impl Coordinator {
         match former.and_then(|former| collecting.add(place, device, digest, &update, former.as_ref())) {
             Ok(()) => {
                 self.registry.forgive(place);
-                self.registry.answered(place);
+                let Update { dataset, samples, .. } = update;
+                self.registry.answered(place, dataset, samples, collecting.opened);
                 self.send(place, ToDevice::Receipt(Receipt { run, round, digest, refused: None }));
                 self.report(Event::UpdateAccepted { device: device.clone(), round });
             }

@@ -72,6 +72,8 @@ struct Record {
     samples: u32,
     rounds_done: u32,
     dataset: DatasetId,
+    /// When its newest hello came.
+    hello_ms: u64,
     /// Until when it is not asked for news, in milliseconds; it did not answer when it was asked last.
     silent_until_ms: u64,
     /// Rounds in a row that it did not answer.
@@ -86,7 +88,7 @@ struct Wrongs {
     quarantined: Option<Refusal>,
 }
 
-const _: () = assert!(size_of::<Record>() <= 88);
+const _: () = assert!(size_of::<Record>() <= 96);
 
 impl Registry {
     /// Takes a device over from the ledger; one beyond the most that there may be is left out.
@@ -117,6 +119,7 @@ impl Registry {
             samples: record.samples,
             rounds_done: record.rounds_done,
             dataset: record.dataset,
+            hello_ms: 0,
             silent_until_ms: 0,
             missed: 0,
         };
@@ -164,6 +167,7 @@ impl Registry {
         record.boot = hello.boot;
         record.samples = hello.samples;
         record.dataset = hello.dataset;
+        record.hello_ms = milliseconds(now);
         record.last_seen_ms = milliseconds(now);
         if record.labels.as_deref() != Some(&hello.labels) {
             let former = record.labels.take();
@@ -283,11 +287,15 @@ impl Registry {
         samples <= said.saturating_add(said / ROOM.0).saturating_add(ROOM.1)
     }
 
-    /// A device answered: rounds wait for it again. What it holds is what its newest hello said, which may have come after
-    /// the answer was made.
-    pub(super) fn answered(&mut self, place: Place) {
+    /// A device answered a round that was opened then: rounds wait for it again. It holds what the answer is of, unless it said
+    /// something else since the round was opened. A hello from before may have been long on its way.
+    pub(super) fn answered(&mut self, place: Place, dataset: DatasetId, samples: u32, opened: Duration) {
         if let Some(record) = self.records.get_mut(place) {
             (record.missed, record.silent_until_ms) = (0, 0);
+            if record.hello_ms < milliseconds(opened) {
+                (record.dataset, record.samples) = (dataset, samples);
+                self.changed.insert(place);
+            }
         }
     }
 

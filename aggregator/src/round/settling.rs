@@ -48,6 +48,11 @@ pub enum Untaken {
         /// Devices with samples that must be there.
         needed: usize,
     },
+    /// Devices did not answer when they were asked, and are asked again after a while.
+    NoAnswer {
+        /// How many.
+        devices: usize,
+    },
 }
 
 impl Counters {
@@ -139,13 +144,15 @@ impl Coordinator {
         if !matches!(self.phase, Phase::Resting) {
             return None;
         }
-        let devices = self.news(now).0.len();
+        // At the end of time nobody is silent.
+        let (devices, all) = (self.news(now).0.len(), self.news(Duration::MAX).0.len());
         let (able, needed) = (self.registry.able().count(), self.config.min_devices.max(1));
         let is_over = self.is_over() && !self.config.params.method.is_one_shot();
-        match devices {
+        match all {
             0 => None,
-            _ if is_over => Some(Untaken::RoundsDone { devices }),
-            _ if able < needed => Some(Untaken::TooFewDevices { devices, able, needed }),
+            devices if is_over => Some(Untaken::RoundsDone { devices }),
+            devices if able < needed => Some(Untaken::TooFewDevices { devices, able, needed }),
+            all if all > devices => Some(Untaken::NoAnswer { devices: all - devices }),
             _ => None,
         }
     }

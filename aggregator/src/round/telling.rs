@@ -37,11 +37,14 @@ impl Coordinator {
     }
 
     /// Says once more what is going on. As long as devices are lacking that is a roll call: some may be there and not be
-    /// known to be.
+    /// known to be. A run that rests looks whether there is something to do after all.
     pub(super) fn tell_again(&mut self, now: Duration) {
         if self.tell_again_at().is_some_and(|at| at <= now) {
-            if matches!(self.phase, Phase::Gathering) {
-                self.call_roll();
+            match self.phase {
+                Phase::Gathering => self.call_roll(),
+                // A device that did not answer may be asked again by now.
+                Phase::Resting => self.gather(now),
+                Phase::Collecting(_) | Phase::Committing(_) => {}
             }
             self.tell(now);
         }

@@ -418,6 +418,10 @@ impl<'a> Shell<'a> {
                 "{devices} devices hold samples that the run does not know, and all rounds are done; give more `rounds`, or begin a \
                  new run with `aggregator serve --new-run`"
             ),
+            Untaken::NoAnswer { devices } => format!(
+                "{devices} devices hold samples that the run does not know, and did not answer when they were asked; they are \
+                 asked again later, their logs may say more"
+            ),
             Untaken::TooFewDevices { devices, able, needed } => format!(
                 "{devices} devices hold samples that the run does not know, and a round needs {needed} devices with samples where \
                  {able} are there; start more, or lower `min_devices`"

@@ -152,3 +152,18 @@ fn news_that_are_not_taken_in_are_said() {
     harness.greet(2..3);
     assert_eq!(harness.coordinator.untaken(harness.now), Some(Untaken::RoundsDone { devices: 1 }));
 }
+
+#[test]
+fn a_device_that_did_not_answer_is_asked_again_and_meanwhile_it_is_said() {
+    let mut harness = Harness::new(RoundConfig { rounds: None, min_devices: 2, extensions: 0, ..config(Method::Lda) });
+    harness.greet(0..2);
+    (0..2).for_each(|number| harness.offer(number, 0, &statistics(number)));
+    harness.greet(2..3);
+    harness.wait(DEADLINE);
+    assert!(harness.events.contains(&Event::RoundAbandoned(RoundId(1))) && harness.coordinator.is_resting());
+    assert_eq!(harness.coordinator.untaken(harness.now), Some(Untaken::NoAnswer { devices: 1 }));
+    harness.wait(TELL_AGAIN);
+    assert_eq!(harness.open(), Some((2, 0, 1)));
+    harness.offer(2, 2, &statistics(2));
+    assert!(harness.coordinator.is_resting() && harness.coordinator.untaken(harness.now).is_none());
+}
