@@ -6,7 +6,7 @@ use grapevine_aggregator::serve::requests::{self, Request};
 use grapevine_aggregator::store::{DeviceRow, Store};
 use grapevine_protocol::DeviceId;
 
-use super::release::{LOOK, PATIENCE, find};
+use super::release::{ask_and_wait, find};
 use super::{Answer, Common};
 
 const EXAMPLES: &str = "\
@@ -33,24 +33,19 @@ pub(super) fn forget(common: &Common, arguments: &Arguments) -> anyhow::Result<A
     let Some(DeviceRow { quarantined, .. }) = find(&store, device)? else {
         bail!("no device `{device}` is known; `aggregator devices` lists those that are");
     };
-    let done = || {
-        let pardon = if quarantined.is_some() { ", and its quarantine with it" } else { "" };
-        Ok(Answer::text(format!("forgot {device}{pardon}; one that still runs comes back as a new device\n")))
-    };
-    if !Store::is_in_use(&state) {
+    if Store::is_in_use(&state) {
+        // One that still runs is back in the list at once, and the request is gone all the same.
+        let is_forgotten = || {
+            let is_asked = || requests::asked(&state).contains(&(Request::Forget, device.clone()));
+            Ok(find(&store, device)?.is_none() || !is_asked())
+        };
+        if !ask_and_wait(&state, Request::Forget, device, is_forgotten)? {
+            bail!("asked to forget `{device}`, but the serving aggregator has not done it yet; see its log");
+        }
+    } else {
         drop(store);
         Store::open(&state)?.forget_devices(&[device.to_string()])?;
-        return done();
     }
-    requests::ask(&state, Request::Forget, device)?;
-    let never = crossbeam_channel::never::<()>();
-    for _ in 0..PATIENCE.as_millis() / LOOK.as_millis() {
-        // One that still runs is back in the list at once, and the request is gone all the same.
-        if find(&store, device)?.is_none() || !requests::asked(&state).contains(&(Request::Forget, device.clone())) {
-            return done();
-        }
-        // Nothing ever comes: this is the pause between two looks.
-        let _ = never.recv_timeout(LOOK);
-    }
-    bail!("asked to forget `{device}`, but the serving aggregator has not done it yet; see its log")
+    let pardon = if quarantined.is_some() { ", and its quarantine with it" } else { "" };
+    Ok(Answer::text(format!("forgot {device}{pardon}; one that still runs comes back as a new device\n")))
 }

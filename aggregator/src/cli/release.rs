@@ -1,6 +1,7 @@
 //! `aggregator release`: a quarantined device is heard again.
 
 use core::time::Duration;
+use std::path::Path;
 
 use anyhow::bail;
 use clap::Args;
@@ -18,9 +19,9 @@ Examples:
 Works beside `aggregator serve` and without it. The device is welcome with its next hello, within a minute or so.";
 
 /// How long the serving process may take.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// How often it is looked whether it has.
-pub(super) const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Let a quarantined device take part again.
 #[derive(Debug, Args)]
@@ -45,16 +46,30 @@ pub(super) fn release(common: &Common, arguments: &Arguments) -> anyhow::Result<
         Store::open(&state)?.release_device(device.as_str())?;
         return Ok(Answer::text(format!("released {device}\n")));
     }
-    requests::ask(&state, Request::Release, device)?;
+    let is_released = || Ok(find(&store, device)?.is_some_and(|row| row.quarantined.is_none()));
+    if !ask_and_wait(&state, Request::Release, device, is_released)? {
+        bail!("asked for the release of `{device}`, but the serving aggregator has not done it yet; see its log");
+    }
+    Ok(Answer::text(format!("released {device}\n")))
+}
+
+/// Asks the serving process, and waits until it has done so; `false` when it takes too long.
+pub(super) fn ask_and_wait(
+    state: &Path,
+    request: Request,
+    device: &DeviceId,
+    is_done: impl Fn() -> anyhow::Result<bool>,
+) -> anyhow::Result<bool> {
+    requests::ask(state, request, device)?;
     let never = crossbeam_channel::never::<()>();
     for _ in 0..PATIENCE.as_millis() / LOOK.as_millis() {
-        if find(&store, device)?.is_some_and(|row| row.quarantined.is_none()) {
-            return Ok(Answer::text(format!("released {device}\n")));
+        if is_done()? {
+            return Ok(true);
         }
         // Nothing ever comes: this is the pause between two looks.
         let _ = never.recv_timeout(LOOK);
     }
-    bail!("asked for the release of `{device}`, but the serving aggregator has not done it yet; see its log")
+    Ok(false)
 }
 
 pub(super) fn find(store: &Store, device: &DeviceId) -> anyhow::Result<Option<DeviceRow>> {

@@ -172,16 +172,19 @@ impl Coordinator {
 
     /// When to call [`Coordinator::handle_timeout`] at the latest.
     pub fn poll_timeout(&self) -> Option<Duration> {
-        let deadline = match &self.phase {
-            Phase::Collecting(collecting) if self.gone_at.is_none() => Some(collecting.deadline()),
+        let collecting = match &self.phase {
+            Phase::Collecting(collecting) if self.gone_at.is_none() => Some(collecting),
             Phase::Collecting(_) | Phase::Gathering | Phase::Committing(_) | Phase::Resting => None,
         };
-        let absence = match &self.phase {
-            Phase::Collecting(collecting) if self.gone_at.is_none() => collecting.absence_at(),
-            Phase::Collecting(_) | Phase::Gathering | Phase::Committing(_) | Phase::Resting => None,
-        };
-        let timers = [deadline, absence, self.uploads.again_at(), self.serving.flush_at(), self.tell_again_at()];
-        timers.into_iter().chain([self.news_at()]).flatten().min()
+        let timers = [
+            collecting.map(|collecting| collecting.deadline()),
+            collecting.and_then(|collecting| collecting.absence_at()),
+            self.uploads.again_at(),
+            self.serving.flush_at(),
+            self.tell_again_at(),
+            self.news_at(),
+        ];
+        timers.into_iter().flatten().min()
     }
 
     /// Everything whose time has come.
