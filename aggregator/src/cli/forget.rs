@@ -14,8 +14,8 @@ Examples:
   aggregator devices --sort seen         # who was silent longest comes last
   aggregator forget camera-7
 
-Works beside `aggregator serve` and without it. What the device contributed to the heads stays in them. One that still
-runs comes back as a new device; stop it first.";
+Works beside `aggregator serve` and without it. What the device contributed to the heads and to
+the sums of statistics stays in them. One that still runs comes back as a new device; stop it first.";
 
 /// Take a device out of the registry and of the ledger's list.
 #[derive(Debug, Args)]
