@@ -29,10 +29,13 @@ impl Coordinator {
             Err(fault) => return self.discard_round(now, notice.round, fault),
         };
         let ModelAfter { model, change, held_back, starts_anew } = after;
-        let has_news = contributions.iter().any(|(place, contribution)| {
-            self.contributions.news(*place, contribution.dataset, contribution.samples).is_some()
-        });
         let is_statistics = matches!(notice.task, Task::Statistics { .. });
+        let takes_in = is_statistics || self.config.params.needs() == Sums::Nothing;
+        // A round that does not take samples in has no news, whatever its answers are of: else it would have them for ever.
+        let has_news = takes_in
+            && contributions.iter().any(|(place, contribution)| {
+                self.contributions.news(*place, contribution.dataset, contribution.samples).is_some()
+            });
         // The next round asks the same devices again, unless some are drawn anew each time.
         let is_of_all = notice.highest_ticket == u64::MAX;
         if is_statistics {
@@ -43,7 +46,6 @@ impl Coordinator {
             counters.is_unchanged &= is_of_all && self.config.params.method.sends_gradient();
         }
         self.is_held_back = held_back.is_some();
-        let takes_in = is_statistics || self.config.params.needs() == Sums::Nothing;
         if takes_in {
             contributions.into_iter().for_each(|(place, contribution)| self.contributions.put(place, contribution));
         }
