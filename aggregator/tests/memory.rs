@@ -4,7 +4,7 @@
 use core::time::Duration;
 
 use grapevine_aggregator::round::{
-    Action, Coordinator, Participants, Progress, Quarantine, Registry, RoundConfig, Select,
+    Action, Coordinator, Durable, Participants, Progress, Quarantine, Registry, RoundConfig, Select,
 };
 use grapevine_models::{Head, Heads, Method, Params, Shape, UpdateContent};
 use grapevine_protocol::{
@@ -93,20 +93,11 @@ fn say(coordinator: &mut Coordinator, number: u32, message: ToAggregator, block:
     coordinator.handle_message(Duration::ZERO, &device(number), message, block);
     while let Some(action) = coordinator.poll_action() {
         match action {
-            Action::StoreUpdate(update) => {
+            Action::Durable(Durable::StoreUpdate(update)) => {
                 coordinator.handle_stored(Duration::ZERO, &update.device, update.round, None);
             }
-            Action::Commit(_) => coordinator.handle_committed(Duration::ZERO),
-            Action::Send(..)
-            | Action::PublishBlock(..)
-            | Action::PublishNotice(_)
-            | Action::KeepDevice(_)
-            | Action::ForgetDevices(_)
-            | Action::OpenRound { .. }
-            | Action::ExtendRound(..)
-            | Action::AbandonRound(..)
-            | Action::FinishRun(_)
-            | Action::Report(_) => {}
+            Action::Durable(Durable::Commit(_)) => coordinator.handle_committed(Duration::ZERO),
+            Action::Durable(_) | Action::Tell(_) => {}
         }
     }
 }

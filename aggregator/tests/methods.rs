@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use grapevine_aggregator::round::{
-    AcceptedUpdate, Action, Auxiliary, Contribution, Coordinator, Model, Participants, Progress, Quarantine, Registry,
-    RoundConfig, RoundOutcome, Select,
+    AcceptedUpdate, Action, Auxiliary, Contribution, Coordinator, Durable, Model, Participants, Progress, Quarantine,
+    Registry, RoundConfig, RoundOutcome, Select, Tell,
 };
 use grapevine_models::evaluate::Accuracy;
 use grapevine_models::{Heads, Method, Params, Samples, Shape, Start, Statistics, UpdateContent, stream, train_round};
@@ -150,23 +150,15 @@ impl<'a> Fleet<'a> {
         greet(&mut self.coordinator, self.devices.clone());
         while let Some(action) = self.coordinator.poll_action() {
             match action {
-                Action::PublishNotice(new) => self.answer_all(new),
-                Action::StoreUpdate(update) => {
+                Action::Tell(Tell::Everybody(new)) => self.answer_all(new),
+                Action::Durable(Durable::StoreUpdate(update)) => {
                     let former = self.statistics.get(&update.device).filter(|_| self.coordinator.replaces_statistics());
                     let former = former.map(Vec::as_slice);
                     self.coordinator.handle_stored(Duration::ZERO, &update.device, update.round, former);
                     self.open.push(update);
                 }
-                Action::Commit(outcome) => self.commit(outcome),
-                Action::Send(..)
-                | Action::Report(_)
-                | Action::PublishBlock(..)
-                | Action::OpenRound { .. }
-                | Action::AbandonRound(..)
-                | Action::KeepDevice(_)
-                | Action::ForgetDevices(_)
-                | Action::ExtendRound(..)
-                | Action::FinishRun(_) => {}
+                Action::Durable(Durable::Commit(outcome)) => self.commit(*outcome),
+                Action::Durable(_) | Action::Tell(_) => {}
             }
         }
         assert!(self.coordinator.is_resting());

@@ -299,6 +299,26 @@ fn a_watched_folder_is_followed_until_a_signal() {
 }
 
 #[test]
+fn a_watched_folder_replaces_the_store_as_a_whole_or_not_at_all() {
+    let device = Device::configured();
+    device.write_digits("first", 0, 6);
+    device.call(&["ingest", "first"]).succeeds();
+    fs::create_dir_all(device.path("camera/zero")).unwrap();
+    fs::write(device.path("camera/zero/text.png"), "no image").unwrap();
+    let refused = device.call(&["ingest", "--watch", "--reset", "camera"]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert_eq!(samples(&device), 6, "nothing is lost for a folder without one image");
+
+    device.write_digits("camera", 6, 4);
+    let mut watch = Following::start(&device, &["ingest", "--watch", "--reset", "camera"]);
+    watch.line("added=4");
+    device.write_digits("camera", 10, 2);
+    watch.line("added=2");
+    assert_eq!(watch.terminate().0.code(), Some(0));
+    assert_eq!(samples(&device), 6, "the first six are forgotten");
+}
+
+#[test]
 fn a_running_device_stores_what_its_camera_writes() {
     let device = Device::configured();
     device.edit_config("mqtt://broker.invalid", "mqtt://127.0.0.1:9");

@@ -231,8 +231,7 @@ impl Observer for Teller {
         let _ = self.0.send(Told::Event(event.clone()));
     }
 
-    fn merged(&mut self, outcome: &RoundOutcome, _head: Option<&Head>) -> Option<serde_json::Value> {
+    fn merged(&mut self, outcome: &RoundOutcome, _head: Option<&Head>) {
         let _ = self.0.send(Told::Merged(Box::new(outcome.clone())));
-        None
     }
 }

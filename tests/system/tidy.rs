@@ -50,6 +50,10 @@ fn files(endings: &[&str]) -> Vec<(String, String)> {
     found
 }
 
+fn is_test(path: &str) -> bool {
+    path.ends_with("tests.rs") || path.contains("/tests/")
+}
+
 /// The part of a source file before its tests.
 fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let lines = text.lines().enumerate().map(|(number, line)| (number + 1, line));
@@ -66,7 +70,7 @@ fn files_are_short() {
 
 #[test]
 fn every_library_has_one_home() {
-    let is_code = |path: &str| path.contains("/src/") && !path.ends_with("tests.rs");
+    let is_code = |path: &str| path.contains("/src/") && !is_test(path);
     for (path, text) in files(&[".rs"]).iter().filter(|(path, _)| is_code(path)) {
         for (library, homes) in HOMES {
             let is_home = homes.iter().any(|home| path.starts_with(home));
@@ -81,7 +85,6 @@ fn every_library_has_one_home() {
 
 #[test]
 fn what_decides_is_pure() {
-    let is_test = |path: &str| path.ends_with("tests.rs");
     for (path, text) in files(&[".rs"]).iter().filter(|(path, _)| !is_test(path)) {
         if PURE.iter().any(|pure| path.starts_with(pure)) {
             for word in IMPURE {

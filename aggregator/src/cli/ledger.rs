@@ -84,7 +84,6 @@ impl Ledger {
             heads: round.heads.as_ref().map(grapevine_aggregator::store::digest_hex),
             heads_kept: round.heads_kept && round.heads.is_some(),
             note: round.note.clone(),
-            metrics: round.metrics_json.as_deref().and_then(|text| serde_json::from_str(text).ok()),
         }
     }
 }
@@ -108,7 +107,6 @@ pub(super) struct RoundSummary {
     pub(super) heads_kept: bool,
     /// What people should know of it beside its figures.
     pub(super) note: Option<String>,
-    pub(super) metrics: Option<Value>,
 }
 
 /// The columns of [`RoundSummary::cells`].

@@ -175,13 +175,12 @@ impl Observer for LiveFile {
         self.is_finished |= matches!(event, Event::Finished | Event::Rested);
     }
 
-    fn merged(&mut self, _: &RoundOutcome, in_use: Option<&Head>) -> Option<serde_json::Value> {
+    fn merged(&mut self, _: &RoundOutcome, in_use: Option<&Head>) {
         let sentence = in_use.and_then(|head| Gaps::of(head, &self.classes, self.min_samples_to_share).sentence());
         if let Some(sentence) = sentence.as_ref().filter(|sentence| self.gaps.as_ref() != Some(*sentence)) {
             tracing::warn!("{sentence}");
         }
         self.gaps = sentence;
-        None
     }
 
     fn status(&mut self, status: &ServeStatus) {

@@ -1,10 +1,6 @@
 //! `aggregator rounds`: every round of the newest run.
 
-use core::fmt::Write;
-use std::collections::BTreeSet;
-
 use clap::Args;
-use serde_json::Value;
 
 use super::ledger::{Ledger, ROUND_COLUMNS, RoundSummary};
 use super::show::{Column, table};
@@ -17,7 +13,7 @@ Examples:
 
 Reads only, also beside `aggregator serve`.";
 
-/// List the rounds of the newest run, with what was measured.
+/// List the rounds of the newest run.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
@@ -39,41 +35,17 @@ fn render(rounds: &[RoundSummary]) -> String {
     if rounds.is_empty() {
         return "no round was opened yet; `aggregator status` says what is missing\n".into();
     }
-    let has_metrics = rounds.iter().any(|round| !measured(round).is_empty());
     let has_notes = rounds.iter().any(|round| round.note.is_some());
     let mut columns = ROUND_COLUMNS.to_vec();
-    if has_metrics {
-        columns.push(Column::Left("measured"));
-    }
     if has_notes {
         columns.push(Column::Left("note"));
     }
     let cells = |round: &RoundSummary| {
         let mut cells = round.cells();
-        if has_metrics {
-            cells.push(measured(round));
-        }
         cells.extend(round.note.clone().or(has_notes.then(String::new)));
         cells
     };
     table(&columns, &rounds.iter().map(cells).collect::<Vec<_>>())
-}
-
-/// The numbers of a round's metrics; whatever is nested is left to `--json`.
-fn measured(round: &RoundSummary) -> String {
-    let Some(Value::Object(metrics)) = &round.metrics else { return String::new() };
-    let names: BTreeSet<&String> = metrics.keys().collect();
-    names.into_iter().fold(String::new(), |mut text, name| {
-        if let Some(number) = metrics[name].as_f64() {
-            let gap = if text.is_empty() { "" } else { "  " };
-            // Writing to a string cannot fail.
-            let _ = match metrics[name].is_f64() {
-                true => write!(text, "{gap}{name} {number:.4}"),
-                false => write!(text, "{gap}{name} {number}"),
-            };
-        }
-        text
-    })
 }
 
 #[cfg(test)]
@@ -83,8 +55,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn metrics_have_a_column_when_there_are_any() {
-        let round = |metrics| RoundSummary {
+    fn notes_have_a_column_where_there_are_any() {
+        let round = |note: Option<&str>| RoundSummary {
             round: 4,
             task: "train".into(),
             phase: RoundPhase::Merged,
@@ -97,15 +69,13 @@ mod tests {
             seconds: Some(0.25),
             heads: None,
             heads_kept: false,
-            note: None,
-            metrics,
+            note: note.map(str::to_owned),
         };
         assert!(render(&[]).starts_with("no round"));
         let plain = render(&[round(None)]);
         assert_eq!(plain.lines().nth(1).unwrap(), "    4  train  merged   3 of 4       5         1      120     0.25");
-        assert!(!plain.contains("measured"));
-        let metrics = serde_json::json!({"balanced_accuracy": 0.91234, "classes": 10, "by_class": [1, 2]});
-        let text = render(&[round(Some(metrics)), round(None)]);
-        assert!(text.contains("measured") && text.contains("balanced_accuracy 0.9123  classes 10\n"), "{text}");
+        assert!(!plain.contains("note"));
+        let text = render(&[round(Some("unchanged")), round(None)]);
+        assert!(text.contains("note") && text.contains("0.25  unchanged\n"), "{text}");
     }
 }

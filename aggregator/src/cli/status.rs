@@ -180,8 +180,9 @@ fn problems(status: &Status, now_ms: u64) -> Vec<String> {
     }));
     if status.devices.quarantined > 0 {
         let count = status.devices.quarantined;
+        let devices = if count == 1 { "device is" } else { "devices are" };
         problems.push(format!(
-            "{count} quarantined; `aggregator devices --sort state` says why, `aggregator release DEVICE` lets one in again"
+            "{count} {devices} quarantined; `aggregator devices --sort state` says why, `aggregator release DEVICE` lets one in again"
         ));
     }
     let closed = status.rounds.iter().rev().find(|round| round.phase != RoundPhase::Collecting);

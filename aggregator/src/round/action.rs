@@ -1,5 +1,7 @@
 //! What goes into the machine at a start, and what comes out of it.
 
+use std::collections::VecDeque;
+
 use grapevine_models::HeldBack;
 use grapevine_protocol::topics::BlobKind;
 use grapevine_protocol::{BlockHeader, DeviceId, Notice, Refusal, RoundId, RunId, Task, ToDevice};
@@ -39,20 +41,23 @@ pub struct OpenRound {
     pub accepted: usize,
 }
 
-/// What the shell does for the machine, in order.
+/// What the machine wants done. The executor does it in order, so nothing is told before what it rests on is durable.
 #[derive(Debug)]
 pub enum Action {
-    /// Tell one device.
-    Send(DeviceId, ToDevice),
-    /// Publish a block of a model blob for all who follow it.
-    PublishBlock(BlobKind, BlockHeader, Vec<u8>),
-    /// Publish the notice, retained.
-    PublishNotice(Notice),
-    /// Make durable what is known about a device before anything else is done.
+    /// Write to the ledger, or read it again.
+    Durable(Durable),
+    /// Tell somebody.
+    Tell(Tell),
+}
+
+/// What concerns the ledger. What was written is durable before the next action is begun.
+#[derive(Debug)]
+pub enum Durable {
+    /// Write what is known about a device.
     KeepDevice(DeviceId),
-    /// Take these devices out of the ledger.
+    /// Delete these devices.
     ForgetDevices(Vec<DeviceId>),
-    /// Write the round into the ledger before its notice goes out.
+    /// Write the round before its notice goes out.
     OpenRound {
         /// The notice to come.
         notice: Notice,
@@ -61,18 +66,52 @@ pub enum Action {
         /// Devices that were chosen.
         chosen: usize,
     },
-    /// Make an update durable, then call [`Coordinator::handle_stored`].
+    /// Write an update, then call [`Coordinator::handle_stored`].
     StoreUpdate(AcceptedUpdate),
-    /// Make the merged model durable, then call [`Coordinator::handle_committed`].
-    Commit(RoundOutcome),
-    /// Write into the ledger that the round was given more time.
+    /// Read the updates of the open round, call [`Coordinator::handle_reread`] with each, in any order that stays the
+    /// same, and then [`Coordinator::handle_all_reread`].
+    RereadUpdates(RunId, RoundId),
+    /// Delete an update of the open round.
+    DropUpdate(RunId, RoundId, DeviceId),
+    /// Write the merged model, then call [`Coordinator::handle_committed`].
+    Commit(Box<RoundOutcome>),
+    /// Write that the round was given more time.
     ExtendRound(RunId, RoundId),
-    /// Write into the ledger that the round ended without a merge.
+    /// Write that the round ended without a merge.
     AbandonRound(RunId, RoundId),
-    /// Write into the ledger that the run is over.
+    /// Write that the run is over.
     FinishRun(RunId),
-    /// Tell people.
-    Report(Event),
+}
+
+/// What is told, and to whom.
+#[derive(Debug)]
+pub enum Tell {
+    /// One device.
+    Device(DeviceId, ToDevice),
+    /// All devices that follow a blob: a block of it.
+    Followers(BlobKind, BlockHeader, Vec<u8>),
+    /// All devices, retained: what is going on.
+    Everybody(Notice),
+    /// People.
+    People(Event),
+}
+
+/// The actions that wait to be carried out.
+#[derive(Default)]
+pub(super) struct Actions(VecDeque<Action>);
+
+impl Actions {
+    pub(super) fn durable(&mut self, action: Durable) {
+        self.0.push_back(Action::Durable(action));
+    }
+
+    pub(super) fn tell(&mut self, action: Tell) {
+        self.0.push_back(Action::Tell(action));
+    }
+
+    pub(super) fn next(&mut self) -> Option<Action> {
+        self.0.pop_front()
+    }
 }
 
 /// A merged round.
@@ -158,6 +197,13 @@ pub enum Event {
     RoundExtended(RoundId),
     /// The last deadline passed below the quorum; the round counts for nothing.
     RoundAbandoned(RoundId),
+    /// The merged model cannot be used because of this device's update, which is taken out of the round.
+    UpdateTakenOut {
+        /// Whose.
+        device: DeviceId,
+        /// Of which round.
+        round: RoundId,
+    },
     /// A round was closed and what it gave cannot be used; it counts for nothing.
     RoundUnusable {
         /// Which.

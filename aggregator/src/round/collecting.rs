@@ -11,8 +11,9 @@ use grapevine_protocol::{
 };
 
 use super::absence::Absence;
+use super::action::Durable;
 use super::places::{Answers, Place, PlaceSet};
-use super::{Action, Contribution, Coordinator, Event, ModelError, OpenRound, Phase, RoundStatus};
+use super::{Contribution, Coordinator, Event, ModelError, OpenRound, Phase, RoundStatus};
 
 /// A checked update on its way to the ledger.
 #[derive(Clone, Debug)]
@@ -43,7 +44,8 @@ pub(super) struct Collecting {
     absence: Absence,
     /// When it was opened or resumed.
     opened: Duration,
-    pub(super) sum: RoundSum,
+    /// `None` once it is merged.
+    pub(super) sum: Option<RoundSum>,
     pub(super) samples: u64,
     /// Updates that the round waited for when it opened; with fewer it waits for its deadline.
     wanted: usize,
@@ -67,7 +69,7 @@ impl Collecting {
         whole: Duration,
     ) -> Self {
         Self {
-            sum,
+            sum: Some(sum),
             notice,
             accepted: Answers::default(),
             storing: BTreeMap::new(),
@@ -194,7 +196,8 @@ impl Collecting {
         update: &Update,
         former: Option<&Statistics>,
     ) -> Result<(), Refusal> {
-        let added = self.sum.add_in_place_of(former, device.as_str(), &update.content, update.samples);
+        let sum = self.sum.as_mut().ok_or(Refusal::Late)?;
+        let added = sum.add_in_place_of(former, device.as_str(), &update.content, update.samples);
         added.map_err(|error| refusal(&error))?;
         self.samples += u64::from(update.samples);
         self.accepted.insert(place, &digest);
@@ -203,11 +206,25 @@ impl Collecting {
         Ok(())
     }
 
-    /// What the ledger has of the device's earlier statistics, if this round puts others in their place.
-    fn former(&self, content: Option<&[u8]>) -> Result<Option<Statistics>, Refusal> {
+    /// The round is merged without this device's update.
+    pub(super) fn take_out(&mut self, place: Place) {
+        self.accepted.remove(place);
+        self.asked.remove(place);
+        let taken_out = self.contributions.extract_if(.., |(from, _)| *from == place);
+        self.samples -= taken_out.map(|(_, contribution)| u64::from(contribution.samples)).sum::<u64>();
+    }
+
+    /// An update as the ledger has it.
+    pub(super) fn decode(&self, content: &[u8]) -> Result<Update, Refusal> {
         let Notice { shape, task, params, .. } = &self.notice;
-        let Some(content) = content.filter(|_| matches!(task, Task::Statistics { .. })) else { return Ok(None) };
-        match Update::decode(content, *shape, *task, params.method) {
+        Update::decode(content, *shape, *task, params.method).map_err(|error| error.refusal())
+    }
+
+    /// What the ledger has of the device's earlier statistics, if this round puts others in their place.
+    pub(super) fn former(&self, content: Option<&[u8]>) -> Result<Option<Statistics>, Refusal> {
+        let gathers = matches!(self.notice.task, Task::Statistics { .. });
+        let Some(content) = content.filter(|_| gathers) else { return Ok(None) };
+        match self.decode(content) {
             Ok(Update { content: UpdateContent::Statistics(former), .. }) => Ok(Some(former)),
             // The ledger holds only what was checked before.
             Ok(_) | Err(_) => Err(Refusal::Storage),
@@ -276,10 +293,8 @@ impl Coordinator {
         let Phase::Collecting(collecting) = &mut self.phase else { return };
         collecting.restoring = collecting.restoring.saturating_sub(1);
         collecting.asked.insert(place);
-        let Notice { shape, task, params, .. } = collecting.notice;
         // The ledger holds only updates that passed this check before.
-        let update = Update::decode(content, shape, task, params.method).map_err(|error| error.refusal());
-        let added = update.and_then(|update| {
+        let added = collecting.decode(content).and_then(|update| {
             let former = collecting.former(former)?;
             collecting.add(place, device, Digest::of(content), &update, former.as_ref())
         });
@@ -306,8 +321,10 @@ impl Coordinator {
         let collecting = match &self.phase {
             Phase::Collecting(collecting) if offer.round == collecting.notice.round => collecting,
             // It is being merged.
-            Phase::Committing(_) if offer.round.0 == self.progress.next_round => return Err(Refusal::Late),
-            Phase::Collecting(_) | Phase::Committing(_) | Phase::Gathering | Phase::Resting => {
+            Phase::Committing(_) | Phase::Sifting(_) if offer.round.0 == self.progress.next_round => {
+                return Err(Refusal::Late);
+            }
+            Phase::Collecting(_) | Phase::Sifting(_) | Phase::Committing(_) | Phase::Gathering | Phase::Resting => {
                 return Err(match Some(offer.round).cmp(&closed) {
                     Ordering::Less => Refusal::Stale,
                     Ordering::Equal => Refusal::Late,
@@ -332,7 +349,7 @@ impl Coordinator {
         };
         let open = match &self.phase {
             Phase::Collecting(collecting) => stored_in(collecting.notice.round, &collecting.accepted),
-            Phase::Gathering | Phase::Committing(_) | Phase::Resting => false,
+            Phase::Gathering | Phase::Sifting(_) | Phase::Committing(_) | Phase::Resting => false,
         };
         open || self.closed.as_ref().is_some_and(|(round, accepted)| stored_in(*round, accepted))
     }
@@ -340,15 +357,13 @@ impl Coordinator {
     /// All blocks of an update are there and have its digest: check it and have it stored.
     pub(super) fn take_content(&mut self, place: Place, digest: Digest, content: Vec<u8>) {
         let Phase::Collecting(collecting) = &mut self.phase else { return };
-        let notice = &collecting.notice;
-        let (run, round) = (notice.run, notice.round);
+        let Notice { run, round, params, .. } = collecting.notice;
         if collecting.storing.contains_key(&place) || collecting.accepted.has(place) {
             return;
         }
-        let decoded = Update::decode(&content, notice.shape, notice.task, notice.params.method);
-        let checked = decoded.map_err(|error| error.refusal()).and_then(|update| {
+        let checked = collecting.decode(&content).and_then(|update| {
             let largest = self.contributions.largest_gradient(place);
-            if notice.params.method.sends_gradient() && gradient_length(&update) > largest {
+            if params.method.sends_gradient() && gradient_length(&update) > largest {
                 return Err(Refusal::Absurd);
             }
             if !self.registry.may_hold(place, update.samples) || update.samples > self.config.max_samples {
@@ -361,7 +376,7 @@ impl Coordinator {
                 let contribution = contribution(&update);
                 collecting.storing.insert(place, (digest, update));
                 let device = self.registry.names().id(place);
-                self.actions.push_back(Action::StoreUpdate(AcceptedUpdate {
+                self.actions.durable(Durable::StoreUpdate(AcceptedUpdate {
                     device,
                     run,
                     round,
@@ -390,21 +405,15 @@ impl Coordinator {
             Ok(()) => {
                 self.registry.forgive(place);
                 let Update { dataset, samples, .. } = update;
-                self.registry.answered(place, dataset, samples, collecting.opened);
+                if self.registry.answered(place, dataset, samples, collecting.opened) {
+                    self.report(Event::DeviceCame(device.clone()));
+                }
                 self.send(place, ToDevice::Receipt(Receipt { run, round, digest, refused: None }));
                 self.report(Event::UpdateAccepted { device: device.clone(), round });
             }
             Err(reason) => self.refuse_update(place, run, round, digest, reason),
         }
         self.close_if_complete(now);
-    }
-
-    /// An update could not be made durable; the device keeps it and offers it again.
-    pub fn handle_store_failed(&mut self, device: &DeviceId) {
-        if let (Phase::Collecting(collecting), Some(place)) = (&mut self.phase, self.registry.find(device)) {
-            collecting.storing.remove(&place);
-        }
-        self.count(Some(device), Refusal::Storage);
     }
 
     pub(super) fn check_deadline(&mut self, now: Duration) {
@@ -423,14 +432,14 @@ impl Coordinator {
         } else if collecting.extensions < self.config.extensions {
             collecting.extensions += 1;
             collecting.deadline = now + self.config.deadline;
-            self.actions.push_back(Action::ExtendRound(self.run, round));
+            self.actions.durable(Durable::ExtendRound(self.run, round));
             self.report(Event::RoundExtended(round));
             self.tell(now);
         } else {
             let missed: Vec<Place> = collecting.unanswered().collect();
             self.progress.next_round += 1;
             self.count_missed(now, &missed);
-            self.actions.push_back(Action::AbandonRound(self.run, round));
+            self.actions.durable(Durable::AbandonRound(self.run, round));
             self.report(Event::RoundAbandoned(round));
             self.uploads.clear();
             self.gather_and_tell(now);

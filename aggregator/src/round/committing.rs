@@ -5,9 +5,10 @@ use core::time::Duration;
 use grapevine_models::Sums;
 use grapevine_protocol::{RoundId, Task};
 
+use super::action::Durable;
 use super::model::{ModelAfter, ModelError};
 use super::places::Place;
-use super::{Action, Collecting, Coordinator, Event, Phase, RoundOutcome};
+use super::{Collecting, Coordinator, Event, Phase, RoundOutcome};
 
 /// The merged model waits to be durable.
 pub(super) struct Committing {
@@ -15,19 +16,25 @@ pub(super) struct Committing {
 }
 
 impl Coordinator {
-    /// Merges what the round has and asks for it to be made durable.
+    /// Merges what the round has and has it made durable.
     pub(super) fn close_round(&mut self, now: Duration) {
-        let Phase::Collecting(collecting) = core::mem::replace(&mut self.phase, Phase::Gathering) else { return };
+        let Phase::Collecting(mut collecting) = core::mem::replace(&mut self.phase, Phase::Gathering) else { return };
+        self.uploads.clear();
+        let Some(sum) = collecting.sum.take() else { return };
+        match self.progress.model.after(sum, self.progress.counters.since_start, &self.config) {
+            Ok(after) => self.commit_round(now, *collecting, after),
+            Err(ModelError::Unusable) => self.sift(now, *collecting),
+            Err(fault @ ModelError::Unreadable(_)) => self.discard_round(now, collecting.notice.round, fault),
+        }
+    }
+
+    /// The round is merged: has it made durable.
+    pub(super) fn commit_round(&mut self, now: Duration, collecting: Collecting, after: ModelAfter) {
         let status = collecting.status();
         let missed: Vec<Place> = collecting.unanswered().collect();
-        let Collecting { notice, accepted, sum, samples, contributions, .. } = *collecting;
-        self.uploads.clear();
+        let Collecting { notice, accepted, samples, contributions, .. } = collecting;
         self.count_missed(now, &missed);
         let mut counters = self.progress.counters;
-        let after = match self.progress.model.after(sum, counters.since_start, &self.config) {
-            Ok(after) => after,
-            Err(fault) => return self.discard_round(now, notice.round, fault),
-        };
         let ModelAfter { model, change, held_back, starts_anew } = after;
         let is_statistics = matches!(notice.task, Task::Statistics { .. });
         let takes_in = is_statistics || self.config.params.needs() == Sums::Nothing;
@@ -66,14 +73,14 @@ impl Coordinator {
         };
         accepted.from().for_each(|place| self.registry.count_done(place, notice.round));
         self.closed = Some((notice.round, accepted));
-        self.actions.push_back(Action::Commit(outcome.clone()));
+        self.actions.durable(Durable::Commit(Box::new(outcome.clone())));
         self.phase = Phase::Committing(Box::new(Committing { outcome }));
     }
 
     /// What a round gave cannot be used: it counts for nothing, and nothing of it is told to anybody.
-    fn discard_round(&mut self, now: Duration, round: RoundId, fault: ModelError) {
+    pub(super) fn discard_round(&mut self, now: Duration, round: RoundId, fault: ModelError) {
         self.progress.next_round += 1;
-        self.actions.push_back(Action::AbandonRound(self.run, round));
+        self.actions.durable(Durable::AbandonRound(self.run, round));
         self.report(Event::RoundUnusable { round, fault });
         // The same answers would give the same: the next round waits until a device comes, or the roll is called.
         self.phase = Phase::Gathering;

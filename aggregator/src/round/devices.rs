@@ -6,9 +6,10 @@ use grapevine_protocol::{
     BootId, DeviceId, Digest, Hello, Leaving, Receipt, Refusal, Refused, RoundId, RunId, ToDevice, Welcome,
 };
 
+use super::action::{Durable, Tell};
 use super::places::Place;
 use super::watchlist::TurnedAway;
-use super::{Action, Coordinator, Event, Phase};
+use super::{Coordinator, Event, Phase};
 
 /// Devices that make room together when the books are full: one by one each would cost the ledger a write.
 const EVICTED_AT_ONCE: usize = 512;
@@ -46,7 +47,7 @@ impl Coordinator {
         match &mut self.phase {
             Phase::Gathering => self.gather(now),
             Phase::Collecting(collecting) if is_eligible => collecting.welcome_back(place, device, hello.samples),
-            Phase::Collecting(_) | Phase::Committing(_) | Phase::Resting => {}
+            Phase::Collecting(_) | Phase::Sifting(_) | Phase::Committing(_) | Phase::Resting => {}
         }
     }
 
@@ -95,7 +96,7 @@ impl Coordinator {
         strangers.iter().for_each(|place| self.let_go(place));
         self.registry.evict(&strangers);
         self.report(Event::RoomMade(devices.len()));
-        self.actions.push_back(Action::ForgetDevices(devices));
+        self.actions.durable(Durable::ForgetDevices(devices));
         true
     }
 
@@ -118,10 +119,8 @@ impl Coordinator {
         let Some(place) = self.registry.find(device) else { return false };
         self.let_go(place);
         self.registry.forget(place);
-        self.actions.push_back(Action::ForgetDevices(vec![device.clone()]));
-        // One that still runs says hello again.
-        let refused = Refused { boot: None, reason: Refusal::UnknownDevice };
-        self.actions.push_back(Action::Send(device.clone(), ToDevice::Refused(refused)));
+        self.actions.durable(Durable::ForgetDevices(vec![device.clone()]));
+        self.ask_for_hello(device.clone());
         self.report(Event::Forgotten(device.clone()));
         true
     }
@@ -158,15 +157,23 @@ impl Coordinator {
                 collecting.left(place, now);
             }
             let device = self.registry.names().id(place);
-            self.report(Event::DeviceLeft(device));
+            self.report(Event::DeviceLeft(device.clone()));
+            // The goodbye of a lost connection may come after the device's next hello.
+            self.ask_for_hello(device);
         }
+    }
+
+    /// A device that still runs says hello again.
+    fn ask_for_hello(&mut self, device: DeviceId) {
+        let refused = Refused { boot: None, reason: Refusal::UnknownDevice };
+        self.actions.tell(Tell::Device(device, ToDevice::Refused(refused)));
     }
 
     /// Somebody looked after a quarantined device: its next hello is welcome. `false` if it is not quarantined.
     pub fn handle_release(&mut self, device: &DeviceId) -> bool {
         let was_quarantined = self.registry.find(device).is_some_and(|place| self.registry.release(place));
         if was_quarantined {
-            self.actions.push_back(Action::KeepDevice(device.clone()));
+            self.actions.durable(Durable::KeepDevice(device.clone()));
             self.report(Event::Released(device.clone()));
         }
         was_quarantined
@@ -174,7 +181,7 @@ impl Coordinator {
 
     pub(super) fn refuse_device(&mut self, device: &DeviceId, boot: Option<BootId>, reason: Refusal) {
         self.count(Some(device), reason);
-        self.actions.push_back(Action::Send(device.clone(), ToDevice::Refused(Refused { boot, reason })));
+        self.actions.tell(Tell::Device(device.clone(), ToDevice::Refused(Refused { boot, reason })));
     }
 
     /// Refuses an update for good, so that the device does not send it again.
@@ -189,7 +196,7 @@ impl Coordinator {
         self.uploads.forget(place);
         // Durable before told: after a restart the device is not welcome either.
         let device = self.registry.names().id(place);
-        self.actions.push_back(Action::KeepDevice(device.clone()));
+        self.actions.durable(Durable::KeepDevice(device.clone()));
         let boot = self.registry.boot(place);
         self.send(place, ToDevice::Refused(Refused { boot, reason: Refusal::Quarantined }));
         self.report(Event::Quarantined { device, reason });

@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 use grapevine_protocol::limits::MAX_NAMED_DEVICES;
 use grapevine_protocol::{DeviceId, Notice, RoundId, Task, named_ticket, selection_ticket};
 
+use super::action::Durable;
 use super::places::{Place, PlaceSet};
-use super::{Action, Collecting, Coordinator, Event, Participants, Phase};
+use super::{Collecting, Coordinator, Event, Participants, Phase};
 
 impl Coordinator {
     /// Opens the next round if there is one and enough devices are there; else waits, or ends the run.
@@ -79,7 +80,7 @@ impl Coordinator {
             self.gathered_at = Some(now);
         }
         let chosen = asked.len();
-        self.actions.push_back(Action::OpenRound { notice: notice.clone(), expected: wanted, chosen });
+        self.actions.durable(Durable::OpenRound { notice: notice.clone(), expected: wanted, chosen });
         let opened = Event::RoundOpened { round: notice.round, expected: wanted };
         let silent = asked.iter().filter(|place| self.registry.has_missed(*place)).collect();
         let collecting = Collecting::new(notice, sum, asked, wanted, now, self.config.deadline).without(silent);
@@ -112,7 +113,7 @@ impl Coordinator {
         if !was_resting {
             let is_over = self.is_over();
             if is_over {
-                self.actions.push_back(Action::FinishRun(self.run));
+                self.actions.durable(Durable::FinishRun(self.run));
             }
             self.serving.offer_for_use(&self.progress.model);
             self.tell(now);

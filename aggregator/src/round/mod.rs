@@ -22,6 +22,7 @@ mod registry;
 pub mod select;
 mod serving;
 mod settling;
+mod sifting;
 mod telling;
 #[cfg(test)]
 mod tests;
@@ -29,11 +30,12 @@ mod uploads;
 mod watchlist;
 
 use core::time::Duration;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use grapevine_protocol::{BootId, DeviceId, Refusal, Refused, RoundId, RunId, Task, ToAggregator, ToDevice};
 
-pub use action::{Action, Event, OpenRound, Progress, RoundOutcome};
+use action::Actions;
+pub use action::{Action, Durable, Event, OpenRound, Progress, RoundOutcome, Tell};
 pub use collecting::AcceptedUpdate;
 use collecting::Collecting;
 use committing::Committing;
@@ -47,6 +49,7 @@ pub use registry::{DeviceRecord, Registry};
 pub use select::Select;
 use serving::Serving;
 pub use settling::{Counters, Untaken};
+use sifting::Sifting;
 use uploads::Uploads;
 pub use uploads::WINDOW as UPLOAD_WINDOW;
 pub use watchlist::TurnedAway;
@@ -78,7 +81,7 @@ pub struct Coordinator {
     /// The round before this one: a device whose receipt was lost asks again after its round closed.
     closed: Option<(RoundId, Answers)>,
     refusals: BTreeMap<Refusal, u64>,
-    actions: VecDeque<Action>,
+    actions: Actions,
 }
 
 /// How far the open round is.
@@ -117,6 +120,8 @@ enum Phase {
     Gathering,
     /// A round is open.
     Collecting(Box<Collecting>),
+    /// The merged model cannot be used; the devices that cause that are looked for.
+    Sifting(Box<Sifting>),
     /// A merged round waits to be durable.
     Committing(Box<Committing>),
     /// Nothing is to be learned for now, or the number of rounds that was asked for is done.
@@ -155,7 +160,7 @@ impl Coordinator {
             watchlist: Watchlist::default(),
             told_at: None,
             refusals: BTreeMap::new(),
-            actions: VecDeque::new(),
+            actions: Actions::default(),
         };
         coordinator.serving.offer(&coordinator.progress.model);
         match open {
@@ -167,14 +172,14 @@ impl Coordinator {
 
     /// What to do next, or `None` when there is nothing left to do for now.
     pub fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        self.actions.next()
     }
 
     /// When to call [`Coordinator::handle_timeout`] at the latest.
     pub fn poll_timeout(&self) -> Option<Duration> {
         let collecting = match &self.phase {
             Phase::Collecting(collecting) if self.gone_at.is_none() => Some(collecting),
-            Phase::Collecting(_) | Phase::Gathering | Phase::Committing(_) | Phase::Resting => None,
+            Phase::Collecting(_) | Phase::Gathering | Phase::Sifting(_) | Phase::Committing(_) | Phase::Resting => None,
         };
         let timers = [
             collecting.map(|collecting| collecting.deadline()),
@@ -245,7 +250,7 @@ impl Coordinator {
         self.count(device, reason);
         if let (Some(device), Refusal::Version) = (device, reason) {
             self.turn_away(now, device, reason);
-            self.actions.push_back(Action::Send(device.clone(), ToDevice::Refused(Refused { boot: None, reason })));
+            self.actions.tell(Tell::Device(device.clone(), ToDevice::Refused(Refused { boot: None, reason })));
         }
     }
 
@@ -307,6 +312,7 @@ impl Coordinator {
     pub fn replaces_statistics(&self) -> bool {
         let is_of_statistics = match &self.phase {
             Phase::Collecting(collecting) => matches!(collecting.notice.task, Task::Statistics { .. }),
+            Phase::Sifting(sifting) => sifting.gathers_statistics(),
             Phase::Gathering | Phase::Committing(_) | Phase::Resting => false,
         };
         is_of_statistics && self.progress.model.statistics.is_some()
@@ -336,15 +342,15 @@ impl Coordinator {
     pub fn open_round(&self) -> Option<RoundStatus> {
         match &self.phase {
             Phase::Collecting(collecting) => Some(collecting.status()),
-            Phase::Gathering | Phase::Committing(_) | Phase::Resting => None,
+            Phase::Sifting(_) | Phase::Gathering | Phase::Committing(_) | Phase::Resting => None,
         }
     }
 
     fn send(&mut self, place: Place, message: ToDevice) {
-        self.actions.push_back(Action::Send(self.registry.names().id(place), message));
+        self.actions.tell(Tell::Device(self.registry.names().id(place), message));
     }
 
     fn report(&mut self, event: Event) {
-        self.actions.push_back(Action::Report(event));
+        self.actions.tell(Tell::People(event));
     }
 }

@@ -243,6 +243,10 @@ impl Answers {
         self.from.insert(place);
     }
 
+    pub(super) fn remove(&mut self, place: Place) {
+        self.from.remove(place);
+    }
+
     pub(super) fn has(&self, place: Place) -> bool {
         self.from.contains(place)
     }

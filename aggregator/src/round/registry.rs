@@ -287,9 +287,10 @@ impl Registry {
         samples <= said.saturating_add(said / ROOM.0).saturating_add(ROOM.1)
     }
 
-    /// A device answered a round that was opened then: rounds wait for it again. It holds what the answer is of, unless it said
-    /// something else since the round was opened. A hello from before may have been long on its way.
-    pub(super) fn answered(&mut self, place: Place, dataset: DatasetId, samples: u32, opened: Duration) {
+    /// A device answered a round that was opened then: it is there, whatever was lost on the way, and rounds wait for it again.
+    /// It holds what the answer is of, unless it said something else since the round was opened. A hello from before may have
+    /// been long on its way. `true` if it was not known to be there.
+    pub(super) fn answered(&mut self, place: Place, dataset: DatasetId, samples: u32, opened: Duration) -> bool {
         if let Some(record) = self.records.get_mut(place) {
             (record.missed, record.silent_until_ms) = (0, 0);
             if record.hello_ms < milliseconds(opened) {
@@ -297,6 +298,9 @@ impl Registry {
                 self.changed.insert(place);
             }
         }
+        let came = !self.present.contains(place);
+        self.present.insert(place);
+        came
     }
 
     /// A device did not answer a round. It is asked for news again after a pause that doubles each time.

@@ -10,8 +10,9 @@ use std::collections::BTreeMap;
 use grapevine_protocol::topics::BlobKind;
 use grapevine_protocol::{Bitmap, BlobRef, BlockSize, Want, block};
 
+use super::action::Tell;
 use super::places::{Column, Place, PlaceSet};
-use super::{Action, Content, Coordinator, Model};
+use super::{Content, Coordinator, Model};
 
 /// How long the first requests for a blob are gathered before it is known who fetches it.
 const GATHER: Duration = Duration::from_millis(5);
@@ -227,7 +228,7 @@ impl Coordinator {
             for index in due.iter() {
                 if let Some((header, bytes)) = block(&served.content.blob, &served.content.bytes, index) {
                     served.fetchers.iter().for_each(|place| self.registry.count_down(place, bytes.len()));
-                    self.actions.push_back(Action::PublishBlock(*kind, header, bytes.to_vec()));
+                    self.actions.tell(Tell::Followers(*kind, header, bytes.to_vec()));
                 }
             }
         }

@@ -7,8 +7,9 @@ use core::time::Duration;
 
 use grapevine_protocol::{BlobRef, BootId, Notice, RoundId, Task, ToDevice};
 
+use super::action::Tell;
 use super::places::Place;
-use super::{Action, Content, Coordinator, Phase};
+use super::{Content, Coordinator, Phase};
 
 /// Between two notices that say the same: 50 bytes a minute for an idle device.
 pub(super) const TELL_AGAIN: Duration = Duration::from_secs(300);
@@ -18,15 +19,15 @@ impl Coordinator {
     /// as they are durable, and those before are on their way out.
     pub(super) fn tell(&mut self, now: Duration) {
         self.told_at = Some(now);
-        if !matches!(self.phase, Phase::Committing(_)) {
+        if !matches!(self.phase, Phase::Sifting(_) | Phase::Committing(_)) {
             let notice = self.notice();
-            self.actions.push_back(Action::PublishNotice(notice));
+            self.actions.tell(Tell::Everybody(notice));
         }
     }
 
     /// Tells one device, which asks for what is over.
     pub(super) fn tell_one(&mut self, place: Place) {
-        if !matches!(self.phase, Phase::Committing(_)) {
+        if !matches!(self.phase, Phase::Sifting(_) | Phase::Committing(_)) {
             let notice = self.notice();
             self.send(place, ToDevice::Notice(notice));
         }
@@ -44,7 +45,7 @@ impl Coordinator {
                 Phase::Gathering => self.call_roll(),
                 // A device that did not answer may be asked again by now.
                 Phase::Resting => self.gather(now),
-                Phase::Collecting(_) | Phase::Committing(_) => {}
+                Phase::Collecting(_) | Phase::Sifting(_) | Phase::Committing(_) => {}
             }
             self.tell(now);
         }
@@ -69,7 +70,7 @@ impl Coordinator {
                 let cut = |blob: Option<BlobRef>| blob.map(|blob| self.serving.cut(blob));
                 Notice { heads: cut(notice.heads), aid: cut(notice.aid), ..notice }
             }
-            Phase::Gathering | Phase::Committing(_) => self.notice_of(Task::Wait, 0),
+            Phase::Gathering | Phase::Sifting(_) | Phase::Committing(_) => self.notice_of(Task::Wait, 0),
             Phase::Resting => self.notice_of(Task::Rest, u64::MAX),
         }
     }

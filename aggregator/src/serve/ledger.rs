@@ -40,9 +40,6 @@ pub enum LedgerError {
     /// A part of the newest model that this program did not write.
     #[error("{0} by this program, so the run cannot go on; install the release that wrote it, or give `--new-run`")]
     Model(#[from] ModelError),
-    /// A row that this program did not write.
-    #[error("the ledger's {0} cannot be read; restore the state folder from a backup or give `--new-run`")]
-    Unreadable(&'static str),
     /// The ledger failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -83,10 +80,12 @@ pub fn restore(store: &mut impl Ledger, options: &ServeOptions) -> Result<Coordi
     let (round, closed) = (open.as_ref().map(|open| open.notice.round), progress.closed);
     let mut coordinator =
         Coordinator::new(options.round.clone(), options.boot, run, progress, books, open, Duration::ZERO);
-    each_update(store, run, closed, "newest round", |device, digest| {
-        coordinator.handle_merged_before(&device, &Digest(digest));
-        Ok(())
-    })?;
+    if let Some(closed) = closed {
+        each_update(store, run, closed, |device, digest| {
+            coordinator.handle_merged_before(&device, &Digest(digest));
+            Ok(())
+        })?;
+    }
     store.each_contribution(run.0, &mut |row| {
         let contribution =
             Contribution { dataset: DatasetId(row.dataset), samples: row.samples, mean_square: row.mean_square as f32 };
@@ -94,11 +93,13 @@ pub fn restore(store: &mut impl Ledger, options: &ServeOptions) -> Result<Coordi
             coordinator.handle_contribution(&device, contribution);
         }
     })?;
-    each_update(store, run, round, "open round", |device, digest| {
-        let former = former_statistics(store, &coordinator, &device)?;
-        coordinator.handle_restored(Duration::ZERO, &device, &store.blob(&digest)?, former.as_deref());
-        Ok(())
-    })?;
+    if let Some(round) = round {
+        each_update(store, run, round, |device, digest| {
+            let former = former_statistics(store, &coordinator, &device)?;
+            coordinator.handle_restored(Duration::ZERO, &device, &store.blob(&digest)?, former.as_deref());
+            Ok(())
+        })?;
+    }
     Ok(coordinator)
 }
 
@@ -116,21 +117,19 @@ pub fn former_statistics(
     digest.map(|digest| store.blob(&digest)).transpose()
 }
 
-/// Hands over the updates of a round, if there is one, until something goes wrong. `what` is for messages.
-fn each_update(
+/// Hands over the updates of a round, in the order of their devices, until something goes wrong.
+pub(super) fn each_update(
     store: &impl Ledger,
     run: RunId,
-    round: Option<RoundId>,
-    what: &'static str,
+    round: RoundId,
     mut take: impl FnMut(DeviceId, crate::store::Digest) -> Result<(), StoreError>,
-) -> Result<(), LedgerError> {
-    let Some(round) = round else { return Ok(()) };
+) -> Result<(), StoreError> {
     let mut outcome = Ok(());
     store.each_update(run.0, round.0, &mut |row| {
         if outcome.is_ok() {
             outcome = match row.device.parse() {
-                Ok(device) => take(device, row.digest).map_err(LedgerError::from),
-                Err(_) => Err(LedgerError::Unreadable(what)),
+                Ok(device) => take(device, row.digest),
+                Err(_) => Err(StoreError::Unreadable { what: "round" }),
             };
         }
     })?;
@@ -167,7 +166,7 @@ type Restored = (RunId, Progress, Option<OpenRound>);
 
 fn resume(store: &impl Ledger, row: &RunRow, options: &ServeOptions) -> Result<Restored, LedgerError> {
     let stored: RunConfig =
-        serde_json::from_str(&row.config_json).map_err(|_| LedgerError::Unreadable("run configuration"))?;
+        serde_json::from_str(&row.config_json).map_err(|_| StoreError::Unreadable { what: "run configuration" })?;
     let wanted = run_config(options);
     for (same, what) in [
         (stored.extractor == wanted.extractor, "extractor"),
@@ -210,7 +209,7 @@ fn resume(store: &impl Ledger, row: &RunRow, options: &ServeOptions) -> Result<R
 
 fn open_round_of(round: &RoundRow) -> Result<OpenRound, LedgerError> {
     let Ok((ToDevice::Notice(notice), _)) = decode_to_device(&round.notice) else {
-        return Err(LedgerError::Unreadable("open round"));
+        return Err(StoreError::Unreadable { what: "open round" }.into());
     };
     Ok(OpenRound {
         notice,
@@ -256,11 +255,7 @@ pub fn store_updates(store: &mut impl Ledger, updates: &[AcceptedUpdate]) -> Res
 }
 
 /// Makes a merged model durable: blobs first, then the row that names them.
-pub fn commit(
-    store: &mut impl Ledger,
-    outcome: &RoundOutcome,
-    metrics: Option<&serde_json::Value>,
-) -> Result<(), StoreError> {
+pub fn commit(store: &mut impl Ledger, outcome: &RoundOutcome) -> Result<(), StoreError> {
     let mut keep = |content: &Option<Content>| -> Result<Option<crate::store::Digest>, StoreError> {
         content.as_ref().map(|content| store.put_blob(&content.bytes)).transpose()
     };
@@ -284,7 +279,6 @@ pub fn commit(
         },
         note: note(outcome),
         takes_in: takes_in(outcome),
-        metrics_json: metrics.map(ToString::to_string),
     })
 }
 

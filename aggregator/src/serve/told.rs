@@ -39,6 +39,10 @@ pub(super) fn log(event: &Event, before: Option<RoundStatus>) {
         Event::RoundAbandoned(round) => {
             tracing::warn!(round = round.0, updates, of, chosen, extensions, "round abandoned: below its quorum");
         }
+        Event::UpdateTakenOut { device, round } => tracing::error!(
+            %device, round = round.0,
+            "the merged model cannot be used with this device's update; the round is merged without it, look at its images"
+        ),
         Event::RoundUnusable { round, fault } => tracing::error!(
             round = round.0,
             "round discarded: {fault}; look for a device with odd images in `aggregator devices`"

@@ -84,6 +84,12 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
+    /// A row or a blob that this program did not write.
+    #[error("the ledger's {what} cannot be read; restore the state folder from a backup or give `--new-run`")]
+    Unreadable {
+        /// Which part.
+        what: &'static str,
+    },
     /// The round does not take part in what was asked.
     #[error("round {round} of run {run:016x} is not collecting updates; open it first, or open the next round")]
     NotCollecting {
@@ -108,6 +114,7 @@ impl StoreError {
             | Self::ReadOnly { .. }
             | Self::BlobMissing { .. }
             | Self::BlobDamaged { .. }
+            | Self::Unreadable { .. }
             | Self::NotCollecting { .. } => false,
         }
     }

@@ -86,6 +86,24 @@ impl Store {
         )
     }
 
+    /// Deletes one update of a round that is open, as if it had never come.
+    ///
+    /// # Errors
+    /// If the ledger cannot be written.
+    pub fn drop_update(&mut self, run: u64, round: u32, device: &str) -> Result<(), StoreError> {
+        let digest = "SELECT digest FROM updates WHERE run = ?1 AND round = ?2 AND device = ?3";
+        let found: Option<Digest> = self.row(digest, params![Bits(run), round, device], |row| row.get(0))?;
+        let Some(digest) = found else { return Ok(()) };
+        self.write("drop an update in", |transaction| {
+            let delete = "DELETE FROM updates WHERE run = ?1 AND round = ?2 AND device = ?3";
+            transaction.execute(delete, params![Bits(run), round, device])
+        })?;
+        if !self.is_named(&digest)? {
+            self.blobs.delete(&digest)?;
+        }
+        Ok(())
+    }
+
     /// Deletes the updates and the contributions that no run will go on with: those of every run but `run`.
     pub fn forget_updates_of_other_runs(&mut self, run: u64) -> Result<(), StoreError> {
         self.write("forget updates in", |transaction| {

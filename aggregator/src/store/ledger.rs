@@ -32,6 +32,7 @@ pub trait Ledger {
     fn each_contribution(&self, run: u64, take: &mut dyn FnMut(ContributionRow)) -> Result<(), StoreError>;
     fn contribution(&self, run: u64, device: &str) -> Result<Option<ContributionRow>, StoreError>;
     fn accept_updates(&mut self, updates: &[(NewUpdate, &[u8])]) -> Result<Vec<Accepted>, StoreError>;
+    fn drop_update(&mut self, run: u64, round: u32, device: &str) -> Result<(), StoreError>;
     fn forget_updates_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError>;
     fn forget_aids_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError>;
     fn forget_old_heads(&mut self, run: u64, kept: u32) -> Result<Collected, StoreError>;
@@ -105,6 +106,10 @@ impl Ledger for Store {
 
     fn accept_updates(&mut self, updates: &[(NewUpdate, &[u8])]) -> Result<Vec<Accepted>, StoreError> {
         Self::accept_updates(self, updates)
+    }
+
+    fn drop_update(&mut self, run: u64, round: u32, device: &str) -> Result<(), StoreError> {
+        Self::drop_update(self, run, round, device)
     }
 
     fn forget_updates_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError> {

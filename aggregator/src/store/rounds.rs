@@ -41,16 +41,15 @@ impl Store {
         let changed = self.write("commit a round to", |transaction| {
             take_in(transaction, merged)?;
             transaction.execute(
-                "UPDATE rounds SET phase = 'merged', closed_ms = ?3, heads = ?4, aid = ?5, metrics_json = ?6, \
-                 memory = ?7, in_use = ?8, statistics = ?9, since_start = ?10, since_news = ?11, still = ?12, \
-                 is_unchanged = ?13, note = ?14 WHERE run = ?1 AND round = ?2 AND phase = 'collecting'",
+                "UPDATE rounds SET phase = 'merged', closed_ms = ?3, heads = ?4, aid = ?5, memory = ?6, \
+                 in_use = ?7, statistics = ?8, since_start = ?9, since_news = ?10, still = ?11, is_unchanged = ?12, \
+                 note = ?13 WHERE run = ?1 AND round = ?2 AND phase = 'collecting'",
                 params![
                     Bits(merged.run),
                     merged.round,
                     Bits(merged.closed_ms),
                     merged.heads,
                     merged.aid,
-                    merged.metrics_json,
                     merged.memory,
                     merged.in_use,
                     merged.statistics,

@@ -129,8 +129,6 @@ pub struct MergedRound {
     pub note: Option<String>,
     /// What its updates are to the run from now on.
     pub takes_in: TakesIn,
-    /// What was measured.
-    pub metrics_json: Option<String>,
 }
 
 /// How far a run is, see [`crate::round::Counters`].
@@ -220,8 +218,6 @@ pub struct RoundRow {
     /// Whether the blobs of the heads and of the head in use are still stored; see
     /// [`super::Store::forget_old_heads`].
     pub heads_kept: bool,
-    /// What was measured.
-    pub metrics_json: Option<String>,
     /// The notice as published; none once the rows of the round's updates are let go.
     #[serde(skip)]
     pub notice: Vec<u8>,
@@ -355,7 +351,7 @@ impl DeviceRow {
 pub(super) const ROUND_COLUMNS: &str = "run, round, phase, task, opened_ms, closed_ms, expected, \
     coalesce(accepted, \
         (SELECT count(*) FROM updates WHERE updates.run = rounds.run AND updates.round = rounds.round)), \
-    heads, aid, metrics_json, notice, memory, in_use, chosen, extensions, heads_kept, \
+    heads, aid, notice, memory, in_use, chosen, extensions, heads_kept, \
     coalesce(samples, (SELECT coalesce(sum(updates.samples), 0) FROM updates \
         WHERE updates.run = rounds.run AND updates.round = rounds.round)), \
     statistics, since_start, since_news, still, is_unchanged, note";
@@ -373,22 +369,21 @@ impl RoundRow {
             accepted: row.get(7)?,
             heads: row.get(8)?,
             aid: row.get(9)?,
-            metrics_json: row.get(10)?,
-            notice: row.get(11)?,
-            memory: row.get(12)?,
-            in_use: row.get(13)?,
-            chosen: row.get(14)?,
-            extensions: row.get(15)?,
-            heads_kept: row.get(16)?,
-            samples: row.get::<_, Bits>(17)?.0,
-            statistics: row.get(18)?,
+            notice: row.get(10)?,
+            memory: row.get(11)?,
+            in_use: row.get(12)?,
+            chosen: row.get(13)?,
+            extensions: row.get(14)?,
+            heads_kept: row.get(15)?,
+            samples: row.get::<_, Bits>(16)?.0,
+            statistics: row.get(17)?,
             counters: CountersRow {
-                since_start: row.get(19)?,
-                since_news: row.get(20)?,
-                still: row.get(21)?,
-                is_unchanged: row.get(22)?,
+                since_start: row.get(18)?,
+                since_news: row.get(19)?,
+                still: row.get(20)?,
+                is_unchanged: row.get(21)?,
             },
-            note: row.get(23)?,
+            note: row.get(22)?,
         })
     }
 }

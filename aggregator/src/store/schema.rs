@@ -48,7 +48,6 @@ CREATE TABLE rounds (
     expected     INTEGER NOT NULL,
     heads        BLOB CHECK (length(heads) = 32),
     aid          BLOB CHECK (length(aid) = 32),
-    metrics_json TEXT,
     notice       BLOB NOT NULL,
     PRIMARY KEY (run, round)
 ) STRICT, WITHOUT ROWID;

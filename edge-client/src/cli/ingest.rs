@@ -82,8 +82,9 @@ pub(super) fn ingest(common: &Common, arguments: &Arguments) -> anyhow::Result<A
 fn ingest_until(common: &Common, arguments: &Arguments, shutdown: &Shutdown) -> anyhow::Result<Answer> {
     let setup = Setup::load(common.configuration()?)?;
     let started = now();
-    let outcome =
-        if arguments.watch { follow(&setup, arguments, shutdown)? } else { once(&setup, arguments, shutdown)? };
+    let governor = govern(&setup)?;
+    let take_in = if arguments.watch { follow } else { once };
+    let outcome = take_in(&setup, arguments, &governor, shutdown)?;
     let Outcome { report, store, failure } = outcome;
     let state = &setup.config.state;
     if arguments.reset && store.is_some() {
@@ -154,7 +155,7 @@ impl Target {
 }
 
 /// Everything that is there now.
-fn once(setup: &Setup, arguments: &Arguments, shutdown: &Shutdown) -> anyhow::Result<Outcome> {
+fn once(setup: &Setup, arguments: &Arguments, governor: &Governor, shutdown: &Shutdown) -> anyhow::Result<Outcome> {
     let (path, split, classes) = (&arguments.path, arguments.split, &setup.config.classes);
     // Before the store is touched: wrong data cost nothing.
     match Source::open_for(path, classes)? {
@@ -163,7 +164,6 @@ fn once(setup: &Setup, arguments: &Arguments, shutdown: &Shutdown) -> anyhow::Re
             let extractor = setup.extractor(shutdown)?;
             let target = Target::open(setup, arguments)?;
             let input = ImageInput::new(&setup.manifest.input);
-            let governor = &govern(setup)?;
             let store = target.store();
             let ingest = Ingest { classes, input: &input, extractor: &extractor, store, governor, cores: Cores::All };
             let bar = bar(plan.total(), "extracting");
@@ -211,13 +211,20 @@ pub(super) fn in_background(
     })
 }
 
-fn follow(setup: &Setup, arguments: &Arguments, shutdown: &Shutdown) -> anyhow::Result<Outcome> {
+fn follow(setup: &Setup, arguments: &Arguments, governor: &Governor, shutdown: &Shutdown) -> anyhow::Result<Outcome> {
     let extractor = setup.extractor(shutdown)?;
     let mut watch = Watch::new(&arguments.path);
     // A folder that is away later may come back; one that was never there is a mistake.
     watch.check()?;
-    let opened = if arguments.reset { setup.reset_store() } else { setup.open_store() };
-    let store = opened.map_err(|error| {
+    if arguments.reset {
+        // What is there now replaces the store as a whole, or not at all.
+        let first = once(setup, arguments, governor, shutdown)?;
+        if first.store.is_none() || first.failure.is_some() || first.report.stopped {
+            return Ok(first);
+        }
+        observe(&setup.config.state, &arguments.path, &first.report);
+    }
+    let store = setup.open_store().map_err(|error| {
         let is_busy = matches!(error, StoreError::Busy { .. });
         let error = anyhow::Error::new(error);
         if !is_busy {
@@ -231,7 +238,6 @@ fn follow(setup: &Setup, arguments: &Arguments, shutdown: &Shutdown) -> anyhow::
     })?;
     let input = ImageInput::new(&setup.manifest.input);
     let classes = &setup.config.classes;
-    let governor = &govern(setup)?;
     let ingest = Ingest { classes, input: &input, extractor: &extractor, store: &store, governor, cores: Cores::All };
     let state = &setup.config.state;
     let result = ingest.follow(&mut watch, shutdown, &mut |report| observe(state, &arguments.path, report));

@@ -68,13 +68,6 @@ impl Setup {
         Ok(store.with_limits(self.config.limits))
     }
 
-    /// For writing, with nothing of another extractor or class list in it.
-    pub(super) fn reset_store(&self) -> Result<Store, StoreError> {
-        self.keep_private()?;
-        let store = Store::reset(&store_path(&self.config.state), &self.store_identity())?;
-        Ok(store.with_limits(self.config.limits))
-    }
-
     /// An empty store that can take the place of the one that is there.
     pub(super) fn replacement(&self) -> Result<Replacement, StoreError> {
         self.keep_private()?;

@@ -81,25 +81,6 @@ impl Store {
         })
     }
 
-    /// Opens the store at `path` whatever it holds and forgets features, head and pending update. A file too damaged
-    /// for that is moved aside to `<path>.damaged`.
-    pub fn reset(path: &Path, identity: &StoreIdentity) -> Result<Self, StoreError> {
-        identity.check()?;
-        let forget = || {
-            let opened = open_writer(path)?;
-            write_to(path, &opened, |transaction| start_over(transaction, identity))
-        };
-        if path.exists() {
-            match forget() {
-                Err(StoreError::Damaged { .. }) => {
-                    fs::rename(path, beside(path, ".damaged")).map_err(|source| file_error(path, source))?;
-                }
-                forgotten => forgotten?,
-            }
-        }
-        Self::open(path, identity)
-    }
-
     /// Opens an existing store for reading, also beside a process that writes it. Writing methods refuse.
     pub fn open_read_only(path: &Path) -> Result<(Self, StoreIdentity), StoreError> {
         let opened = open_reader(path)?;

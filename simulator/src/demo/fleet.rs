@@ -172,6 +172,7 @@ impl Observer for Teller {
             | RoundEvent::Refused { .. }
             | RoundEvent::Quarantined { .. }
             | RoundEvent::Released(_)
+            | RoundEvent::UpdateTakenOut { .. }
             | RoundEvent::RoundUnusable { .. }
             | RoundEvent::NewsGathered { .. }
             | RoundEvent::TurnedAway { .. }
@@ -181,8 +182,7 @@ impl Observer for Teller {
         }
     }
 
-    fn merged(&mut self, outcome: &RoundOutcome, head: Option<&Head>) -> Option<serde_json::Value> {
+    fn merged(&mut self, outcome: &RoundOutcome, head: Option<&Head>) {
         let _ = self.0.send(Told::Merged(Box::new(outcome.clone()), head.cloned()));
-        None
     }
 }

@@ -1,12 +1,12 @@
-//! The aggregator: the real machine and the real ledger code, on a disk in memory.
+//! The aggregator: the real machine and the real ledger code, the real executor and the real ledger code, on a disk in memory.
 
 use core::time::Duration;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use grapevine_aggregator::round::{AcceptedUpdate, Action, Coordinator, Event, RoundConfig};
+use grapevine_aggregator::round::{Coordinator, Event, RoundConfig, RoundOutcome, Tell};
+use grapevine_aggregator::serve::executor::{Executor, Publisher};
 use grapevine_aggregator::serve::{RunChoice, ServeOptions, ledger};
-use grapevine_aggregator::store::{Ledger, StoreError};
+use grapevine_aggregator::store::StoreError;
 use grapevine_host::{BrokerAddress, Service};
 use grapevine_protocol::topics::BlobKind;
 use grapevine_protocol::{BootId, DeviceId, Notice, Receipt, Refusal, RunId, ToDevice, decode_to_aggregator, encode};
@@ -58,7 +58,9 @@ pub(super) struct Process {
     pub(super) coordinator: Coordinator,
     /// The machine's time begins here.
     pub(super) started: Duration,
-    counted: BTreeMap<Refusal, u64>,
+    executor: Executor,
+    /// While the disk is full, no message is taken in and no time runs.
+    pub(super) is_full: bool,
 }
 
 impl Aggregator {
@@ -86,7 +88,8 @@ impl Aggregator {
         let options = ServeOptions { boot: BootId(self.rng.next_u64()), ..self.options.clone() };
         let restored = meter.of(Owner::Aggregator, || ledger::restore(&mut self.ledger, &options));
         let coordinator = restored.expect("what a ledger wrote it can read");
-        self.process = Some(Process { coordinator, started: now, counted: BTreeMap::new() });
+        self.process =
+            Some(Process { coordinator, started: now, executor: Executor::new(options.kept_heads), is_full: false });
     }
 
     pub(super) fn die(&mut self, meter: &mut Meter) {
@@ -96,7 +99,7 @@ impl Aggregator {
 
     /// A device's frame arrived.
     pub(super) fn hear(&mut self, now: Duration, device: &DeviceId, frame: &[u8], meter: &mut Meter) {
-        let Some(process) = &mut self.process else { return };
+        let Some(process) = self.process.as_mut().filter(|process| !process.is_full) else { return };
         let now = now - process.started;
         meter.of(Owner::Aggregator, || match decode_to_aggregator(frame) {
             Ok((message, block)) => process.coordinator.handle_message(now, device, message, block),
@@ -104,109 +107,94 @@ impl Aggregator {
         });
     }
 
-    /// Carries out what the machine decided, in the order of the real shell; fails if the power does.
+    /// The broker is there.
+    pub(super) fn handle_connected(&mut self, now: Duration, meter: &mut Meter) {
+        let Some(process) = self.process.as_mut().filter(|process| !process.is_full) else { return };
+        let now = now - process.started;
+        meter.of(Owner::Aggregator, || process.coordinator.handle_connected(now));
+    }
+
+    /// Carries out what the machine decided, as far as the disk has room; fails if the power does.
     pub(super) fn act(
         &mut self,
         now: Duration,
+        is_connected: bool,
         meter: &mut Meter,
         out: &mut dyn FnMut(Outgoing),
         said: &mut dyn FnMut(&MemoryLedger, Said),
     ) -> Result<(), StoreError> {
-        let mut updates = Vec::new();
-        loop {
-            let Some(process) = &mut self.process else { return Ok(()) };
-            match meter.of(Owner::Aggregator, || process.coordinator.poll_action()) {
-                Some(Action::StoreUpdate(update)) => updates.push(update),
-                Some(action) => self.do_action(now, action, meter, out, said)?,
-                None if updates.is_empty() => break,
-                None => self.store_updates(now, core::mem::take(&mut updates), meter)?,
-            }
+        let Some(Process { coordinator, executor, started, is_full }) = &mut self.process else { return Ok(()) };
+        let now = now - *started;
+        let (extended, quarantined) = (&mut self.extended, &mut self.quarantined);
+        let mut surroundings = Surroundings { now, meter, out, said, extended, quarantined };
+        let mut done = executor.run(coordinator, &mut self.ledger, &mut surroundings);
+        if done.is_ok() && core::mem::take(is_full) && is_connected {
+            surroundings.call(|| coordinator.handle_connected(now));
+            done = executor.run(coordinator, &mut self.ledger, &mut surroundings);
         }
-        if self.rng.random_ratio(1, BOOKS_ONE_OF) { self.write_books(now) } else { Ok(()) }
+        if done.is_ok() && self.rng.random_ratio(1, BOOKS_ONE_OF) {
+            done = executor.write_registry(coordinator, &mut self.ledger, &mut surroundings);
+        }
+        match done {
+            Err(error) if error.is_full() => {
+                if !core::mem::replace(is_full, true) {
+                    surroundings.call(|| coordinator.handle_disconnected(now));
+                }
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}
+
+/// What the executor finds around the machine: the network, and the invariants of what goes there.
+struct Surroundings<'a> {
+    now: Duration,
+    meter: &'a mut Meter,
+    out: &'a mut dyn FnMut(Outgoing),
+    said: &'a mut dyn FnMut(&MemoryLedger, Said),
+    extended: &'a mut u64,
+    quarantined: &'a mut u64,
+}
+
+impl Publisher<MemoryLedger> for Surroundings<'_> {
+    fn now(&self) -> Duration {
+        self.now
     }
 
-    fn do_action(
-        &mut self,
-        now: Duration,
-        action: Action,
-        meter: &mut Meter,
-        out: &mut dyn FnMut(Outgoing),
-        said: &mut dyn FnMut(&MemoryLedger, Said),
-    ) -> Result<(), StoreError> {
-        let Some(process) = &mut self.process else { return Ok(()) };
-        match &action {
-            Action::Send(device, message) => {
+    fn tell(&mut self, machine: &Coordinator, ledger: &MemoryLedger, tell: Tell) {
+        match &tell {
+            Tell::Device(device, message) => {
                 match message {
-                    ToDevice::Receipt(receipt) => said(&self.ledger, Said::Receipt(device.clone(), receipt.clone())),
-                    ToDevice::Notice(notice) => said(&self.ledger, Said::Notice(Box::new(notice.clone()))),
+                    ToDevice::Receipt(receipt) => (self.said)(ledger, Said::Receipt(device.clone(), receipt.clone())),
+                    ToDevice::Notice(notice) => (self.said)(ledger, Said::Notice(Box::new(notice.clone()))),
                     // Unless it has been released since.
                     ToDevice::Refused(refused) if refused.reason == Refusal::Quarantined => {
-                        let record = process.coordinator.device(device);
-                        if record.is_some_and(|record| record.quarantined.is_some()) {
-                            said(&self.ledger, Said::Quarantined(device.clone()));
+                        if machine.device(device).is_some_and(|record| record.quarantined.is_some()) {
+                            (self.said)(ledger, Said::Quarantined(device.clone()));
                         }
                     }
                     ToDevice::Welcome(_) | ToDevice::Refused(_) | ToDevice::Want(_) | ToDevice::Block(_) => {}
                 }
-                out(Outgoing::To(device.clone(), encode(message, &[]).into()));
+                (self.out)(Outgoing::To(device.clone(), encode(message, &[]).into()));
             }
-            Action::PublishBlock(kind, header, block) => {
-                out(Outgoing::Block(*kind, encode(&ToDevice::Block(*header), block).into()));
+            Tell::Followers(kind, header, block) => {
+                (self.out)(Outgoing::Block(*kind, encode(&ToDevice::Block(*header), block).into()));
             }
-            Action::PublishNotice(notice) => {
-                said(&self.ledger, Said::Notice(Box::new(notice.clone())));
-                out(Outgoing::Notice(encode(&ToDevice::Notice(notice.clone()), &[]).into()));
+            Tell::Everybody(notice) => {
+                (self.said)(ledger, Said::Notice(Box::new(notice.clone())));
+                (self.out)(Outgoing::Notice(encode(&ToDevice::Notice(notice.clone()), &[]).into()));
             }
-            Action::KeepDevice(device) => {
-                ledger::keep_device(&mut self.ledger, &process.coordinator, device, now - process.started)?;
-            }
-            Action::ForgetDevices(devices) => ledger::forget_devices(&mut self.ledger, devices)?,
-            Action::OpenRound { notice, expected, chosen } => {
-                ledger::open_round(&mut self.ledger, notice, *expected, *chosen)?;
-            }
-            Action::StoreUpdate(update) => self.store_updates(now, vec![update.clone()], meter)?,
-            Action::Commit(outcome) => {
-                ledger::commit(&mut self.ledger, outcome, None)?;
-                let own = now - process.started;
-                meter.of(Owner::Aggregator, || process.coordinator.handle_committed(own));
-                ledger::forget(&mut self.ledger, outcome, self.options.kept_heads)?;
-                self.write_books(now)?;
-            }
-            Action::ExtendRound(run, round) => self.ledger.extend_round(run.0, round.0)?,
-            Action::AbandonRound(run, round) => self.ledger.abandon_round(run.0, round.0, 0)?,
-            Action::FinishRun(run) => self.ledger.finish_run(run.0)?,
-            Action::Report(Event::Refused { reason, .. }) => *process.counted.entry(*reason).or_default() += 1,
-            Action::Report(Event::RoundExtended(_)) => self.extended += 1,
-            Action::Report(Event::Quarantined { .. }) => self.quarantined += 1,
-            Action::Report(_) => {}
+            Tell::People(Event::RoundExtended(_)) => *self.extended += 1,
+            Tell::People(Event::Quarantined { .. }) => *self.quarantined += 1,
+            Tell::People(_) => {}
         }
-        meter.of(Owner::Aggregator, || drop(action));
-        Ok(())
+        self.meter.of(Owner::Aggregator, || drop(tell));
     }
 
-    fn store_updates(
-        &mut self,
-        now: Duration,
-        mut updates: Vec<AcceptedUpdate>,
-        meter: &mut Meter,
-    ) -> Result<(), StoreError> {
-        ledger::store_updates(&mut self.ledger, &updates)?;
-        let Some(process) = &mut self.process else { return Ok(()) };
-        let now = now - process.started;
-        for update in updates.drain(..) {
-            let former = ledger::former_statistics(&self.ledger, &process.coordinator, &update.device)?;
-            meter.of(Owner::Aggregator, || {
-                process.coordinator.handle_stored(now, &update.device, update.round, former.as_deref());
-                drop(update);
-            });
-        }
-        Ok(())
-    }
+    fn committed(&mut self, _outcome: &RoundOutcome) {}
 
-    fn write_books(&mut self, now: Duration) -> Result<(), StoreError> {
-        let Some(process) = &mut self.process else { return Ok(()) };
-        let now = now - process.started;
-        ledger::remember_devices(&mut self.ledger, &mut process.coordinator, now)?;
-        ledger::remember_refusals(&mut self.ledger, &core::mem::take(&mut process.counted))
+    fn call<T>(&mut self, call: impl FnOnce() -> T) -> T {
+        self.meter.of(Owner::Aggregator, call)
     }
 }

@@ -14,6 +14,8 @@ use super::world::{World, index};
 const FLAP: Duration = Duration::from_millis(200);
 /// Once everything works, somebody releases who is in quarantine this often.
 pub(super) const LOOKED_AFTER: Duration = Duration::from_secs(20);
+/// Pause before a program that could not start is started again.
+const START_AGAIN: Duration = Duration::from_secs(5);
 /// Between two attempts to reach the broker.
 const BACKOFF_MS: u32 = 4_000;
 
@@ -27,6 +29,15 @@ impl World {
                 self.power(part).fail_after(writes);
             }
             Fault::Stop { device, down } => return Ok(self.stop(device, down)),
+            Fault::FillDisk { full } => {
+                self.aggregator.ledger.has_room = false;
+                self.later(full, Fault::FreeDisk);
+            }
+            Fault::FreeDisk => {
+                self.aggregator.ledger.has_room = true;
+                self.act(Part::Aggregator)?;
+                return Ok(Some(Part::Aggregator));
+            }
             Fault::ChangeSamples { device } => {
                 self.devices[device as usize].changes += 1;
                 if self.devices[device as usize].is_filled {
@@ -122,6 +133,11 @@ impl World {
 
     fn start(&mut self, part: Part) -> Option<Part> {
         match part {
+            // It says that the disk is full and is started again.
+            Part::Aggregator if self.aggregator.process.is_none() && !self.aggregator.ledger.has_room => {
+                self.later(START_AGAIN, Fault::Start(part));
+                return None;
+            }
             Part::Aggregator if self.aggregator.process.is_none() => {
                 self.aggregator.start(self.now, &mut self.meter);
                 self.open_for = None;
@@ -160,9 +176,7 @@ impl World {
         }
         match part {
             Part::Aggregator => {
-                let Some(process) = &mut self.aggregator.process else { return Ok(None) };
-                let now = self.now - process.started;
-                self.meter.of(Owner::Aggregator, || process.coordinator.handle_connected(now));
+                self.aggregator.handle_connected(self.now, &mut self.meter);
                 self.seen_open_at = None;
             }
             Part::Device(device) => {
@@ -241,6 +255,7 @@ impl World {
         self.healed_at = Some(self.now);
         self.network.weather = Weather::CALM;
         self.network.is_up = true;
+        self.aggregator.ledger.has_room = true;
         for part in self.parts() {
             self.network.link(part).is_cut = false;
             if self.power(part).is_on() {
@@ -248,6 +263,7 @@ impl World {
             }
             self.later(Duration::ZERO, Fault::Start(part));
             self.later(Duration::ZERO, Fault::Lost(part));
+            self.queue.push(self.now, Stimulus::Act(part));
             if let (Part::Device(device), 1..) = (part, self.plan.round.quarantine.after) {
                 self.later(LOOKED_AFTER, Fault::Release { device });
             }

@@ -205,10 +205,11 @@ fn largest_update(world: &World) -> usize {
     train.max(grapevine_protocol::largest_update(round.shape, sums, round.params.method))
 }
 
-/// Its time runs from its opening and from a restart of the aggregator, as long as the broker is there; a broker that
+/// Its time runs from its opening and from a restart of the aggregator, as long as broker and disk are; a broker that
 /// comes back gives all of it again, but only once.
 fn invariant_a_round_ends(world: &mut World) -> Result<(), Broken> {
-    let open = world.aggregator.process.as_ref().and_then(|process| process.coordinator.open_round());
+    let process = world.aggregator.process.as_ref().filter(|process| !process.is_full);
+    let open = process.and_then(|process| process.coordinator.open_round());
     let is_reachable = world.network.reaches(Part::Aggregator);
     let Some(round) = open.filter(|_| is_reachable).map(|status| status.round) else {
         world.seen_open_at = None;

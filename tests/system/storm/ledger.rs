@@ -57,6 +57,8 @@ struct Disk {
 pub(super) struct MemoryLedger {
     disk: Disk,
     pub(super) power: Power,
+    /// Whether there is room for another write.
+    pub(super) has_room: bool,
     /// A disk that lies: with its power it loses the last write that it had acknowledged. This is that write's before.
     former: Option<Box<Disk>>,
     /// Does the same beside it.
@@ -65,7 +67,7 @@ pub(super) struct MemoryLedger {
 
 impl MemoryLedger {
     pub(super) fn new(power: Power) -> Self {
-        Self { disk: Disk::default(), power, former: None, twin: None }
+        Self { disk: Disk::default(), power, has_room: true, former: None, twin: None }
     }
 
     /// From now on the disk forgets what it promised when its power fails.
@@ -114,6 +116,9 @@ impl MemoryLedger {
         work: impl FnOnce(&mut Disk) -> Result<T, StoreError>,
         real: impl FnOnce(&mut dyn Ledger) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
+        if !self.has_room {
+            return Err(failed(ErrorKind::StorageFull));
+        }
         let draw = self.power.draw();
         if draw == Draw::Nothing {
             return Err(dark());
@@ -188,8 +193,11 @@ impl Disk {
 }
 
 fn dark() -> StoreError {
-    let source = Error::from(ErrorKind::Interrupted);
-    StoreError::Io { action: "reach, without power,", path: PathBuf::from("the ledger"), source }
+    failed(ErrorKind::Interrupted)
+}
+
+fn failed(kind: ErrorKind) -> StoreError {
+    StoreError::Io { action: "write", path: PathBuf::from("the ledger"), source: Error::from(kind) }
 }
 
 impl Ledger for MemoryLedger {
@@ -244,7 +252,7 @@ impl Ledger for MemoryLedger {
     }
 
     fn commit_round(&mut self, merged: &MergedRound) -> Result<(), StoreError> {
-        let MergedRound { run, round, closed_ms, heads, aid, memory, in_use, metrics_json, .. } = merged.clone();
+        let MergedRound { run, round, closed_ms, heads, aid, memory, in_use, .. } = merged.clone();
         let MergedRound { statistics, counters, note, takes_in, .. } = merged.clone();
         let named = [heads, aid, memory, in_use, statistics];
         for digest in named.iter().flatten() {
@@ -253,7 +261,7 @@ impl Ledger for MemoryLedger {
         let commit = |disk: &mut Disk| {
             let Round { row, told, .. } = disk.collecting(run, round)?;
             let (phase, closed_ms) = (RoundPhase::Merged, Some(closed_ms));
-            *row = RoundRow { phase, closed_ms, heads, aid, memory, in_use, metrics_json, ..row.clone() };
+            *row = RoundRow { phase, closed_ms, heads, aid, memory, in_use, ..row.clone() };
             *row = RoundRow { statistics, counters, note, ..row.clone() };
             let told = core::mem::take(told);
             disk.take_in(takes_in, told);
@@ -332,6 +340,19 @@ impl Ledger for MemoryLedger {
             Ok(accepted)
         };
         self.write(accept, |twin| twin.accept_updates(updates))
+    }
+
+    fn drop_update(&mut self, run: u64, round: u32, device: &str) -> Result<(), StoreError> {
+        let drop = |disk: &mut Disk| {
+            let open = disk.collecting(run, round)?;
+            open.told.remove(device);
+            let dropped = open.updates.remove(device);
+            open.row.accepted = open.updates.len() as u32;
+            open.row.samples -= dropped.as_ref().map_or(0, |row| u64::from(row.samples));
+            disk.forget(dropped.into_iter().map(|row| row.digest).collect());
+            Ok(())
+        };
+        self.write(drop, |twin| twin.drop_update(run, round, device))
     }
 
     fn forget_updates_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError> {
@@ -458,7 +479,6 @@ fn row(new: NewRound) -> RoundRow {
         counters: CountersRow::default(),
         note: None,
         heads_kept: true,
-        metrics_json: None,
         notice,
     }
 }

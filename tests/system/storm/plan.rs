@@ -254,7 +254,7 @@ fn fault(rng: &mut ChaCha8Rng, devices: u32) -> Fault {
     let longest = if rng.random_ratio(1, 8) { 120_000 } else { 6_000 };
     let pause = Duration::from_millis(rng.random_range(0..longest));
     let device = rng.random_range(0..devices);
-    match rng.random_range(0..19) {
+    match rng.random_range(0..20) {
         0 | 1 => Fault::Kill { part, down: pause },
         2..=4 => Fault::CutPower { part, writes: rng.random_range(1..6), down: pause },
         5 => match part {
@@ -269,6 +269,7 @@ fn fault(rng: &mut ChaCha8Rng, devices: u32) -> Fault {
         }
         12 | 15 | 16 => Fault::Forge { device, forgery: Forgery::BadUpdate },
         17 => Fault::ChangeSamples { device },
+        18 => Fault::FillDisk { full: pause },
         13 if rng.random_bool(0.3) => Fault::Deafen { device },
         13 => Fault::Release { device },
         14 => {

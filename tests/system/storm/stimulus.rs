@@ -132,6 +132,13 @@ pub enum Fault {
         /// Until the next start.
         down: Duration,
     },
+    /// The aggregator's disk is full for a while.
+    FillDisk {
+        /// Until there is room.
+        full: Duration,
+    },
+    /// There is room on the aggregator's disk.
+    FreeDisk,
     /// A device gets images, loses some, or some of its labels are corrected.
     ChangeSamples {
         /// Which.

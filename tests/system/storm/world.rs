@@ -291,7 +291,8 @@ impl World {
             said = before.and_then(|()| invariants::what_is_said_is_true(ledger, devices, select, &saying));
         };
         let mut out = |what| outgoing.push(what);
-        let outcome = self.aggregator.act(self.now, &mut self.meter, &mut out, &mut check);
+        let is_connected = self.network.reaches(Part::Aggregator);
+        let outcome = self.aggregator.act(self.now, is_connected, &mut self.meter, &mut out, &mut check);
         said?;
         // What was handed to the connection before the power failed may still go out.
         for what in outgoing {
@@ -381,7 +382,8 @@ impl World {
     fn clock(&self, part: Part) -> Option<(Duration, Option<Duration>)> {
         match part {
             Part::Aggregator => {
-                self.aggregator.process.as_ref().map(|process| (process.started, process.coordinator.poll_timeout()))
+                let process = self.aggregator.process.as_ref().filter(|process| !process.is_full);
+                process.map(|process| (process.started, process.coordinator.poll_timeout()))
             }
             Part::Device(device) => {
                 let process = self.devices[device as usize].process.as_ref();

@@ -135,7 +135,9 @@ fn a_broker_that_takes_small_packets_gets_small_blocks() {
     harness.coordinator.handle_message(harness.now, &device(0), ToAggregator::Want(want), &[]);
     harness.coordinator.handle_timeout(harness.now + Duration::from_secs(1));
     let sizes: Vec<usize> = core::iter::from_fn(|| harness.coordinator.poll_action())
-        .filter_map(|action| if let Action::PublishBlock(_, _, bytes) = action { Some(bytes.len()) } else { None })
+        .filter_map(
+            |action| if let Action::Tell(Tell::Followers(_, _, bytes)) = action { Some(bytes.len()) } else { None },
+        )
         .collect();
     assert_eq!((sizes.len(), sizes[0]), (small.blocks(), 32 * 1024));
     assert!(!harness.coordinator.handle_packet_limit(harness.now, 4_000), "there are no smaller ones");

@@ -34,7 +34,7 @@ impl Shell<'_> {
                 self.pace.changed();
             }
             // As if it were lost on its way: its device says it again.
-            Link::Message { .. } if self.is_deaf => {}
+            Link::Message { .. } if self.full_until.is_some() => {}
             Link::Message { topic, payload } => {
                 if let Some(heard) = self.echo.handle_message(now, &topic, &payload, self.coordinator.boot()) {
                     return self.handle_echo(heard);
@@ -62,7 +62,7 @@ impl Shell<'_> {
         if let Err(error) = self.transport.publish(&topic, word, false) {
             tracing::debug!("{error}");
         }
-        if !self.is_deaf {
+        if self.full_until.is_none() {
             self.coordinator.handle_connected(now);
         }
     }

@@ -191,9 +191,21 @@ impl Arguments {
         let standardise = self.standardise.is_some();
         let samples_per_device = samples(self.samples, self.data.as_ref())?;
         let path = match &self.data {
-            None => return Ok(Source::Digits),
+            None => {
+                if self.cache.is_some() {
+                    return Err(
+                        "`--cache` keeps the features of images, and the digits are none; give it with `--data PATH`"
+                            .into(),
+                    );
+                }
+                return Ok(Source::Digits);
+            }
             Some(Data::MadeUp(spec)) => {
-                check_made_up(&[("--standardise", standardise), ("--extractor", self.extractor.is_some())])?;
+                check_made_up(&[
+                    ("--standardise", standardise),
+                    ("--extractor", self.extractor.is_some()),
+                    ("--cache", self.cache.is_some()),
+                ])?;
                 return Ok(Source::Synthetic { spec: *spec, samples_per_device });
             }
             Some(Data::Files(path)) => path.clone(),

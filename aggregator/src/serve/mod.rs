@@ -1,6 +1,7 @@
 //! The shell around [`Coordinator`]: the broker's messages in, actions out, everything durable before it is told.
 
 mod echo;
+pub mod executor;
 pub mod ledger;
 mod pace;
 pub mod requests;
@@ -62,10 +63,8 @@ pub trait Observer {
     /// Anything worth a line in a log.
     fn event(&mut self, _event: &Event) {}
 
-    /// A round was merged; whatever is returned goes into the ledger as JSON.
-    fn merged(&mut self, _outcome: &RoundOutcome, _in_use: Option<&Head>) -> Option<serde_json::Value> {
-        None
-    }
+    /// A merged round is durable; `in_use` is the head that people classify with after it.
+    fn merged(&mut self, _outcome: &RoundOutcome, _in_use: Option<&Head>) {}
 
     /// Where things stand: a moment after every change, twice a minute without any, and once at the end.
     fn status(&mut self, _status: &ServeStatus) {}

@@ -107,29 +107,40 @@ impl Harness {
     fn act(&mut self) {
         while let Some(action) = self.coordinator.poll_action() {
             match action {
-                Action::Send(device, message) => self.sent.push((device, message)),
-                Action::PublishNotice(notice) => self.notice = Some(notice),
-                Action::StoreUpdate(update) => {
-                    let earlier = self.stored.iter().rev().find(|(device, _)| *device == update.device);
-                    let former = earlier.filter(|_| self.coordinator.replaces_statistics());
-                    let former = former.map(|(_, content)| content.as_slice());
-                    self.coordinator.handle_stored(self.now, &update.device, update.round, former);
+                Action::Tell(Tell::Device(device, message)) => self.sent.push((device, message)),
+                Action::Tell(Tell::Everybody(notice)) => self.notice = Some(notice),
+                Action::Tell(Tell::People(event)) => self.events.push(event),
+                Action::Durable(Durable::StoreUpdate(update)) => {
+                    let former = self.former(&update.device);
+                    self.coordinator.handle_stored(self.now, &update.device, update.round, former.as_deref());
                     self.stored.push((update.device.clone(), update.content));
                 }
-                Action::Commit(outcome) => {
-                    self.outcomes.push(outcome);
+                Action::Durable(Durable::Commit(outcome)) => {
+                    self.outcomes.push(*outcome);
                     self.coordinator.handle_committed(self.now);
                 }
-                Action::Report(event) => self.events.push(event),
-                Action::KeepDevice(device) => self.kept.push(device),
-                Action::ForgetDevices(devices) => self.forgotten.extend(devices),
-                Action::ExtendRound(..) => self.extended += 1,
-                Action::PublishBlock(..)
-                | Action::OpenRound { .. }
-                | Action::AbandonRound(..)
-                | Action::FinishRun(_) => {}
+                Action::Durable(Durable::RereadUpdates(..)) => self.reread(),
+                Action::Durable(Durable::DropUpdate(_, _, device)) => self.stored.retain(|(from, _)| *from != device),
+                Action::Durable(Durable::KeepDevice(device)) => self.kept.push(device),
+                Action::Durable(Durable::ForgetDevices(devices)) => self.forgotten.extend(devices),
+                Action::Durable(Durable::ExtendRound(..)) => self.extended += 1,
+                Action::Tell(Tell::Followers(..))
+                | Action::Durable(Durable::OpenRound { .. } | Durable::AbandonRound(..) | Durable::FinishRun(_)) => {}
             }
         }
+    }
+
+    /// What a device told before, where the open round puts other statistics in its place.
+    fn former(&self, device: &DeviceId) -> Option<Vec<u8>> {
+        let earlier = self.stored.iter().rev().find(|(from, _)| from == device);
+        earlier.filter(|_| self.coordinator.replaces_statistics()).map(|(_, content)| content.clone())
+    }
+
+    /// The newest update of every device, in the order of their names.
+    fn reread(&mut self) {
+        let newest: BTreeMap<_, _> = self.stored.iter().cloned().collect();
+        newest.iter().for_each(|(device, content)| self.coordinator.handle_reread(device, content, None));
+        self.coordinator.handle_all_reread(self.now);
     }
 
     fn say(&mut self, number: u32, message: ToAggregator, block: &[u8]) {
@@ -370,7 +381,7 @@ fn blocks_are_published_once_for_all_who_ask_within_a_moment() {
     let at = harness.coordinator.poll_timeout().unwrap();
     harness.coordinator.handle_timeout(at);
     let blocks = core::iter::from_fn(|| harness.coordinator.poll_action())
-        .filter(|action| matches!(action, Action::PublishBlock(..)))
+        .filter(|action| matches!(action, Action::Tell(Tell::Followers(..))))
         .count();
     assert_eq!(blocks, 1);
     let record = harness.coordinator.device(&device(2)).unwrap();
@@ -479,9 +490,9 @@ fn in_the_middle_of_a_merge_nothing_is_told_and_then_all() {
     coordinator.handle_stored(START, &device(2), RoundId(0), None);
     coordinator.handle_connected(START);
     let taken: Vec<_> = core::iter::from_fn(|| coordinator.poll_action()).collect();
-    assert!(taken.iter().any(|action| matches!(action, Action::Commit(_))), "{taken:?}");
+    assert!(taken.iter().any(|action| matches!(action, Action::Durable(Durable::Commit(_)))), "{taken:?}");
     assert!(
-        !taken.iter().any(|action| matches!(action, Action::PublishNotice(_))),
+        !taken.iter().any(|action| matches!(action, Action::Tell(Tell::Everybody(_)))),
         "heads on their way out: {taken:?}"
     );
     coordinator.handle_committed(START);

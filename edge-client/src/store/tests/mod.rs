@@ -20,6 +20,11 @@ fn identity(classes: usize) -> StoreIdentity {
     }
 }
 
+/// An empty store in the place of whatever is there.
+fn replaced(path: &Path, identity: &StoreIdentity) -> Store {
+    Store::replacement(path, identity, StoreLimits::default()).unwrap().take_place().unwrap()
+}
+
 fn open(folder: &TempDir, classes: usize) -> Store {
     Store::open(&folder.path().join("edge.redb"), &identity(classes)).unwrap()
 }
@@ -260,7 +265,7 @@ fn a_reset_forgets_everything() {
     drop(store);
 
     let changed = StoreIdentity { extractor: [1; 32], ..identity(3) };
-    let store = Store::reset(&path, &changed).unwrap();
+    let store = replaced(&path, &changed);
     assert_eq!(store.counts().unwrap(), [0, 0, 0]);
     assert_eq!(store.load_all().unwrap(), Dataset::default());
     assert_eq!((store.newest_head().unwrap(), store.outbox().unwrap()), (None, None));
@@ -275,7 +280,7 @@ fn a_file_that_is_no_store_is_refused_and_moved_aside_by_a_reset() {
     fs::write(&path, vec![b'x'; 10_000]).unwrap();
     let error = Store::open(&path, &identity(2)).err().unwrap();
     assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
-    let store = Store::reset(&path, &identity(2)).unwrap();
+    let store = replaced(&path, &identity(2));
     assert_eq!(store.counts().unwrap(), [0, 0]);
     assert_eq!(fs::read(folder.path().join("edge.redb.damaged")).unwrap().len(), 10_000);
 }
@@ -467,7 +472,7 @@ fn a_rotten_file_never_brings_the_process_down() {
             let (_, _, _) = (store.load_all(), store.outbox(), store.counts());
             let _ = store.insert_batch(&[Sample { label: 1, digest: digest(1_000), features: &features(1) }]);
         }
-        let reset = Store::reset(&rotten, &identity(3)).unwrap();
+        let reset = replaced(&rotten, &identity(3));
         assert_eq!(insert(&reset, &[(2, 5)]).added, 1, "case {case}");
     }
 }

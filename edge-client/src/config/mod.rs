@@ -415,7 +415,7 @@ mod tests {
 
     #[test]
     fn the_packaged_configuration_says_what_a_new_one_says() {
-        let packaged = include_str!("../../cross/packages/edge-client/edge-client.toml");
+        let packaged = include_str!("../../../cross/packages/edge-client/edge-client.toml");
         assert!(check(packaged).unwrap_err().to_string().contains("missing field `fleet`; give it a value"));
         let open = ["fleet", "device", "broker", "classes"].map(|key| format!("\n# {key} = "));
         let text = open.iter().fold(packaged.to_owned(), |text, key| text.replacen(key, &key.replace("# ", ""), 1));

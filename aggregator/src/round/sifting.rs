@@ -1,0 +1,149 @@
+//! A round whose merged model cannot be used: it is merged without the devices that caused that.
+//!
+//! Every update passed its own checks, so the cause shows only in the merge. The updates are read again from the ledger
+//! and added in its order. The search is by bisection: the last update of the shortest prefix that cannot be merged is
+//! taken out, until the rest can be. The order of the ledger does not change, so a restart finds the same devices.
+
+use core::time::Duration;
+
+use grapevine_models::RoundSum;
+use grapevine_protocol::{DeviceId, Digest, Refusal, Task};
+
+use super::action::Durable;
+use super::places::Place;
+use super::{Collecting, Coordinator, Event, ModelError, Phase};
+
+/// Taking out more than one in so many updates blames devices for what the model was before.
+const LEAST_KEPT: usize = 4;
+
+/// The updates of a round are being read again.
+pub(super) struct Sifting {
+    collecting: Collecting,
+    /// Taken out, each with the digest of its update.
+    suspects: Vec<(Place, Digest)>,
+    /// The first so many updates of the others can be merged.
+    usable: usize,
+    /// The first so many cannot.
+    unusable: usize,
+    /// So many are added in this pass.
+    wanted: usize,
+    /// So many were added until now, this one last.
+    added: usize,
+    last: Option<(Place, Digest)>,
+    sum: RoundSum,
+}
+
+impl Sifting {
+    pub(super) fn gathers_statistics(&self) -> bool {
+        matches!(self.collecting.notice.task, Task::Statistics { .. })
+    }
+
+    /// Updates that are not taken out.
+    fn rest(&self) -> usize {
+        self.collecting.accepted.len() - self.suspects.len()
+    }
+
+    /// Adds the next update of this pass.
+    fn add(&mut self, place: Place, device: &DeviceId, content: &[u8], former: Option<&[u8]>) -> Result<(), Refusal> {
+        if self.added == self.wanted || self.suspects.iter().any(|(suspect, _)| *suspect == place) {
+            return Ok(());
+        }
+        let update = self.collecting.decode(content)?;
+        let former = self.collecting.former(former)?;
+        let added = self.sum.add_in_place_of(former.as_ref(), device.as_str(), &update.content, update.samples);
+        added.map_err(|_| Refusal::Storage)?;
+        self.added += 1;
+        self.last = Some((place, Digest::of(content)));
+        Ok(())
+    }
+
+    /// What the pass showed; `true` if the search goes on.
+    fn narrow(&mut self, is_usable: bool) -> bool {
+        if is_usable {
+            self.usable = self.wanted;
+        } else {
+            self.unusable = self.wanted;
+            if self.unusable - self.usable == 1 {
+                self.suspects.extend(self.last);
+                let most = self.collecting.accepted.len().div_ceil(LEAST_KEPT);
+                (self.usable, self.unusable) = (0, self.rest());
+                self.wanted = self.rest();
+                return self.rest() > 0 && self.suspects.len() <= most;
+            }
+        }
+        self.wanted = self.usable.midpoint(self.unusable);
+        true
+    }
+}
+
+impl Coordinator {
+    /// Looks for the updates of which the merged model is unusable.
+    pub(super) fn sift(&mut self, now: Duration, collecting: Collecting) {
+        let round = collecting.notice.round;
+        match self.empty_sum(collecting.notice.task) {
+            Ok(sum) => {
+                let all = collecting.accepted.len();
+                let sifting = Sifting {
+                    collecting,
+                    suspects: Vec::new(),
+                    usable: 0,
+                    unusable: all,
+                    wanted: all,
+                    added: 0,
+                    last: None,
+                    sum,
+                };
+                self.phase = Phase::Sifting(Box::new(sifting));
+                self.actions.durable(Durable::RereadUpdates(self.run, round));
+            }
+            Err(fault) => self.discard_round(now, round, fault),
+        }
+    }
+
+    /// An update of the round that is sifted, as the ledger has it. `former` is as in [`Coordinator::handle_restored`].
+    pub fn handle_reread(&mut self, device: &DeviceId, content: &[u8], former: Option<&[u8]>) {
+        let place = self.registry.place(device);
+        let Phase::Sifting(sifting) = &mut self.phase else { return };
+        if let Err(reason) = sifting.add(place, device, content, former) {
+            self.count(Some(device), reason);
+        }
+    }
+
+    /// The ledger has no more updates of the round.
+    pub fn handle_all_reread(&mut self, now: Duration) {
+        let Phase::Sifting(mut sifting) = core::mem::replace(&mut self.phase, Phase::Gathering) else { return };
+        let (round, task) = (sifting.collecting.notice.round, sifting.collecting.notice.task);
+        let next = match self.empty_sum(task) {
+            Ok(next) => next,
+            Err(fault) => return self.discard_round(now, round, fault),
+        };
+        let is_whole = sifting.wanted == sifting.rest();
+        let sum = core::mem::replace(&mut sifting.sum, next);
+        let after = self.progress.model.after(sum, self.progress.counters.since_start, &self.config);
+        match after {
+            Ok(after) if is_whole => {
+                let Sifting { mut collecting, suspects, .. } = *sifting;
+                suspects.iter().for_each(|suspect| self.take_out(&mut collecting, *suspect));
+                self.commit_round(now, collecting, after);
+            }
+            after => {
+                if !sifting.narrow(after.is_ok()) {
+                    return self.discard_round(now, round, ModelError::Unusable);
+                }
+                sifting.added = 0;
+                self.phase = Phase::Sifting(sifting);
+                self.actions.durable(Durable::RereadUpdates(self.run, round));
+            }
+        }
+    }
+
+    /// The round is merged without this update, and its device is blamed.
+    fn take_out(&mut self, collecting: &mut Collecting, (place, digest): (Place, Digest)) {
+        let round = collecting.notice.round;
+        let device = self.registry.names().id(place);
+        collecting.take_out(place);
+        self.actions.durable(Durable::DropUpdate(self.run, round, device.clone()));
+        self.report(Event::UpdateTakenOut { device, round });
+        self.refuse_update(place, self.run, round, digest, Refusal::Absurd);
+    }
+}

@@ -1,0 +1,168 @@
+//! The executor with the real ledger: what is told rests on what is durable, whatever devices send.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail loudly and say what it saw")]
+
+use core::time::Duration;
+
+use grapevine_aggregator::round::{
+    Coordinator, Event, Participants, Quarantine, RoundConfig, RoundOutcome, Select, Tell,
+};
+use grapevine_aggregator::serve::executor::{Executor, Publisher};
+use grapevine_aggregator::serve::{RunChoice, ServeOptions, ledger};
+use grapevine_aggregator::store::Store;
+use grapevine_host::{BrokerAddress, Service};
+use grapevine_models::{Head, Heads, Method, Params, Samples, Shape, Statistics, UpdateContent};
+use grapevine_protocol::{
+    BlobRef, BootId, DatasetId, DeviceId, Digest, Encoding, Hello, Labels, Notice, Offer, Refusal, RunId, Task,
+    ToAggregator, ToDevice, Update, block,
+};
+
+const RUN: RunId = RunId(5);
+/// Samples of the device whose update cannot be used, and of each other one.
+const SAMPLES: [u32; 4] = [90_000, 10, 10, 10];
+
+fn shape() -> Shape {
+    Shape::new(3, 2).unwrap()
+}
+
+fn name(device: usize) -> DeviceId {
+    format!("device-{device}").parse().unwrap()
+}
+
+/// The head in use is shifted by ten times the log class share: a bias at the limit leaves it then.
+fn options() -> ServeOptions {
+    let params = Params { tau: -10.0, ..Params::defaults(Method::PostHoc, 3) };
+    let round = RoundConfig {
+        shape: shape(),
+        extractor: Digest([1; 32]),
+        classes: Digest([2; 32]),
+        params: params.check().unwrap(),
+        rounds: Some(1),
+        rest_after: 50,
+        news_after: Duration::ZERO,
+        max_samples: 100_000,
+        min_devices: SAMPLES.len(),
+        select: Select::default(),
+        participants: Participants::All,
+        over_select: 0.0,
+        quorum: 1.0,
+        deadline: Duration::from_secs(60),
+        extensions: 0,
+        quarantine: Quarantine::default(),
+        encoding: Encoding::F32,
+        seed: 9,
+        upload_bytes: 1 << 20,
+        auxiliary: None,
+    };
+    ServeOptions {
+        fleet: "vines".parse().unwrap(),
+        broker: BrokerAddress::new("nowhere", 1),
+        round,
+        boot: BootId(1),
+        run: RunChoice::Continue(RUN),
+        keep_alive: Duration::from_secs(30),
+        longest_pause: Duration::from_secs(60),
+        kept_heads: 5,
+        until_finished: false,
+        service: Service::default(),
+    }
+}
+
+/// Hears what is told.
+#[derive(Default)]
+struct Heard {
+    notice: Option<Notice>,
+    events: Vec<Event>,
+    refused: Vec<(DeviceId, Refusal)>,
+    merged: Vec<RoundOutcome>,
+}
+
+impl Publisher<Store> for Heard {
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn tell(&mut self, _machine: &Coordinator, _ledger: &Store, tell: Tell) {
+        match tell {
+            Tell::Everybody(notice) => self.notice = Some(notice),
+            Tell::People(event) => self.events.push(event),
+            Tell::Device(device, ToDevice::Receipt(receipt)) => {
+                self.refused.extend(receipt.refused.map(|reason| (device, reason)));
+            }
+            Tell::Device(..) | Tell::Followers(..) => {}
+        }
+    }
+
+    fn committed(&mut self, outcome: &RoundOutcome) {
+        self.merged.push(outcome.clone());
+    }
+}
+
+/// What a device answers; the first one with biases at their limit.
+fn answer(device: usize, notice: &Notice) -> Vec<u8> {
+    let samples = SAMPLES[device];
+    let content = match notice.task {
+        Task::Statistics { extent } => {
+            let labels: Vec<u16> = (0..samples).map(|at| if at < 10 { (at % 3) as u16 } else { 0 }).collect();
+            let features = vec![0.5; labels.len() * 2];
+            UpdateContent::Statistics(Statistics::of(&Samples::new(shape(), &features, &labels).unwrap(), extent, 1))
+        }
+        Task::Train | Task::Wait | Task::Rest => {
+            let bias = if device == 0 { 65_536.0 } else { 0.25 };
+            let main = Head { weight: vec![0.5; 6], bias: vec![bias; 3] };
+            let heads = Heads { main, supplementary: Head::zeros(shape()) };
+            UpdateContent::Trained { heads: Some(heads), prototypes: Default::default(), loss: None }
+        }
+    };
+    Update { samples, dataset: DatasetId(1), content }.encode(shape(), Encoding::F32)
+}
+
+fn offer(machine: &mut Coordinator, device: usize, notice: &Notice) {
+    let content = answer(device, notice);
+    let blob = BlobRef::of(&content);
+    let (header, bytes) = block(&blob, &content, 0).unwrap();
+    let offer = Offer { run: RUN, round: notice.round, blob, crc: header.crc };
+    machine.handle_message(Duration::ZERO, &name(device), ToAggregator::Offer(offer), bytes);
+}
+
+#[test]
+fn a_merge_that_cannot_be_used_is_made_without_the_device_that_caused_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Store::open(folder.path()).unwrap();
+    let mut machine = ledger::restore(&mut store, &options()).unwrap();
+    let (mut executor, mut heard) = (Executor::new(5), Heard::default());
+    for (device, samples) in SAMPLES.into_iter().enumerate() {
+        let hello = Hello {
+            boot: BootId(device as u64),
+            extractor: Digest([1; 32]),
+            classes: Digest([2; 32]),
+            shape: shape(),
+            samples,
+            dataset: DatasetId(1),
+            labels: Labels::default(),
+        };
+        machine.handle_message(Duration::ZERO, &name(device), ToAggregator::Hello(hello), &[]);
+    }
+    for _ in 0..2 {
+        executor.run(&mut machine, &mut store, &mut heard).unwrap();
+        let notice = heard.notice.clone().unwrap();
+        (0..SAMPLES.len()).for_each(|device| offer(&mut machine, device, &notice));
+    }
+    executor.run(&mut machine, &mut store, &mut heard).unwrap();
+
+    let [statistics, trained] = &heard.merged[..] else { panic!("{:?}", heard.events) };
+    assert_eq!((statistics.accepted, trained.accepted, trained.samples), (4, 3, 30));
+    let taken_out: Vec<_> = heard.events.iter().filter(|event| matches!(event, Event::UpdateTakenOut { .. })).collect();
+    assert_eq!(taken_out, [&Event::UpdateTakenOut { device: name(0), round: trained.round }]);
+    assert_eq!(heard.refused, [(name(0), Refusal::Absurd)], "it is refused by name");
+    let failures = machine.device(&name(0)).unwrap().failures;
+    assert_eq!(failures.get(&Refusal::Absurd), Some(&1), "and counted against the device");
+    let bias = machine.model().head_in_use(&options().round).unwrap().bias;
+    assert!(bias.iter().all(|value| value.abs() < 200.0), "{bias:?}");
+    let stored = store.updates(RUN.0, trained.round.0).unwrap();
+    assert_eq!(stored.len(), 3, "nothing of it is left in the ledger");
+
+    executor.write_registry(&mut machine, &mut store, &mut heard).unwrap();
+    let model = machine.model().clone();
+    let again = ledger::restore(&mut store, &options()).unwrap();
+    assert_eq!(*again.model(), model, "a restart has the same model");
+}
