@@ -1,6 +1,7 @@
 //! Who is waited for, who is asked again, and what cannot be true.
 
 use grapevine_models::{Samples, Statistics, Sums};
+use grapevine_protocol::Refused;
 
 use super::*;
 
@@ -166,4 +167,31 @@ fn a_device_that_did_not_answer_is_asked_again_and_meanwhile_it_is_said() {
     assert_eq!(harness.open(), Some((2, 0, 1)));
     harness.offer(2, 2, &statistics(2));
     assert!(harness.coordinator.is_resting() && harness.coordinator.untaken(harness.now).is_none());
+}
+
+#[test]
+fn a_goodbye_that_comes_late_costs_no_device_its_place() {
+    let mut harness = Harness::new(config(Method::FedAvg));
+    harness.greet(0..3);
+    harness.say(2, ToAggregator::Leaving(Leaving { boot: BootId(2) }), &[]);
+    assert_eq!(harness.coordinator.present(), 2);
+    let again = Refused { boot: None, reason: Refusal::UnknownDevice };
+    assert_eq!(harness.sent.last(), Some(&(device(2), ToDevice::Refused(again))), "one that runs says hello again");
+    harness.offer(2, 0, &update(2));
+    assert_eq!(harness.coordinator.present(), 3, "who answers is there");
+    assert!(harness.events.iter().filter(|event| **event == Event::DeviceCame(device(2))).count() == 2);
+}
+
+#[test]
+fn answers_of_samples_that_the_run_does_not_know_do_not_keep_it_awake() {
+    let mut harness = Harness::new(RoundConfig { rounds: None, min_devices: 2, ..config(Method::RedGrapePlus) });
+    harness.greet(0..2);
+    (0..2).for_each(|number| harness.offer(number, 0, &statistics(number)));
+    harness.offer(0, 1, &gradient(0.1));
+    let known = Update::decode(&gradient(0.1), shape(), Task::Train, Method::RedGrapePlus).unwrap();
+    harness.offer(1, 1, &Update { dataset: DatasetId(2), ..known }.encode(shape(), Encoding::F32));
+    assert_eq!(harness.outcomes[1].counters.since_news, 1, "a round of training takes no samples in");
+    let notice = harness.notice.as_ref().unwrap();
+    let asked: Vec<u32> = (0..2).filter(|&number| grapevine_protocol::is_selected(notice, &device(number))).collect();
+    assert!(matches!(notice.task, Task::Statistics { .. }) && asked == [1], "its statistics are asked for");
 }
