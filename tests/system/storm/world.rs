@@ -291,7 +291,7 @@ impl World {
             said = before.and_then(|()| invariants::what_is_said_is_true(ledger, devices, select, &saying));
         };
         let mut out = |what| outgoing.push(what);
-        let is_connected = self.network.reaches(Part::Aggregator);
+        let is_connected = self.network.link(Part::Aggregator).is_connected;
         let outcome = self.aggregator.act(self.now, is_connected, &mut self.meter, &mut out, &mut check);
         said?;
         // What was handed to the connection before the power failed may still go out.
