@@ -10,10 +10,10 @@ use grapevine_aggregator::serve::executor::{Executor, Publisher};
 use grapevine_aggregator::serve::{RunChoice, ServeOptions, ledger};
 use grapevine_aggregator::store::Store;
 use grapevine_host::{BrokerAddress, Service};
-use grapevine_models::{Head, Heads, Method, Params, Samples, Shape, Statistics, UpdateContent};
+use grapevine_models::{Head, Heads, Method, Params, Response, Samples, Shape, Statistics};
 use grapevine_protocol::{
-    BlobRef, BootId, DatasetId, DeviceId, Digest, Encoding, Hello, Labels, Notice, Offer, Refusal, RunId, Task,
-    ToAggregator, ToDevice, Update, block,
+    Attributes, BlobRef, DatasetId, DeviceId, Digest, Encoding, Hello, Incarnation, Offer, Refusal, Request,
+    RoundAnnouncement, RunId, Task, ToAggregator, ToDevice, Update, block,
 };
 
 const RUN: RunId = RunId(5);
@@ -28,7 +28,7 @@ fn name(device: usize) -> DeviceId {
     format!("device-{device}").parse().unwrap()
 }
 
-/// The head in use is shifted by ten times the log class share: a bias at the limit leaves it then.
+/// The inference head is shifted by ten times the log class share: a bias at the limit leaves it then.
 fn options() -> ServeOptions {
     let params = Params { tau: -10.0, ..Params::defaults(Method::PostHoc, 3) };
     let round = RoundConfig {
@@ -57,7 +57,7 @@ fn options() -> ServeOptions {
         fleet: "vines".parse().unwrap(),
         broker: BrokerAddress::new("nowhere", 1),
         round,
-        boot: BootId(1),
+        incarnation: Incarnation(1),
         run: RunChoice::Continue(RUN),
         keep_alive: Duration::from_secs(30),
         longest_pause: Duration::from_secs(60),
@@ -70,7 +70,7 @@ fn options() -> ServeOptions {
 /// Hears what is told.
 #[derive(Default)]
 struct Heard {
-    notice: Option<Notice>,
+    announcement: Option<RoundAnnouncement>,
     events: Vec<Event>,
     refused: Vec<(DeviceId, Refusal)>,
     merged: Vec<RoundOutcome>,
@@ -83,7 +83,7 @@ impl Publisher<Store> for Heard {
 
     fn tell(&mut self, _machine: &Coordinator, _ledger: &Store, tell: Tell) {
         match tell {
-            Tell::Everybody(notice) => self.notice = Some(notice),
+            Tell::Everybody(announcement) => self.announcement = Some(announcement),
             Tell::People(event) => self.events.push(event),
             Tell::Device(device, ToDevice::Receipt(receipt)) => {
                 self.refused.extend(receipt.refused.map(|reason| (device, reason)));
@@ -98,29 +98,29 @@ impl Publisher<Store> for Heard {
 }
 
 /// What a device answers; the first one with biases at their limit.
-fn answer(device: usize, notice: &Notice) -> Vec<u8> {
+fn answer(device: usize, announcement: &RoundAnnouncement) -> Vec<u8> {
     let samples = SAMPLES[device];
-    let content = match notice.task {
-        Task::Statistics { extent } => {
+    let content = match announcement.task {
+        Task::Round(Request::Statistics(extent)) => {
             let labels: Vec<u16> = (0..samples).map(|at| if at < 10 { (at % 3) as u16 } else { 0 }).collect();
             let features = vec![0.5; labels.len() * 2];
-            UpdateContent::Statistics(Statistics::of(&Samples::new(shape(), &features, &labels).unwrap(), extent, 1))
+            Response::Statistics(Statistics::of(&Samples::new(shape(), &features, &labels).unwrap(), extent, 1))
         }
-        Task::Train | Task::Wait | Task::Rest => {
+        Task::Round(_) | Task::Wait | Task::Rest => {
             let bias = if device == 0 { 65_536.0 } else { 0.25 };
             let main = Head { weight: vec![0.5; 6], bias: vec![bias; 3] };
             let heads = Heads { main, supplementary: Head::zeros(shape()) };
-            UpdateContent::Trained { heads: Some(heads), prototypes: Default::default(), loss: None }
+            Response::Heads { heads, prototypes: None, loss: None }
         }
     };
-    Update { samples, dataset: DatasetId(1), content }.encode(shape(), Encoding::F32)
+    Update { samples, dataset: DatasetId(1), response: content }.encode(shape(), Encoding::F32)
 }
 
-fn offer(machine: &mut Coordinator, device: usize, notice: &Notice) {
-    let content = answer(device, notice);
+fn offer(machine: &mut Coordinator, device: usize, announcement: &RoundAnnouncement) {
+    let content = answer(device, announcement);
     let blob = BlobRef::of(&content);
     let (header, bytes) = block(&blob, &content, 0).unwrap();
-    let offer = Offer { run: RUN, round: notice.round, blob, crc: header.crc };
+    let offer = Offer { run: RUN, round: announcement.round, blob, crc: header.crc };
     machine.handle_message(Duration::ZERO, &name(device), ToAggregator::Offer(offer), bytes);
 }
 
@@ -132,20 +132,20 @@ fn a_merge_that_cannot_be_used_is_made_without_the_device_that_caused_it() {
     let (mut executor, mut heard) = (Executor::new(5), Heard::default());
     for (device, samples) in SAMPLES.into_iter().enumerate() {
         let hello = Hello {
-            boot: BootId(device as u64),
+            incarnation: Incarnation(device as u64),
             extractor: Digest([1; 32]),
             classes: Digest([2; 32]),
             shape: shape(),
             samples,
             dataset: DatasetId(1),
-            labels: Labels::default(),
+            attributes: Attributes::default(),
         };
         machine.handle_message(Duration::ZERO, &name(device), ToAggregator::Hello(hello), &[]);
     }
     for _ in 0..2 {
         executor.run(&mut machine, &mut store, &mut heard).unwrap();
-        let notice = heard.notice.clone().unwrap();
-        (0..SAMPLES.len()).for_each(|device| offer(&mut machine, device, &notice));
+        let announcement = heard.announcement.clone().unwrap();
+        (0..SAMPLES.len()).for_each(|device| offer(&mut machine, device, &announcement));
     }
     executor.run(&mut machine, &mut store, &mut heard).unwrap();
 
@@ -156,7 +156,7 @@ fn a_merge_that_cannot_be_used_is_made_without_the_device_that_caused_it() {
     assert_eq!(heard.refused, [(name(0), Refusal::Absurd)], "it is refused by name");
     let failures = machine.device(&name(0)).unwrap().failures;
     assert_eq!(failures.get(&Refusal::Absurd), Some(&1), "and counted against the device");
-    let bias = machine.model().head_in_use(&options().round).unwrap().bias;
+    let bias = machine.model().inference_head(&options().round).unwrap().bias;
     assert!(bias.iter().all(|value| value.abs() < 200.0), "{bias:?}");
     let stored = store.updates(RUN.0, trained.round.0).unwrap();
     assert_eq!(stored.len(), 3, "nothing of it is left in the ledger");

@@ -6,10 +6,10 @@ use core::time::Duration;
 use grapevine_aggregator::round::{
     Action, Coordinator, Durable, Participants, Progress, Quarantine, Registry, RoundConfig, Select,
 };
-use grapevine_models::{Head, Heads, Method, Params, Shape, UpdateContent};
+use grapevine_models::{Head, Heads, Method, Params, Response, Shape};
 use grapevine_protocol::{
-    BlobRef, BootId, DatasetId, DeviceId, Digest, Encoding, Hello, Labels, Offer, RoundId, RunId, ToAggregator, Update,
-    block,
+    Attributes, BlobRef, DatasetId, DeviceId, Digest, Encoding, Hello, Incarnation, Offer, RoundId, RunId,
+    ToAggregator, Update, block,
 };
 use peak_alloc::PeakAlloc;
 
@@ -55,17 +55,24 @@ fn peak_of_a_round(devices: u32, noise: usize) -> usize {
     };
     ALLOCATOR.reset_peak_usage();
     let before = ALLOCATOR.current_usage();
-    let mut coordinator =
-        Coordinator::new(config, BootId(1), RunId(5), Progress::default(), Registry::default(), None, Duration::ZERO);
+    let mut coordinator = Coordinator::new(
+        config,
+        Incarnation(1),
+        RunId(5),
+        Progress::default(),
+        Registry::default(),
+        None,
+        Duration::ZERO,
+    );
     for number in 0..devices {
         let hello = Hello {
-            boot: BootId(1),
+            incarnation: Incarnation(1),
             extractor: Digest([1; 32]),
             classes: Digest([2; 32]),
             shape: shape(),
             samples: 10,
             dataset: DatasetId(1),
-            labels: Labels::default(),
+            attributes: Attributes::default(),
         };
         say(&mut coordinator, number, ToAggregator::Hello(hello), &[]);
     }
@@ -74,8 +81,8 @@ fn peak_of_a_round(devices: u32, noise: usize) -> usize {
             main: Head { weight: vec![number as f32; shape().weights()], bias: vec![0.0; shape().classes()] },
             supplementary: Head::zeros(shape()),
         };
-        let content = UpdateContent::Trained { heads: Some(heads), prototypes: Default::default(), loss: None };
-        let content = Update { samples: 10, dataset: DatasetId(1), content }.encode(shape(), Encoding::F32);
+        let content = Response::Heads { heads, prototypes: None, loss: None };
+        let content = Update { samples: 10, dataset: DatasetId(1), response: content }.encode(shape(), Encoding::F32);
         let blob = BlobRef::of(&content);
         let (header, bytes) = block(&blob, &content, 0).unwrap();
         let offer = |round| Offer { run: RunId(5), round: RoundId(round), blob, crc: header.crc };

@@ -10,10 +10,10 @@ use grapevine_aggregator::round::{
     Registry, RoundConfig, RoundOutcome, Select, Tell,
 };
 use grapevine_models::evaluate::Accuracy;
-use grapevine_models::{Heads, Method, Params, Samples, Shape, Start, Statistics, UpdateContent, stream, train_round};
+use grapevine_models::{Heads, Init, Method, Params, Samples, Shape, respond, stream};
 use grapevine_protocol::{
-    AidBody, BlobRef, BootId, DatasetId, DeviceId, Digest, Encoding, HeadsBody, Hello, Labels, Notice, Offer, RunId,
-    Task, ToAggregator, Update, block, is_selected,
+    Attributes, BlobRef, DatasetId, DeviceId, Digest, Encoding, HeadsBody, Hello, Incarnation, Offer,
+    RoundAnnouncement, RunId, SideInformationBody, Task, ToAggregator, Update, block, is_selected,
 };
 
 const RUN: RunId = RunId(5);
@@ -62,21 +62,21 @@ fn config(params: Params) -> RoundConfig {
     }
 }
 
-/// The answer of a device that got this model with this notice.
-fn answer(device: u16, notice: &Notice, model: &Model) -> Vec<u8> {
+/// The answer of a device that got this model with this announcement.
+fn answer(device: u16, announcement: &RoundAnnouncement, model: &Model) -> Vec<u8> {
     let (features, labels) = samples_of(device);
     let samples = Samples::new(shape(), &features, &labels).unwrap();
-    let content = match notice.task {
-        Task::Statistics { extent } => UpdateContent::Statistics(Statistics::of(&samples, extent, 1)),
-        Task::Train | Task::Wait | Task::Rest => {
-            assert_eq!(notice.heads, model.heads.as_ref().map(|content| content.blob));
-            let heads = model.heads.as_ref().map(|heads| HeadsBody::decode(&heads.bytes, shape()).unwrap().0);
-            let aid = model.aid.as_ref().map(|aid| AidBody::decode(&aid.bytes, shape()).unwrap().0);
-            let rng = stream(notice.seed, notice.round.0, &device.to_le_bytes());
-            train_round(samples, heads, aid.as_ref(), notice.params.check().unwrap(), rng).unwrap()
-        }
-    };
-    Update { samples: labels.len() as u32, dataset: DatasetId(1), content }.encode(shape(), notice.encoding)
+    let request = announcement.task.request().unwrap();
+    if request.is_training() {
+        assert_eq!(announcement.heads, model.heads.as_ref().map(|content| content.blob));
+    }
+    let heads = model.heads.as_ref().map(|heads| HeadsBody::decode(&heads.bytes, shape()).unwrap().0);
+    let side_information = model.side_information.as_ref();
+    let side_information =
+        side_information.map(|content| SideInformationBody::decode(&content.bytes, shape()).unwrap().0);
+    let rng = stream(announcement.seed, announcement.round.0, &device.to_le_bytes());
+    let response = respond(request, samples, heads, side_information.as_ref(), &announcement.params, rng).unwrap();
+    Update { samples: labels.len() as u32, dataset: DatasetId(1), response }.encode(shape(), announcement.encoding)
 }
 
 fn name(device: u16) -> DeviceId {
@@ -90,23 +90,23 @@ fn say(coordinator: &mut Coordinator, device: u16, message: ToAggregator, block:
 fn greet(coordinator: &mut Coordinator, devices: core::ops::Range<u16>) {
     for device in devices {
         let hello = Hello {
-            boot: BootId(u64::from(device)),
+            incarnation: Incarnation(u64::from(device)),
             extractor: Digest([1; 32]),
             classes: Digest([2; 32]),
             shape: shape(),
             samples: 30,
             dataset: DatasetId(1),
-            labels: Labels::default(),
+            attributes: Attributes::default(),
         };
         say(coordinator, device, ToAggregator::Hello(hello), &[]);
     }
 }
 
-fn offer(coordinator: &mut Coordinator, device: u16, notice: &Notice) {
-    let content = answer(device, notice, &coordinator.model().clone());
+fn offer(coordinator: &mut Coordinator, device: u16, announcement: &RoundAnnouncement) {
+    let content = answer(device, announcement, &coordinator.model().clone());
     let blob = BlobRef::of(&content);
     let (header, bytes) = block(&blob, &content, 0).unwrap();
-    let offer = Offer { run: RUN, round: notice.round, blob, crc: header.crc };
+    let offer = Offer { run: RUN, round: announcement.round, blob, crc: header.crc };
     say(coordinator, device, ToAggregator::Offer(offer), bytes);
 }
 
@@ -125,7 +125,7 @@ struct Fleet<'a> {
     /// Updates of the open round.
     open: Vec<AcceptedUpdate>,
     models: Vec<Model>,
-    notice: Option<Notice>,
+    announcement: Option<RoundAnnouncement>,
 }
 
 impl<'a> Fleet<'a> {
@@ -141,7 +141,7 @@ impl<'a> Fleet<'a> {
             contributions: BTreeMap::new(),
             open: Vec::new(),
             models: Vec::new(),
-            notice: None,
+            announcement: None,
         }
     }
 
@@ -164,12 +164,12 @@ impl<'a> Fleet<'a> {
         assert!(self.coordinator.is_resting());
     }
 
-    fn answer_all(&mut self, notice: Notice) {
-        if matches!(notice.task, Task::Train | Task::Statistics { .. }) {
-            let asked = self.devices.clone().filter(|device| is_selected(&notice, &name(*device)));
-            asked.for_each(|device| offer(&mut self.coordinator, device, &notice));
+    fn answer_all(&mut self, announcement: RoundAnnouncement) {
+        if announcement.task.request().is_some() {
+            let asked = self.devices.clone().filter(|device| is_selected(&announcement, &name(*device)));
+            asked.for_each(|device| offer(&mut self.coordinator, device, &announcement));
         }
-        self.notice = Some(notice);
+        self.announcement = Some(announcement);
     }
 
     fn commit(&mut self, outcome: RoundOutcome) {
@@ -177,12 +177,11 @@ impl<'a> Fleet<'a> {
             if outcome.takes_in {
                 self.contributions.insert(update.device.clone(), update.contribution);
             }
-            if matches!(outcome.task, Task::Statistics { .. }) {
+            if !outcome.request.is_training() {
                 self.statistics.insert(update.device, update.content);
             }
         }
         self.progress.next_round += 1;
-        self.progress.trained += u32::from(outcome.task == Task::Train);
         self.progress.counters = outcome.counters;
         self.progress.model = outcome.model.clone();
         self.models.push(outcome.model);
@@ -199,7 +198,7 @@ impl<'a> Fleet<'a> {
 
     /// The share of the right ones among all devices' samples.
     fn accuracy(&self) -> f64 {
-        let head = self.coordinator.model().head_in_use(self.config).unwrap();
+        let head = self.coordinator.model().inference_head(self.config).unwrap();
         let all: Vec<(Vec<f32>, Vec<u16>)> = (0..DEVICES).map(samples_of).collect();
         let features: Vec<f32> = all.iter().flat_map(|(features, _)| features.clone()).collect();
         let labels: Vec<u16> = all.iter().flat_map(|(_, labels)| labels.clone()).collect();
@@ -208,25 +207,25 @@ impl<'a> Fleet<'a> {
 }
 
 fn begin(config: &RoundConfig, progress: &Progress) -> Coordinator {
-    Coordinator::new(config.clone(), BootId(1), RUN, progress.clone(), Registry::default(), None, Duration::ZERO)
+    Coordinator::new(config.clone(), Incarnation(1), RUN, progress.clone(), Registry::default(), None, Duration::ZERO)
 }
 
-/// The model after each round, the last notice, and the model at the end.
-fn run(config: &RoundConfig, with_restarts: bool) -> (Vec<Model>, Notice) {
+/// The model after each round, the last announcement, and the model at the end.
+fn run(config: &RoundConfig, with_restarts: bool) -> (Vec<Model>, RoundAnnouncement) {
     let mut fleet = Fleet::new(config, 0..DEVICES, with_restarts);
     fleet.run();
     assert!(fleet.coordinator.is_finished());
-    (fleet.models, fleet.notice.unwrap())
+    (fleet.models, fleet.announcement.unwrap())
 }
 
 #[test]
 fn a_device_that_comes_late_counts_as_much_as_one_from_the_start() {
     for method in Method::ALL {
         let mut params = Params { batch: 8, ..Params::defaults(method, 3) };
-        params.set_own("features_per_class", 5.0);
-        params.set_own("retrain_epochs", 10.0);
-        for start in [params.start, Start::Lda] {
-            let params = Params { start, ..params };
+        params = params.with("features_per_class".parse().unwrap(), 5.0).unwrap_or(params);
+        params = params.with("retrain_epochs".parse().unwrap(), 10.0).unwrap_or(params);
+        for start in [params.init, Init::Lda] {
+            let params = Params { init: start, ..params };
             let config = RoundConfig { rounds: None, rest_after: 40, min_devices: 1, ..config(params) };
             let mut whole = Fleet::new(&config, 0..DEVICES, false);
             whole.run();
@@ -249,20 +248,20 @@ fn a_device_that_comes_late_counts_as_much_as_one_from_the_start() {
 fn a_restart_after_every_round_changes_no_byte_of_any_method() {
     for method in Method::ALL {
         let mut params = Params { batch: 8, ..Params::defaults(method, 3) };
-        params.set_own("features_per_class", 5.0);
-        params.set_own("retrain_epochs", 10.0);
-        for params in [params, Params { start: Start::Lda, averaged: true, tau: -0.5, ..params }] {
+        params = params.with("features_per_class".parse().unwrap(), 5.0).unwrap_or(params);
+        params = params.with("retrain_epochs".parse().unwrap(), 10.0).unwrap_or(params);
+        for params in [params, Params { init: Init::Lda, averaged: true, tau: -0.5, ..params }] {
             let config = config(params);
-            let (models, notice) = run(&config, false);
+            let (models, announcement) = run(&config, false);
             let steps = usize::from(config.params.needs() != grapevine_models::Sums::Nothing)
                 + if method.is_one_shot() { 0 } else { 4 };
             assert_eq!(models.len(), steps, "{method}");
-            assert_eq!((models.clone(), notice.clone()), run(&config, true), "{method}");
+            assert_eq!((models.clone(), announcement.clone()), run(&config, true), "{method}");
             let last = models.last().unwrap();
-            assert_eq!(notice.task, Task::Rest);
-            assert_eq!(notice.heads, last.for_use().map(|content| content.blob), "{method}");
+            assert_eq!(announcement.task, Task::Rest);
+            assert_eq!(announcement.heads, last.for_use().map(|content| content.blob), "{method}");
             let Heads { main, .. } = HeadsBody::decode(&last.for_use().unwrap().bytes, shape()).unwrap().0;
-            assert_eq!(Some(main), last.head_in_use(&config), "{method}");
+            assert_eq!(Some(main), last.inference_head(&config), "{method}");
         }
     }
 }
@@ -271,14 +270,17 @@ fn a_restart_after_every_round_changes_no_byte_of_any_method() {
 fn what_is_in_use_differs_from_what_is_trained_where_the_method_says_so() {
     let last = |params: Params| run(&config(params), false).0.pop().unwrap();
     let plain = last(Params::defaults(Method::FedAvg, 3));
-    assert!(plain.in_use.is_none() && plain.memory.is_none());
+    assert!(plain.inference_head.is_none() && plain.server_state.is_none());
     for params in [
         Params { averaged: true, ..Params::defaults(Method::FedAvg, 3) },
         Params::defaults(Method::PostHoc, 3),
         Params::defaults(Method::RedGrapePlus, 3),
     ] {
         let model = last(params);
-        assert!(model.in_use.is_some() && model.in_use != model.heads && model.memory.is_some(), "{params:?}");
+        assert!(
+            model.inference_head.is_some() && model.inference_head != model.heads && model.server_state.is_some(),
+            "{params:?}"
+        );
     }
-    assert!(last(Params::defaults(Method::Climb, 3)).memory.is_some());
+    assert!(last(Params::defaults(Method::Climb, 3)).server_state.is_some());
 }

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use device::{Device, broker, fleet, json, update};
-use grapevine_protocol::{BlobRef, Offer, Refusal, RoundId, RunId, Task, ToAggregator, ToDevice, block};
+use grapevine_protocol::{BlobRef, Offer, Refusal, Request, RoundId, RunId, Task, ToAggregator, ToDevice, block};
 use program::Program;
 use running::Running;
 
@@ -39,29 +39,30 @@ fn updates_that_do_not_belong_are_counted_by_reason_and_change_no_head() {
         let address = broker(&mut aggregator);
         let devices = ["camera-1", "camera-2"].map(|name| Device::join(name, &address));
         for round in 0..2 {
-            let notice = devices[0].notice(Task::Train, round);
-            devices.iter().for_each(|device| assert_eq!(device.answer(&notice, 0.5).refused, None));
+            let announcement = devices[0].announcement(Task::Round(Request::MAIN_HEAD), round);
+            devices.iter().for_each(|device| assert_eq!(device.answer(&announcement, 0.5).refused, None));
         }
-        let notice = devices[0].notice(Task::Train, 2);
-        assert_eq!(devices[0].answer(&notice, 0.25).refused, None);
+        let announcement = devices[0].announcement(Task::Round(Request::MAIN_HEAD), 2);
+        assert_eq!(devices[0].answer(&announcement, 0.25).refused, None);
         if is_disturbed {
-            let earlier = |round| grapevine_protocol::Notice { round: RoundId(round), ..notice.clone() };
-            let other_run = grapevine_protocol::Notice { run: RunId(1), ..notice.clone() };
-            for (device, notice, value, refused) in [
+            let earlier =
+                |round| grapevine_protocol::RoundAnnouncement { round: RoundId(round), ..announcement.clone() };
+            let other_run = grapevine_protocol::RoundAnnouncement { run: RunId(1), ..announcement.clone() };
+            for (device, announcement, value, refused) in [
                 (0, &earlier(1), 7.0, Some(Refusal::Late)),
                 (0, &earlier(0), 7.0, Some(Refusal::Stale)),
-                (0, &notice, 7.0, Some(Refusal::Duplicate)),
-                (0, &notice, 0.25, None),
+                (0, &announcement, 7.0, Some(Refusal::Duplicate)),
+                (0, &announcement, 0.25, None),
                 (1, &earlier(9), 7.0, Some(Refusal::WrongRound)),
                 (1, &other_run, 7.0, Some(Refusal::WrongRun)),
-                (1, &notice, f32::NAN, Some(Refusal::NotFinite)),
+                (1, &announcement, f32::NAN, Some(Refusal::NotFinite)),
             ] {
-                assert_eq!(devices[device].answer(notice, value).refused, refused);
+                assert_eq!(devices[device].answer(announcement, value).refused, refused);
             }
             let forger = Device::connect("camera-9", &address);
             let blob = BlobRef::of(b"anything");
             let (header, bytes) = block(&blob, b"anything", 0).unwrap();
-            let offer = Offer { run: notice.run, round: notice.round, blob, crc: header.crc };
+            let offer = Offer { run: announcement.run, round: announcement.round, blob, crc: header.crc };
             forger.say(&ToAggregator::Offer(offer), bytes);
             let reason =
                 forger.hear(
@@ -70,8 +71,8 @@ fn updates_that_do_not_belong_are_counted_by_reason_and_change_no_head() {
                 );
             assert_eq!(reason, Refusal::UnknownDevice);
         }
-        assert_eq!(devices[1].answer(&notice, 0.75).refused, None);
-        devices[0].notice(Task::Rest, 3);
+        assert_eq!(devices[1].answer(&announcement, 0.75).refused, None);
+        devices[0].announcement(Task::Rest, 3);
         aggregator.terminate();
         assert_eq!(aggregator.exit_code(), Some(0));
         heads.push(head(&program, "state"));
@@ -96,9 +97,9 @@ fn a_device_with_bad_updates_is_quarantined_across_restarts_and_released_by_a_co
     set(&program, "after = 3", "after = 2");
     let mut aggregator = Running::start(&program, &["serve"]);
     let device = Device::join("camera-1", &broker(&mut aggregator));
-    let notice = device.notice(Task::Train, 0);
-    assert_eq!(device.offer(&notice, b"bad").refused, Some(Refusal::Content));
-    assert_eq!(device.offer(&notice, b"worse").refused, Some(Refusal::Content));
+    let announcement = device.announcement(Task::Round(Request::MAIN_HEAD), 0);
+    assert_eq!(device.offer(&announcement, b"bad").refused, Some(Refusal::Content));
+    assert_eq!(device.offer(&announcement, b"worse").refused, Some(Refusal::Content));
     let refused = |device: &Device| {
         device.hear("a refusal", |message| if let ToDevice::Refused(told) = message { Some(told.reason) } else { None })
     };
@@ -107,7 +108,7 @@ fn a_device_with_bad_updates_is_quarantined_across_restarts_and_released_by_a_co
     assert!(line.contains("aggregator release camera-1") && line.contains("reason=content"), "{line}");
     let listed = &json(&program, &["devices", "--json", "--sort", "state"])[0];
     assert_eq!((&listed["state"], &listed["quarantined_for"]), (&"quarantined".into(), &"content".into()));
-    assert_eq!((&listed["failures"]["content"], &listed["labels"]["site"]), (&2.into(), &"by hand".into()));
+    assert_eq!((&listed["failures"]["content"], &listed["attributes"]["site"]), (&2.into(), &"by hand".into()));
     assert!(program.succeed(&["devices"]).contains("quarantined (content)"));
     let elsewhere = program.succeed(&["devices", "--select", "site = \"south\""]);
     assert!(elsewhere.contains("none that fits"), "{elsewhere}");
@@ -125,9 +126,9 @@ fn a_device_with_bad_updates_is_quarantined_across_restarts_and_released_by_a_co
     let line = program.fail(&["release", "camera-1"], 1);
     assert!(line.contains("`camera-1` is not quarantined"), "{line}");
     device.say(&ToAggregator::Hello(device.hello()), &[]);
-    let notice = device.notice(Task::Train, 0);
-    assert_eq!(device.answer(&notice, 1.0).refused, None);
-    device.notice(Task::Rest, 1);
+    let announcement = device.announcement(Task::Round(Request::MAIN_HEAD), 0);
+    assert_eq!(device.answer(&announcement, 1.0).refused, None);
+    device.announcement(Task::Rest, 1);
 }
 
 #[test]
@@ -136,11 +137,14 @@ fn a_release_without_a_serving_aggregator_holds_at_the_next_start() {
     set(&program, "after = 3", "after = 1");
     let mut aggregator = Running::start(&program, &["serve"]);
     let device = Device::join("camera-1", &broker(&mut aggregator));
-    assert_eq!(device.offer(&device.notice(Task::Train, 0), b"bad").refused, Some(Refusal::Content));
+    assert_eq!(
+        device.offer(&device.announcement(Task::Round(Request::MAIN_HEAD), 0), b"bad").refused,
+        Some(Refusal::Content)
+    );
     aggregator.line("quarantined after repeated bad updates");
     aggregator.terminate();
     assert_eq!(aggregator.exit_code(), Some(0));
-    assert!(program.complain(&["status"], "1 quarantined").contains("1 quarantined"));
+    assert!(program.complain(&["status"], "1 device is quarantined").contains("1 quarantined"));
     assert_eq!(program.succeed(&["release", "camera-1"]), "released camera-1\n");
     let mut aggregator = Running::start(&program, &["serve"]);
     Device::join("camera-1", &broker(&mut aggregator));
@@ -152,14 +156,14 @@ fn a_backup_taken_in_the_middle_of_a_round_goes_on_to_the_same_head() {
     let mut aggregator = Running::start(&program, &["serve"]);
     let address = broker(&mut aggregator);
     let devices = ["camera-1", "camera-2"].map(|name| Device::join(name, &address));
-    let first = devices[0].notice(Task::Train, 0);
+    let first = devices[0].announcement(Task::Round(Request::MAIN_HEAD), 0);
     devices.iter().for_each(|device| assert_eq!(device.answer(&first, 0.5).refused, None));
-    let second = devices[0].notice(Task::Train, 1);
+    let second = devices[0].announcement(Task::Round(Request::MAIN_HEAD), 1);
     assert_eq!(devices[0].answer(&second, 0.3).refused, None);
     let written = json(&program, &["backup", "north.tar", "--json"]);
     assert_eq!(written["blobs"], 2, "the first round's heads and the second round's one update");
     assert_eq!(devices[1].answer(&second, 0.7).refused, None);
-    devices[0].notice(Task::Rest, 2);
+    devices[0].announcement(Task::Rest, 2);
     aggregator.terminate();
     assert_eq!(aggregator.exit_code(), Some(0));
 
@@ -167,10 +171,10 @@ fn a_backup_taken_in_the_middle_of_a_round_goes_on_to_the_same_head() {
     tar::Archive::new(File::open(program.path("north.tar")).unwrap()).unpack(&restored).unwrap();
     let mut aggregator = Running::start(&program, &["serve", "--state", "restored"]);
     let device = Device::join("camera-2", &broker(&mut aggregator));
-    let resumed = device.notice(Task::Train, 1);
+    let resumed = device.announcement(Task::Round(Request::MAIN_HEAD), 1);
     assert_eq!((resumed.run, resumed.heads), (second.run, second.heads));
     assert_eq!(device.answer(&resumed, 0.7).refused, None);
-    device.notice(Task::Rest, 2);
+    device.announcement(Task::Rest, 2);
     aggregator.terminate();
     assert_eq!(aggregator.exit_code(), Some(0));
     assert_eq!(head(&program, "restored"), head(&program, "state"));
@@ -185,10 +189,10 @@ fn old_heads_are_let_go_and_their_names_stay() {
     let mut aggregator = Running::start(&program, &["serve"]);
     let device = Device::join("camera-1", &broker(&mut aggregator));
     for round in 0..4_u8 {
-        let notice = device.notice(Task::Train, round.into());
-        assert_eq!(device.answer(&notice, f32::from(round)).refused, None);
+        let announcement = device.announcement(Task::Round(Request::MAIN_HEAD), round.into());
+        assert_eq!(device.answer(&announcement, f32::from(round)).refused, None);
     }
-    device.notice(Task::Rest, 4);
+    device.announcement(Task::Rest, 4);
     aggregator.terminate();
     assert_eq!(aggregator.exit_code(), Some(0));
     let rounds = json(&program, &["rounds", "--json"]);
@@ -251,15 +255,15 @@ fn a_disk_that_is_full_at_the_merge_keeps_the_round_until_there_is_room() {
     set(&program, "quorum = 0.8", "quorum = 0.5");
     let Some((disk, mut aggregator, address)) = serve_on_a_tiny_disk(&program) else { return };
     let devices = ["camera-1", "camera-2"].map(|name| Device::join(name, &address));
-    let notice = devices[0].notice(Task::Train, 0);
-    assert_eq!(devices[0].answer(&notice, 1.0).refused, None);
+    let announcement = devices[0].announcement(Task::Round(Request::MAIN_HEAD), 0);
+    assert_eq!(devices[0].answer(&announcement, 1.0).refused, None);
     let ballast = disk.fill();
     // The deadline passes, half of the updates are enough, and there is no room for the merged head.
     let line = aggregator.line("the disk is full");
     assert!(line.contains("nothing is lost"), "{line}");
     fs::remove_file(ballast).unwrap();
     aggregator.line("there is room on the disk again");
-    devices[0].notice(Task::Rest, 1);
+    devices[0].announcement(Task::Rest, 1);
     aggregator.terminate();
     assert_eq!(aggregator.exit_code(), Some(0));
     let rounds = json(&program, &["rounds", "--json"]);
@@ -276,11 +280,11 @@ fn a_disk_that_is_full_at_the_opening_of_a_round_opens_it_when_there_is_room() {
     aggregator.line("the disk is full");
     fs::remove_file(ballast).unwrap();
     aggregator.line("there is room on the disk again");
-    let notice = devices[0].notice(Task::Train, 0);
-    devices.iter().for_each(|device| assert_eq!(device.answer(&notice, 2.0).refused, None));
+    let announcement = devices[0].announcement(Task::Round(Request::MAIN_HEAD), 0);
+    devices.iter().for_each(|device| assert_eq!(device.answer(&announcement, 2.0).refused, None));
     let line = aggregator.line("round merged");
     assert!(line.contains("updates=2"), "{line}");
-    devices[0].notice(Task::Rest, 1);
+    devices[0].announcement(Task::Rest, 1);
     aggregator.terminate();
     assert_eq!(aggregator.exit_code(), Some(0));
 }
@@ -290,15 +294,15 @@ fn a_full_disk_stops_the_round_and_loses_nothing() {
     let program = fleet(2, 1);
     let Some((disk, mut aggregator, address)) = serve_on_a_tiny_disk(&program) else { return };
     let devices = ["camera-1", "camera-2"].map(|name| Device::join(name, &address));
-    let notice = devices[0].notice(Task::Train, 0);
-    assert_eq!(devices[0].answer(&notice, 1.0).refused, None);
+    let announcement = devices[0].announcement(Task::Round(Request::MAIN_HEAD), 0);
+    assert_eq!(devices[0].answer(&announcement, 1.0).refused, None);
     let ballast = disk.fill();
-    devices[1].send(&notice, &update(3.0));
+    devices[1].send(&announcement, &update(3.0));
     let line = aggregator.line("the disk is full");
     assert!(line.contains("ERROR") && line.contains("nothing is lost, it goes on when there is room"), "{line}");
     fs::remove_file(ballast).unwrap();
     aggregator.line("there is room on the disk again");
-    assert_eq!(devices[1].receipt(&notice, &update(3.0)).refused, None);
+    assert_eq!(devices[1].receipt(&announcement, &update(3.0)).refused, None);
     let line = aggregator.line("round merged");
     assert!(line.contains("updates=2"), "{line}");
     aggregator.terminate();

@@ -12,7 +12,7 @@ use std::fs;
 use device::{CLASSES, Device, broker, fleet, json, shape};
 use grapevine_host::manifest;
 use grapevine_models::Head;
-use grapevine_protocol::{Digest, Task};
+use grapevine_protocol::{Digest, Request, Task};
 use program::{Program, extractor};
 use running::Running;
 
@@ -22,11 +22,11 @@ fn a_run_is_served_to_its_end_and_exported() {
     let mut aggregator = Running::start(&program, &["serve", "--until-finished"]);
     let device = Device::join("camera-1", &broker(&mut aggregator));
     for round in 0..2 {
-        let notice = device.notice(Task::Train, round);
-        assert_eq!(notice.params.min_samples_to_share, 5);
-        assert_eq!(device.answer(&notice, 0.25).refused, None);
+        let announcement = device.announcement(Task::Round(Request::MAIN_HEAD), round);
+        assert_eq!(announcement.params.min_samples_to_share, 5);
+        assert_eq!(device.answer(&announcement, 0.25).refused, None);
     }
-    let last = device.notice(Task::Rest, 2);
+    let last = device.announcement(Task::Rest, 2);
     assert!(last.heads.is_some());
     let line = aggregator.line("round merged");
     for part in ["round=0", "updates=1", "of=1", "chosen=1", "extensions=0", "samples=40", "seconds=", "refusals=0"] {
@@ -87,9 +87,9 @@ fn a_kill_in_the_middle_of_a_run_loses_nothing() {
     let mut aggregator = Running::start(&program, &["serve"]);
     let address = broker(&mut aggregator);
     let devices = ["camera-1", "camera-2"].map(|name| Device::join(name, &address));
-    let first = devices[0].notice(Task::Train, 0);
+    let first = devices[0].announcement(Task::Round(Request::MAIN_HEAD), 0);
     devices.iter().for_each(|device| assert_eq!(device.answer(&first, 1.0).refused, None));
-    let second = devices[0].notice(Task::Train, 1);
+    let second = devices[0].announcement(Task::Round(Request::MAIN_HEAD), 1);
     assert_eq!(devices[0].answer(&second, 0.5).refused, None);
 
     let status = json(&program, &["status", "--json"]);
@@ -104,12 +104,12 @@ fn a_kill_in_the_middle_of_a_run_loses_nothing() {
 
     let mut aggregator = Running::start(&program, &["serve"]);
     let device = Device::join("camera-2", &broker(&mut aggregator));
-    let resumed = device.notice(Task::Train, 1);
+    let resumed = device.announcement(Task::Round(Request::MAIN_HEAD), 1);
     assert_eq!((resumed.run, resumed.round), (second.run, second.round));
     assert_eq!(device.answer(&resumed, 1.5).refused, None);
     let line = aggregator.line("round merged");
     assert!(line.contains("round=1") && line.contains("updates=2"), "{line}");
-    device.notice(Task::Rest, 2);
+    device.announcement(Task::Rest, 2);
     aggregator.terminate();
     assert_eq!(aggregator.exit_code(), Some(0));
 

@@ -9,8 +9,10 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use grapevine_edge_client::session::Job;
 use grapevine_edge_client::store::Dataset;
 use grapevine_edge_client::work::work;
-use grapevine_models::{Aid, Head, Heads, Method, Params, Prototypes, Samples, Shape, Statistics, Sums};
-use grapevine_protocol::{AidBody, BootId, DatasetId, DeviceId, Encoding, HeadsBody, Notice, RoundId, RunId, Task};
+use grapevine_models::{Head, Heads, Method, Params, Prototypes, Samples, Shape, SideInformation, Statistics, Sums};
+use grapevine_protocol::{
+    DatasetId, DeviceId, Encoding, HeadsBody, Incarnation, RoundAnnouncement, RoundId, RunId, SideInformationBody, Task,
+};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -44,33 +46,36 @@ impl Fleet {
         Self { shape, heads, prototypes: Prototypes { by_class }, dataset }
     }
 
-    fn aid(&self, method: Method) -> Option<Aid> {
+    fn side_information(&self, method: Method) -> Option<SideInformation> {
         if method.sends_prototypes() {
-            return Some(Aid::Prototypes(self.prototypes.clone()));
+            return Some(SideInformation::Prototypes(self.prototypes.clone()));
         }
         let samples = Samples::new(self.shape, &self.dataset.features, &self.dataset.labels).expect("made to fit");
-        (method == Method::RedGrapeLive).then(|| Aid::Means(Statistics::of(&samples, Sums::Means, 1).means()))
+        (method == Method::RedGrapeLive)
+            .then(|| SideInformation::Means(Statistics::of(&samples, Sums::Means, 1).means()))
     }
 
     fn job(&self, method: Method, encoding: Encoding) -> Job {
-        let notice = Notice {
-            boot: BootId(1),
+        let announcement = RoundAnnouncement {
+            incarnation: Incarnation(1),
             run: RunId(1),
             round: RoundId(2),
-            task: Task::Train,
+            task: Task::Round(method.training_request()),
             shape: self.shape,
-            params: Params::defaults(method, CLASSES),
+            params: Params::defaults(method, CLASSES).check().expect("defaults are valid"),
             encoding,
             heads: None,
-            aid: None,
+            side_information: None,
             seed: 1,
-            highest_ticket: u64::MAX,
+            selection_threshold: u64::MAX,
             only: Vec::new(),
             closes_in_ms: 60_000,
         };
         let heads: Arc<[u8]> = HeadsBody(self.heads.clone()).encode(self.shape).into();
-        let aid = self.aid(method).map(|aid| AidBody(aid).encode(Encoding::F32).into());
-        Job { notice, heads: Some(heads), aid }
+        let side_information = self
+            .side_information(method)
+            .map(|side_information| SideInformationBody(side_information).encode(Encoding::F32).into());
+        Job { announcement, heads: Some(heads), side_information }
     }
 }
 

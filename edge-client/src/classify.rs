@@ -85,6 +85,9 @@ pub enum ClassifyError {
 
 impl Classifier {
     /// A classifier for heads of this extractor and this class list.
+    ///
+    /// # Errors
+    /// If there are too few or too many classes, or too many features.
     pub fn new(extractor: Extractor, classes: Vec<String>) -> Result<Self, ShapeError> {
         let shape = Shape::new(classes.len(), extractor.features())?;
         let input = ImageInput::new(&extractor.manifest().input);
@@ -96,8 +99,13 @@ impl Classifier {
     ///
     /// # Errors
     /// If the image cannot be used, or the head does not fit.
-    pub fn classify(&self, in_use: &InUse, samples: &[u32], image: &[u8]) -> Result<Vec<Prediction>, ClassifyError> {
-        let InUse { head, own, .. } = in_use;
+    pub fn classify(
+        &self,
+        inference_head: &InUse,
+        samples: &[u32],
+        image: &[u8],
+    ) -> Result<Vec<Prediction>, ClassifyError> {
+        let InUse { head, own, .. } = inference_head;
         head.check(self.shape)?;
         if head.is_blank() {
             return Err(ClassifyError::Blank);
@@ -127,7 +135,7 @@ pub struct LatestHead {
     store: Arc<Store>,
     head: Option<NewestHead>,
     /// What was made of the newest head and these samples.
-    in_use: Option<(DatasetId, InUse)>,
+    inference_head: Option<(DatasetId, InUse)>,
 }
 
 /// The head that this device classifies with: the fleet's, with rows of this device's own for classes that the fleet could
@@ -162,10 +170,13 @@ impl InUse {
 impl LatestHead {
     /// Follows the heads of this store.
     pub fn of(store: Arc<Store>) -> Self {
-        Self { store, head: None, in_use: None }
+        Self { store, head: None, inference_head: None }
     }
 
     /// The newest head as of now; `None` before the first.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
     pub fn now(&mut self) -> Result<Option<&NewestHead>, StoreError> {
         let newer = match self.newer() {
             // A writer has come back to a store whose last one was killed: the next look is beside it.
@@ -181,7 +192,7 @@ impl LatestHead {
     ///
     /// # Errors
     /// If the store cannot be read.
-    pub fn in_use(&mut self) -> Result<Option<&InUse>, StoreError> {
+    pub fn inference_head(&mut self) -> Result<Option<&InUse>, StoreError> {
         let Some(newest) = self.now()? else { return Ok(None) };
         let (digest, newest) = (newest.digest, InUse::of(newest));
         let dataset = match self.store.dataset() {
@@ -189,12 +200,12 @@ impl LatestHead {
             Err(StoreError::Changed { .. }) => self.store.dataset()?,
             dataset => dataset?,
         };
-        let is_known = self.in_use.as_ref().is_some_and(|(of, known)| *of == dataset && known.digest == digest);
+        let is_known = self.inference_head.as_ref().is_some_and(|(of, known)| *of == dataset && known.digest == digest);
         if !is_known {
             let completed = self.completed(newest)?;
-            self.in_use = Some((dataset, completed));
+            self.inference_head = Some((dataset, completed));
         }
-        Ok(self.in_use.as_ref().map(|(_, in_use)| in_use))
+        Ok(self.inference_head.as_ref().map(|(_, inference_head)| inference_head))
     }
 
     fn completed(&self, fleets: InUse) -> Result<InUse, StoreError> {
@@ -233,6 +244,9 @@ impl LatestHead {
 
 /// Calls `visitor` with `path` if it is no folder, and else with every PNG and JPEG file below it, folder by folder and
 /// by name. Says whether there was any.
+///
+/// # Errors
+/// If a folder cannot be listed.
 pub fn visit_images(path: &Path, visitor: &mut dyn FnMut(&Path)) -> io::Result<bool> {
     if !path.is_dir() {
         visitor(path);

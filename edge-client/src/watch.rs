@@ -136,6 +136,9 @@ impl Watch {
     }
 
     /// Refuses a folder that cannot be listed now.
+    ///
+    /// # Errors
+    /// If the folder cannot be listed.
     pub fn check(&self) -> Result<(), WatchError> {
         let listed = fs::read_dir(&self.folder).map(|_| ());
         listed.map_err(|source| WatchError::List { path: self.folder.clone(), source })

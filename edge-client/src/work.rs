@@ -1,9 +1,9 @@
 //! A round's work on a device: from a job and the stored features to an encoded update. Pure.
 
-use grapevine_models::{ParamsError, Samples, SamplesError, Statistics, stream, train_while};
+use grapevine_models::{Samples, SamplesError, respond_while, stream};
 use grapevine_protocol::limits::{MAX_BLOB_BYTES, MAX_HEADER_BYTES};
 use grapevine_protocol::{
-    BodyError, DatasetId, DeviceId, HeadsBody, ReceivedAid, Task, Update, UpdateContent, trained_bytes,
+    BodyError, DeviceId, HeadsBody, ReceivedSideInformation, RoundAnnouncement, Update, response_bytes,
 };
 
 use crate::session::Job;
@@ -12,15 +12,12 @@ use crate::store::Dataset;
 /// Why a round's work could not be done.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkError {
-    /// The fleet's heads or aid do not fit this fleet.
+    /// The fleet's heads or side information do not fit this fleet.
     #[error("the fleet's model cannot be used: {0}")]
     Model(#[from] BodyError),
     /// The stored features cannot be trained on.
     #[error("the stored features cannot be used: {0}")]
     Samples(#[from] SamplesError),
-    /// Hyper-parameters out of range.
-    #[error("the round's hyper-parameters cannot be used: {0}")]
-    Params(#[from] ParamsError),
     /// Training left the range of numbers.
     #[error("training diverged ({0}); the fleet's learning rate is too high for these features")]
     Diverged(grapevine_models::HeadError),
@@ -35,52 +32,35 @@ pub enum WorkError {
     Nothing,
 }
 
-/// Does what the notice asks for and gives the encoded update. Asks `goes_on` before every mini-batch.
+/// Does what the announcement asks for and gives the encoded update. Asks `goes_on` before every mini-batch.
+///
+/// # Errors
+/// If nothing is asked, the model or the samples cannot be used, or training leaves the range of numbers.
 pub fn work(
     job: &Job,
     device: &DeviceId,
     dataset: &Dataset,
     goes_on: &mut dyn FnMut() -> bool,
 ) -> Result<Vec<u8>, WorkError> {
-    let notice = &job.notice;
-    let samples = Samples::new(notice.shape, &dataset.features, &dataset.labels)?;
-    if dataset.labels.is_empty() && !matches!(notice.task, Task::Statistics { .. }) {
+    let RoundAnnouncement { shape, encoding, params, seed, round, task, .. } = &job.announcement;
+    let request = task.request().ok_or(WorkError::Nothing)?;
+    if dataset.labels.is_empty() && request.is_training() {
         return Err(WorkError::Nothing);
     }
-    match notice.task {
-        Task::Wait | Task::Rest => Err(WorkError::Nothing),
-        Task::Statistics { extent } => {
-            if !goes_on() {
-                return Err(WorkError::Interrupted);
-            }
-            let statistics = Statistics::of(&samples, extent, notice.params.min_samples_to_share);
-            let content = UpdateContent::Statistics(statistics);
-            let update = Update { samples: dataset.labels.len() as u32, dataset: dataset.id, content };
-            Ok(update.encode(notice.shape, notice.encoding))
-        }
-        Task::Train => train_and_encode(job, device, dataset.id, samples, goes_on),
-    }
-}
-
-fn train_and_encode(
-    job: &Job,
-    device: &DeviceId,
-    dataset: DatasetId,
-    samples: Samples<'_>,
-    goes_on: &mut dyn FnMut() -> bool,
-) -> Result<Vec<u8>, WorkError> {
-    let notice = &job.notice;
-    let (shape, params) = (notice.shape, notice.params.check()?);
-    let heads = job.heads.as_deref().map(|content| HeadsBody::decode(content, shape)).transpose()?;
-    let aid = job.aid.as_deref().map(|content| ReceivedAid::open(content, shape)).transpose()?;
-    let rng = stream(notice.seed, notice.round.0, device.as_str().as_bytes());
-    let heads = heads.map(|body| body.0);
-    let trained = train_while(samples, heads, aid.as_ref().map(ReceivedAid::view), params, rng, goes_on)
+    let samples = Samples::new(*shape, &dataset.features, &dataset.labels)?;
+    let heads = job.heads.as_deref().map(|content| HeadsBody::decode(content, *shape)).transpose()?;
+    let side_information = job.side_information.as_deref();
+    let side_information =
+        side_information.map(|content| ReceivedSideInformation::open(content, *shape)).transpose()?;
+    let view = side_information.as_ref().map(ReceivedSideInformation::view);
+    let rng = stream(*seed, round.0, device.as_str().as_bytes());
+    let response = respond_while(request, samples, heads.map(|body| body.0), view, params, rng, goes_on)
         .map_err(WorkError::Diverged)?
         .ok_or(WorkError::Interrupted)?;
-    let bytes = MAX_HEADER_BYTES + trained_bytes(&trained, shape, notice.encoding);
+    let bytes = MAX_HEADER_BYTES + response_bytes(&response, *shape, *encoding);
     if bytes > MAX_BLOB_BYTES {
         return Err(WorkError::TooLarge(bytes));
     }
-    Ok(Update::encode_trained(&trained, samples.labels().len() as u32, dataset, shape, notice.encoding))
+    let count = dataset.labels.len() as u32;
+    Ok(Update::encode_response(&response, count, dataset.id, *shape, *encoding))
 }

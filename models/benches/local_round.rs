@@ -13,8 +13,8 @@ use std::time::Instant;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use grapevine_models::{
-    Balance, Head, Heads, Local, LocalTraining, Method, Params, Plan, Prototypes, Samples, Shape, Statistics, Sums,
-    stream,
+    Balance, Head, Heads, LocalObjective, LocalTraining, Method, Params, Plan, Prototypes, Samples, Shape, Statistics,
+    Sums, stream,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -45,10 +45,15 @@ impl Device {
 
     fn round(&self, params: Params, balance: Balance<'_>, heads: &Heads) -> Heads {
         let params = params.check().expect("defaults are valid");
-        let mut plan = Plan::draw(&self.labels, CLASSES, &params, stream(1, 1, b"device"));
+        let mut plan = Plan::draw(&self.labels, CLASSES, &params.training(), stream(1, 1, b"device"));
         let balanced = plan.balanced().to_vec();
-        let mut training =
-            LocalTraining::new(self.samples(), heads.clone(), Local { balance, ..Local::PLAIN }, &balanced, params);
+        let mut training = LocalTraining::new(
+            self.samples(),
+            heads.clone(),
+            LocalObjective { balance, ..LocalObjective::PLAIN },
+            &balanced,
+            params.training(),
+        );
         training.run(&mut plan);
         training.into_heads()
     }
@@ -98,7 +103,7 @@ fn local_round(criterion: &mut Criterion) {
 
 fn balanced_rows(device: &Device, params: Params) -> usize {
     let params = params.check().expect("defaults are valid");
-    Plan::draw(&device.labels, CLASSES, &params, stream(1, 1, b"device")).balanced().len()
+    Plan::draw(&device.labels, CLASSES, &params.training(), stream(1, 1, b"device")).balanced().len()
 }
 
 fn missing(device: &Device, params: Params) -> usize {

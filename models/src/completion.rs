@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use crate::exp::softmax_error;
 use crate::head::Head;
-use crate::train::Samples;
+use crate::samples::Samples;
 
 /// Samples that are looked at, as many of each class as of any other.
 const MOST_SAMPLES: usize = 512;

@@ -7,7 +7,7 @@ use core::ops::Range;
 use crate::exp::exp_non_positive;
 use crate::head::Head;
 use crate::kernel;
-use crate::train::Samples;
+use crate::samples::Samples;
 
 /// Rows classified at a time.
 const ROWS: usize = 64;

@@ -82,7 +82,7 @@ impl Head {
         sum
     }
 
-    /// The same head with `tau * direction` added to its bias `[C]`, see [`crate::Method::dial`].
+    /// The same head with `tau * direction` added to its bias `[C]`, see [`crate::Method::logit_offset`].
     pub fn shifted(&self, direction: &[f32], tau: f32) -> Self {
         let mut head = self.clone();
         head.bias.iter_mut().zip(direction).for_each(|(bias, entry)| *bias += tau * entry);
@@ -90,6 +90,9 @@ impl Head {
     }
 
     /// Refuses wrong lengths, non-finite and absurdly large parameters.
+    ///
+    /// # Errors
+    /// If the lengths do not fit the shape, or a parameter is not finite or beyond [`MAX_PARAMETER_VALUE`].
     pub fn check(&self, shape: Shape) -> Result<(), HeadError> {
         if self.weight.len() != shape.weights() || self.bias.len() != shape.classes() {
             return Err(HeadError::Length {
@@ -136,6 +139,9 @@ impl Heads {
     }
 
     /// Checks both heads, see [`Head::check`].
+    ///
+    /// # Errors
+    /// If the lengths do not fit the shape, or a parameter is not finite or beyond [`MAX_PARAMETER_VALUE`].
     pub fn check(&self, shape: Shape) -> Result<(), HeadError> {
         self.main.check(shape)?;
         self.supplementary.check(shape)

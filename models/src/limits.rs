@@ -23,7 +23,7 @@ pub const MAX_LOSS: f32 = 1.0e11;
 /// Largest weight of one device in a merge.
 pub const MAX_DEVICE_WEIGHT: u32 = 256;
 /// Most numbers that a method may keep from round to round.
-pub const MAX_MEMORY_NUMBERS: usize = 1 << 26;
+pub const MAX_SERVER_STATE_NUMBERS: usize = 1 << 26;
 
 /// Fractional bits of a device's weight in a merge: a resolution of 2e-4.
 pub(crate) const WEIGHT_FRACTION_BITS: u32 = 12;

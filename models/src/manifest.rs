@@ -100,6 +100,9 @@ pub enum ManifestError {
 
 impl Manifest {
     /// Refuses anything that could not be run.
+    ///
+    /// # Errors
+    /// If the digest is malformed, the file is no plain name, or a size, a mean or a deviation is out of its range.
     pub fn check(&self) -> Result<(), ManifestError> {
         let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
         if self.sha256.len() != 64 || !self.sha256.bytes().all(hex) {

@@ -80,7 +80,19 @@ impl HeadSum {
     }
 
     /// Adds one device's heads, which must have passed [`Heads::check`] for this shape.
+    ///
+    /// # Errors
+    /// If there are no samples or more than a device may hold, or the sum holds as many devices as it can.
     pub fn add(&mut self, heads: &Heads, samples: u32, weight: DeviceWeight) -> Result<(), MergeError> {
+        self.add_values(tensors(heads).into_iter().flatten(), samples, weight)
+    }
+
+    fn add_values<'a>(
+        &mut self,
+        values: impl Iterator<Item = &'a f32>,
+        samples: u32,
+        weight: DeviceWeight,
+    ) -> Result<(), MergeError> {
         if samples == 0 || samples > MAX_SAMPLES {
             return Err(MergeError::Samples(samples));
         }
@@ -88,13 +100,22 @@ impl HeadSum {
             return Err(MergeError::Devices);
         }
         let weight = u64::from(samples) * u64::from(weight.0);
-        for (sum, &value) in self.sums.iter_mut().zip(tensors(heads).into_iter().flatten()) {
+        for (sum, &value) in self.sums.iter_mut().zip(values) {
             *sum += i128::from(to_fixed(value, HEAD_FRACTION_BITS)) * i128::from(weight);
         }
         self.weight += weight;
         self.samples += u64::from(samples);
         self.devices += 1;
         Ok(())
+    }
+
+    /// Adds a gradient in the main head, in the place of heads; the supplementary ones stay zero. It must have passed
+    /// [`Head::check`] for this shape.
+    ///
+    /// # Errors
+    /// If there are no samples or more than a device may hold, or the sum holds as many devices as it can.
+    pub fn add_main(&mut self, main: &Head, samples: u32, weight: DeviceWeight) -> Result<(), MergeError> {
+        self.add_values(main.weight.iter().chain(&main.bias), samples, weight)
     }
 
     /// Adds another sum: the tree merge.
@@ -153,6 +174,9 @@ impl PrototypeSum {
     }
 
     /// Adds one device's prototypes, which must have passed [`Prototypes::check`] for this shape.
+    ///
+    /// # Errors
+    /// If the sum holds as many devices of a class as it can.
     pub fn add(&mut self, prototypes: &Prototypes) -> Result<(), MergeError> {
         let full = |class| self.by_class.get(class).is_some_and(|sum| sum.devices as usize >= MAX_DEVICES);
         if prototypes.by_class.keys().any(full) {

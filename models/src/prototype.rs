@@ -11,9 +11,9 @@ use crate::exp::softmax_error;
 use crate::head::Head;
 use crate::kernel;
 use crate::limits::MAX_GRADIENT_VALUE;
+use crate::samples::Samples;
 use crate::sampling::class_counts;
 use crate::shape::Shape;
-use crate::train::Samples;
 
 /// Samples taken through the head at a time.
 const ROWS: usize = 64;
@@ -56,6 +56,9 @@ impl Prototypes {
     }
 
     /// Refuses unknown classes, wrong lengths and impossible values.
+    ///
+    /// # Errors
+    /// If a class is unknown, the lengths do not fit the shape, or a value is not finite or too large.
     pub fn check(&self, shape: Shape) -> Result<(), PrototypeError> {
         for (&class, gradient) in &self.by_class {
             if usize::from(class) >= shape.classes() {

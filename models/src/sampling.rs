@@ -1,14 +1,10 @@
-//! What is drawn at random on a device: the balanced samples and the order of the mini-batches.
+//! Random streams that depend on a seed, a round and a name alone, and what is counted of labels.
 
 use alloc::vec;
 use alloc::vec::Vec;
-use core::ops::ControlFlow;
 
-use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-
-use crate::params::ValidParams;
 
 /// Samples per class, `[C]`.
 pub fn class_counts(labels: &[u16], classes: usize) -> Vec<u32> {
@@ -34,57 +30,6 @@ pub(crate) fn standard_normal(rng: &mut impl Rng) -> f32 {
     let uniform = |bits: u32| (f64::from(bits) + 1.0) / (f64::from(u32::MAX) + 1.0);
     let (radius, angle) = (uniform(rng.next_u32()), uniform(rng.next_u32()));
     (libm::sqrt(-2.0 * libm::log(radius)) * libm::cos(core::f64::consts::TAU * angle)) as f32
-}
-
-/// One device's random choices for one round.
-pub struct Plan {
-    balanced: Vec<u32>,
-    order: Vec<u32>,
-    epochs: u16,
-    batch: usize,
-    rng: ChaCha8Rng,
-}
-
-impl Plan {
-    /// Draws `rich_samples` samples of every class that has as many, once for the round.
-    pub fn draw(labels: &[u16], classes: usize, params: &ValidParams, mut rng: ChaCha8Rng) -> Self {
-        let rich = usize::from(params.rich_samples);
-        let mut of_class: Vec<Vec<u32>> = vec![Vec::new(); classes];
-        if params.method.has_balanced_step() {
-            for (index, &label) in (0_u32..).zip(labels) {
-                of_class[usize::from(label)].push(index);
-            }
-        }
-        let mut balanced = Vec::new();
-        for members in of_class.iter_mut().filter(|members| members.len() >= rich) {
-            balanced.extend_from_slice(members.partial_shuffle(&mut rng, rich).0);
-        }
-        let order = (0_u32..).take(labels.len()).collect();
-        Self { balanced, order, epochs: params.epochs, batch: usize::from(params.batch), rng }
-    }
-
-    /// Indices of the balanced samples.
-    pub fn balanced(&self) -> &[u32] {
-        &self.balanced
-    }
-
-    /// Calls `step` with every mini-batch of every epoch, shuffled anew each epoch.
-    pub fn for_each_batch(&mut self, mut step: impl FnMut(&[u32])) {
-        // Nothing breaks it.
-        let _ended = self.try_for_each_batch(|batch| {
-            step(batch);
-            ControlFlow::Continue(())
-        });
-    }
-
-    /// As [`for_each_batch`](Self::for_each_batch), until `step` breaks.
-    pub fn try_for_each_batch(&mut self, mut step: impl FnMut(&[u32]) -> ControlFlow<()>) -> ControlFlow<()> {
-        for _ in 0..self.epochs {
-            self.order.shuffle(&mut self.rng);
-            self.order.chunks(self.batch).try_for_each(&mut step)?;
-        }
-        ControlFlow::Continue(())
-    }
 }
 
 /// FNV-1a, to spread device names over streams; nothing rests on its strength.

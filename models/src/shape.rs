@@ -25,6 +25,9 @@ pub enum ShapeError {
 
 impl Shape {
     /// Checks both numbers against the limits.
+    ///
+    /// # Errors
+    /// If there are fewer than 2 or more than [`MAX_CLASSES`] classes, or no or more than [`MAX_FEATURES`] features.
     pub fn new(classes: usize, features: usize) -> Result<Self, ShapeError> {
         if !(2..=MAX_CLASSES).contains(&classes) {
             return Err(ShapeError::Classes(classes));

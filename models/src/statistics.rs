@@ -4,11 +4,25 @@ use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use serde::{Deserialize, Serialize};
+
 use crate::limits::{FACTOR_FRACTION_BITS, MAX_FEATURE_VALUE, MAX_SAMPLES, MOMENT_FRACTION_BITS, SUM_FRACTION_BITS};
-use crate::params::Sums;
+use crate::samples::Samples;
 use crate::sampling::class_counts;
 use crate::shape::Shape;
-use crate::train::Samples;
+
+/// How much of the pure sums a method needs; each includes the ones before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Sums {
+    /// No statistics.
+    Nothing,
+    /// Samples per class.
+    Counts,
+    /// Counts and class sums.
+    Means,
+    /// Counts, class sums and the second moment of all features.
+    SecondMoment,
+}
 
 /// `(n_c, sum h, sum h hᵀ)` as fixed-point integers: the same numbers for any partition of the samples over devices
 /// and any order of adding them.
@@ -166,6 +180,11 @@ impl Statistics {
             Some((part, expected, received)) => Err(StatisticsError::Length { part, expected, received }),
             None => Ok(Self { shape, counts, sums, moment }),
         }
+    }
+
+    /// How many numbers travel.
+    pub fn values(&self) -> usize {
+        self.counts.len() + self.sums.len() + self.moment.len()
     }
 
     /// The numbers as they travel.

@@ -6,8 +6,8 @@
 use core::hint::black_box;
 
 use grapevine_models::{
-    Balance, Head, Heads, Local, LocalTraining, Loss, Method, Params, Plan, Prototypes, Samples, Shape, Statistics,
-    Sums, stream,
+    Balance, Head, Heads, LocalObjective, LocalTraining, Loss, Method, Params, Plan, Prototypes, Samples, Shape,
+    Statistics, Sums, stream,
 };
 use peak_alloc::PeakAlloc;
 use rand::{RngExt, SeedableRng};
@@ -52,17 +52,17 @@ fn allocated_by_batches(shape: Shape, count: usize, method: Method) -> usize {
     };
     let weights = vec![1.0 / shape.classes() as f32; shape.classes()];
     let losses = [
-        (Method::LogitAdjusted, Loss::Shifted(&weights)),
+        (Method::LogitAdjusted, Loss::LogitAdjusted(&weights)),
         (Method::FedFocal, Loss::Focal(2.0)),
         (Method::RatioLoss, Loss::Weighted(&weights)),
     ];
     let loss = losses.into_iter().find(|(of, _)| *of == method).map_or(Loss::CrossEntropy, |(_, loss)| loss);
     let proximal = if method == Method::FedProx { 0.1 } else { 0.0 };
-    let local = Local { loss, proximal, balance };
+    let local = LocalObjective { loss, proximal, balance };
     let params = Params { batch: 32, ..Params::defaults(method, shape.classes()) }.check().unwrap();
-    let mut plan = Plan::draw(&labels, shape.classes(), &params, stream(1, 1, b"device"));
+    let mut plan = Plan::draw(&labels, shape.classes(), &params.training(), stream(1, 1, b"device"));
     let balanced = plan.balanced().to_vec();
-    let mut training = LocalTraining::new(samples, heads, local, &balanced, params);
+    let mut training = LocalTraining::new(samples, heads, local, &balanced, params.training());
     let bytes = peak_of(|| training.run(&mut plan));
     assert!(training.into_heads().main.weight.iter().all(|value| value.is_finite()));
     bytes

@@ -5,8 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail loudly and say what it saw")]
 
 use grapevine_models::{
-    Balance, Head, Heads, Local, LocalTraining, Loss, Method, Params, Plan, Prototypes, Samples, Shape, Statistics,
-    Sums, stream,
+    Balance, Head, Heads, LocalObjective, LocalTraining, Loss, Method, Params, Plan, Prototypes, Samples, Shape,
+    Statistics, Sums, stream,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -61,12 +61,12 @@ fn round(method: Method, d: usize, count: usize) -> u64 {
         Balance::Nothing
     };
     let prior: Vec<f32> = (1..=11).map(|class| class as f32 / 66.0).collect();
-    let loss = if method == Method::LogitAdjusted { Loss::Shifted(&prior) } else { Loss::CrossEntropy };
-    let local = Local { loss, balance, ..Local::PLAIN };
+    let loss = if method == Method::LogitAdjusted { Loss::LogitAdjusted(&prior) } else { Loss::CrossEntropy };
+    let local = LocalObjective { loss, balance, ..LocalObjective::PLAIN };
     let params = Params { batch: 32, rich_samples: 8, ..Params::defaults(method, 11) }.check().unwrap();
-    let mut plan = Plan::draw(&labels, 11, &params, stream(1, 1, b"device"));
+    let mut plan = Plan::draw(&labels, 11, &params.training(), stream(1, 1, b"device"));
     let balanced = plan.balanced().to_vec();
-    let mut training = LocalTraining::new(samples, heads, local, &balanced, params);
+    let mut training = LocalTraining::new(samples, heads, local, &balanced, params.training());
     training.run(&mut plan);
     let Heads { main, supplementary } = training.into_heads();
     let sent = Prototypes::of(&main, &samples, 1);

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 use grapevine_models::{
-    Aid, Conditions, FleetModel, Head, Heads, Method, Params, RoundSum, Samples, Shape, Start, Statistics, Step,
-    UpdateContent, ValidParams, stream, train_round,
+    Conditions, FleetModel, Head, Heads, Init, Method, Params, Request, Response, RoundSum, Run, RunConfig, Samples,
+    Shape, SideInformation, ValidParams, respond, stream,
 };
 use proptest::prelude::*;
 use rand::seq::SliceRandom;
@@ -41,19 +41,6 @@ impl Fleet {
         Samples::new(self.shape, features, labels).unwrap()
     }
 
-    fn answer(&self, device: usize, step: Step, round: u32, model: &FleetModel, params: ValidParams) -> UpdateContent {
-        let samples = self.samples(device);
-        match step {
-            Step::Gather(extent) => {
-                UpdateContent::Statistics(Statistics::of(&samples, extent, params.min_samples_to_share))
-            }
-            Step::Train | Step::Done => {
-                let rng = stream(7, round, &[device as u8]);
-                train_round(samples, model.heads.clone(), model.aid.as_ref(), params, rng).unwrap()
-            }
-        }
-    }
-
     /// A run from its first step to its last; `shuffled` lets the answers arrive in another order.
     fn run(&mut self, params: ValidParams, rounds: u32, shuffled: bool) -> Vec<FleetModel> {
         let mut rng = self.rng.clone();
@@ -72,27 +59,21 @@ impl Fleet {
         rounds: u32,
         mut answering: impl FnMut(u32, Vec<usize>) -> Vec<usize>,
     ) -> Vec<FleetModel> {
-        let mut model = FleetModel::default();
-        let (mut has_sums, mut trained, mut models) = (false, 0, Vec::new());
-        for round in 0.. {
-            let step = params.next_step(has_sums, trained, rounds);
-            if step == Step::Done {
-                break;
+        let auxiliary = Some(self.samples(0));
+        let mut run =
+            Run::new(RunConfig { shape: self.shape, params, seed: 7, rounds, auxiliary }, FleetModel::default());
+        let mut models = Vec::new();
+        while let Some(request) = run.next_request() {
+            let mut sum = run.open_round(request);
+            for device in answering(run.trained(), (0..self.devices.len()).collect()) {
+                let (samples, rng) = (self.samples(device), stream(7, models.len() as u32, &[device as u8]));
+                let FleetModel { heads, side_information, .. } = run.model();
+                let response =
+                    respond(request, samples, heads.clone(), side_information.as_ref(), &params, rng).unwrap();
+                sum.add(&device.to_string(), &response, samples.labels().len() as u32).unwrap();
             }
-            let order = answering(trained, (0..self.devices.len()).collect());
-            let mut sum = RoundSum::new(self.shape, step, &params, &model);
-            for device in order {
-                let answer = self.answer(device, step, round, &model, params);
-                sum.add(&device.to_string(), &answer, self.devices[device].1.len() as u32).unwrap();
-            }
-            let auxiliary = Some(self.samples(0));
-            let conditions = Conditions { params: &params, seed: 7, rounds, trained, auxiliary };
-            model.update(sum.merge(model.clone(), &conditions));
-            match step {
-                Step::Train => trained += 1,
-                Step::Gather(_) | Step::Done => has_sums = true,
-            }
-            models.push(model.clone());
+            run.close_round(sum);
+            models.push(run.model().clone());
         }
         models
     }
@@ -101,9 +82,10 @@ impl Fleet {
 /// The method's defaults, with less to do for the aggregator.
 fn quick(method: Method) -> Params {
     let mut params = Params { batch: 8, epochs: 2, rich_samples: 3, ..Params::defaults(method, 4) };
-    params.set_own("features_per_class", 5.0);
-    params.set_own("match_steps", 3.0);
-    params.set_own("retrain_epochs", 5.0);
+    for (name, value) in [("features_per_class", 5.0), ("match_steps", 3.0), ("retrain_epochs", 5.0)] {
+        // Only one method has them.
+        params = params.with(name.parse().unwrap(), value).unwrap_or(params);
+    }
     params
 }
 
@@ -119,11 +101,11 @@ proptest! {
             fleet.devices.iter_mut().for_each(|(features, _)| features.fill(0.0));
         }
         for method in Method::ALL {
-            let start = [Start::Zeros, Start::Ncm, Start::Lda, Start::Posterior][start as usize];
-            for params in [quick(method), Params { start, tau, averaged: true, ..quick(method) }] {
+            let start = [Init::Zeros, Init::Ncm, Init::Lda, Init::Posterior][start as usize];
+            for params in [quick(method), Params { init: start, tau, averaged: true, ..quick(method) }] {
                 let models = fleet.run(params.check().unwrap(), 3, false);
                 let last = models.last().unwrap();
-                prop_assert!(last.in_use().is_some_and(|head| head.check(fleet.shape).is_ok()), "{}", method);
+                prop_assert!(last.inference_head().is_some_and(|head| head.check(fleet.shape).is_ok()), "{}", method);
                 prop_assert!(last.heads.as_ref().is_some_and(|heads| heads.check(fleet.shape).is_ok()), "{}", method);
             }
         }
@@ -144,11 +126,11 @@ fn the_head_in_use_is_the_mean_of_the_last_half() {
     let params = Params { averaged: true, ..quick(Method::FedAvg) }.check().unwrap();
     let models = Fleet::new(1, &[20, 20]).run(params, 5, false);
     let main = |round: usize| &models[round].heads.as_ref().unwrap().main;
-    assert_eq!(models[1].in_use().unwrap(), main(1), "before the last half it is the newest");
+    assert_eq!(models[1].inference_head().unwrap(), main(1), "before the last half it is the newest");
     for (last, heads) in [(2, 1.0), (3, 2.0), (4, 3.0)] {
-        for at in 0..models[last].in_use().unwrap().weight.len() {
+        for at in 0..models[last].inference_head().unwrap().weight.len() {
             let mean = (2..=last).map(|round| f64::from(main(round).weight[at])).sum::<f64>() / heads;
-            assert!((f64::from(models[last].in_use().unwrap().weight[at]) - mean).abs() < 1e-6);
+            assert!((f64::from(models[last].inference_head().unwrap().weight[at]) - mean).abs() < 1e-6);
         }
     }
 }
@@ -159,14 +141,14 @@ fn a_run_that_gets_more_rounds_begins_its_mean_anew() {
     let shape = Shape::new(2, 1).unwrap();
     let mut model = FleetModel::default();
     let mut close = |value: f32, trained: u32, rounds: u32| {
-        let mut sum = RoundSum::new(shape, Step::Train, &params, &model);
+        let mut sum = RoundSum::new(shape, Request::MAIN_HEAD, &params, &model);
         let main = Head { weight: vec![value, -value], bias: vec![0.0, 0.0] };
         let heads = Heads { main, supplementary: Head::zeros(shape) };
-        let answer = UpdateContent::Trained { heads: Some(heads), prototypes: Default::default(), loss: None };
+        let answer = Response::Heads { heads, prototypes: None, loss: None };
         sum.add("a", &answer, 1).unwrap();
         let conditions = Conditions { params: &params, seed: 0, rounds, trained, auxiliary: None };
         model.update(sum.merge(model.clone(), &conditions));
-        model.in_use().unwrap().weight[0]
+        model.inference_head().unwrap().weight[0]
     };
     assert_eq!((close(1.0, 0, 4), close(2.0, 1, 4), close(4.0, 2, 4), close(8.0, 3, 4)), (1.0, 2.0, 4.0, 6.0));
     // Ten rounds more: the last half begins with the eighth.
@@ -175,12 +157,12 @@ fn a_run_that_gets_more_rounds_begins_its_mean_anew() {
 
 #[test]
 fn a_warm_start_is_the_scaled_one_shot_head() {
-    for (start, method) in [(Start::Ncm, Method::Ncm), (Start::Lda, Method::Lda)] {
+    for (start, method) in [(Init::Ncm, Method::Ncm), (Init::Lda, Method::Lda)] {
         let mut fleet = Fleet::new(2, &[30, 30]);
         let one_shot = fleet.run(quick(method).check().unwrap(), 1, false)[0].clone();
-        let params = Params { start, start_scale: 0.25, ..quick(Method::FedAvg) }.check().unwrap();
+        let params = Params { init: start, init_scale: 0.25, ..quick(Method::FedAvg) }.check().unwrap();
         let begun = fleet.run(params, 1, false)[0].clone();
-        let (whole, begun) = (one_shot.in_use().unwrap(), begun.in_use().unwrap());
+        let (whole, begun) = (one_shot.inference_head().unwrap(), begun.inference_head().unwrap());
         let pairs = begun.weight.iter().chain(&begun.bias[..3]).zip(whole.weight.iter().chain(&whole.bias[..3]));
         for (begun, whole) in pairs {
             assert!((begun - 0.25 * whole).abs() <= 1e-5 * whole.abs(), "{begun} of {whole}");
@@ -194,32 +176,36 @@ fn a_warm_start_is_the_scaled_one_shot_head() {
 fn the_dial_adds_the_log_prior_and_leaves_training_alone() {
     let mut fleet = Fleet::new(3, &[40, 40]);
     let plain = fleet.run(quick(Method::FedAvg).check().unwrap(), 2, false);
-    let dialled = fleet.run(quick(Method::PostHoc).check().unwrap(), 2, false);
+    let shifted = fleet.run(quick(Method::PostHoc).check().unwrap(), 2, false);
     let counts = (0..2).fold(vec![0_u32; 4], |mut counts, device| {
         fleet.devices[device].1.iter().for_each(|label| counts[usize::from(*label)] += 1);
         counts
     });
     let total = counts.iter().sum::<u32>() as f32;
     // The sums took a round of their own, so the devices' random choices differ; the heads do not agree, the shift does.
-    let last = dialled.last().unwrap();
-    let (main, in_use) = (&last.heads.as_ref().unwrap().main, last.in_use().unwrap());
-    assert_eq!(main.weight, in_use.weight);
-    for (class, (&count, (shifted, bias))) in counts.iter().zip(in_use.bias.iter().zip(&main.bias)).enumerate().take(3)
+    let last = shifted.last().unwrap();
+    let (main, inference_head) = (&last.heads.as_ref().unwrap().main, last.inference_head().unwrap());
+    assert_eq!(main.weight, inference_head.weight);
+    for (class, (&count, (shifted, bias))) in
+        counts.iter().zip(inference_head.bias.iter().zip(&main.bias)).enumerate().take(3)
     {
         let shift = shifted - bias;
         assert!((shift + (count as f32 / total).ln()).abs() < 1e-4, "class {class}: {shift}");
     }
-    assert!(plain.last().unwrap().in_use.is_none());
+    assert!(plain.last().unwrap().inference_head.is_none());
 }
 
 #[test]
 fn the_dial_of_redgrape_plus_is_for_the_most_frequent_classes() {
-    assert_eq!(Method::RedGrapePlus.dial(&[0.1, 0.4, 0.0, 0.3, 0.02, 0.18, 0.0]), [0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0]);
-    assert_eq!(Method::RedGrapePlus.dial(&[0.5, 0.5]), [1.0, 0.0]);
+    assert_eq!(
+        Method::RedGrapePlus.logit_offset(&[0.1, 0.4, 0.0, 0.3, 0.02, 0.18, 0.0]),
+        [0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+    );
+    assert_eq!(Method::RedGrapePlus.logit_offset(&[0.5, 0.5]), [1.0, 0.0]);
     let mut fleet = Fleet::new(3, &[40, 40]);
     let of = |fleet: &mut Fleet, tau| {
         let params = Params { tau, ..quick(Method::RedGrapePlus) };
-        fleet.run(params.check().unwrap(), 3, false).pop().unwrap().in_use().unwrap().clone()
+        fleet.run(params.check().unwrap(), 3, false).pop().unwrap().inference_head().unwrap().clone()
     };
     let (plain, turned) = (of(&mut fleet, 0.0), of(&mut fleet, 0.75));
     assert_eq!(plain.weight, turned.weight);
@@ -253,7 +239,7 @@ fn with_mistakes(mut fleet: Fleet) -> Fleet {
 
 fn heads_in_use(model: &FleetModel) -> Heads {
     let supplementary = model.heads.as_ref().unwrap().supplementary.clone();
-    Heads { main: model.in_use().unwrap().clone(), supplementary }
+    Heads { main: model.inference_head().unwrap().clone(), supplementary }
 }
 
 #[test]
@@ -291,9 +277,12 @@ fn where_some_answer_the_fleet_still_comes_to_what_all_would_have_learned() {
     let of = |models: &[FleetModel], step: usize| loss(&fleet, &heads_in_use(&models[step]));
     let (start, best, found) = (of(&all, 0), of(&all, 40), of(&some, 40));
     assert!(found < best + 0.1 * (start - best), "from {start} to {found}; {best} is the least");
-    let anchor = |models: &[FleetModel], step: usize| models[step].aid.clone();
-    let at_the_start = Some(Aid::Anchor(some[0].heads.as_ref().unwrap().main.clone()));
-    assert_eq!((anchor(&some, 0), anchor(&some, 1), anchor(&some, 40)), (None, at_the_start.clone(), at_the_start));
+    let reference_point = |models: &[FleetModel], step: usize| models[step].side_information.clone();
+    let at_the_start = Some(SideInformation::ReferencePoint(some[0].heads.as_ref().unwrap().main.clone()));
+    assert_eq!(
+        (reference_point(&some, 0), reference_point(&some, 1), reference_point(&some, 40)),
+        (None, at_the_start.clone(), at_the_start)
+    );
 }
 
 #[test]
@@ -305,7 +294,8 @@ fn everybody_is_asked_until_enough_have_answered_at_the_start() {
         all.truncate(counts.next().unwrap());
         all
     });
-    let asks: Vec<bool> = models.iter().map(|model| params.method.asks_everybody(model.aid.is_some())).collect();
+    let asks: Vec<bool> =
+        models.iter().map(|model| params.method.asks_everybody(model.side_information.is_some())).collect();
     assert_eq!(asks, [true, true, true, false, false]);
     assert_eq!(models[0].heads, models[2].heads);
     assert_ne!(models[2].heads, models[3].heads);
@@ -318,6 +308,10 @@ fn devices_with_a_large_loss_weigh_more_under_climb() {
     // The second device's labels are wrong: its loss stays high.
     fleet.devices[1].1.iter_mut().for_each(|label| *label = 2 - *label);
     let last = fleet.run(quick(Method::Climb).check().unwrap(), 4, false).pop().unwrap();
-    assert_eq!(last.memory.devices.len(), 2);
-    assert!(last.memory.devices["1"] > 0.0 && last.memory.devices["0"] == 0.0, "{:?}", last.memory.devices);
+    assert_eq!(last.server_state.devices.len(), 2);
+    assert!(
+        last.server_state.devices["1"] > 0.0 && last.server_state.devices["0"] == 0.0,
+        "{:?}",
+        last.server_state.devices
+    );
 }

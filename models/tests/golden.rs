@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use grapevine_models::{
-    Aid, Balance, Conditions, DeviceWeight, FleetModel, Head, HeadSum, Heads, Local, LocalTraining, Loss, Means,
-    Memory, Method, Params, PrototypeSum, Prototypes, RoundSum, Samples, Shape, Statistics, Step, UpdateContent,
-    ValidParams, oneshot,
+    Balance, Conditions, DeviceWeight, FleetModel, Head, HeadSum, Heads, LocalObjective, LocalTraining, Loss, Means,
+    Method, Params, PrototypeSum, Prototypes, Response, RoundSum, Samples, ServerState, Shape, SideInformation,
+    Statistics, ValidParams, oneshot,
 };
 use serde_json::Value;
 
@@ -78,7 +78,7 @@ fn training_case(name: &str, case: &Value) {
     let prior = case.get("class_prior").map(flat);
     let weights = case.get("class_weights").map(flat);
     let loss = match (&prior, &weights, hyper.get("gamma")) {
-        (Some(prior), ..) => Loss::Shifted(prior),
+        (Some(prior), ..) => Loss::LogitAdjusted(prior),
         (None, Some(weights), _) => Loss::Weighted(weights),
         (None, None, Some(gamma)) => Loss::Focal(number(gamma)),
         (None, None, None) => Loss::CrossEntropy,
@@ -86,7 +86,8 @@ fn training_case(name: &str, case: &Value) {
     let proximal = hyper.get("mu").map_or(0.0, number);
     let balanced = indices(&case["balanced_samples"]);
     let params = params.check().unwrap();
-    let mut training = LocalTraining::new(samples, heads, Local { loss, proximal, balance }, &balanced, params);
+    let mut training =
+        LocalTraining::new(samples, heads, LocalObjective { loss, proximal, balance }, &balanced, params.training());
     let trace = doubles(&expected["main_weight_norm_after_each_batch"]);
     for (batch, wanted) in batches.iter().zip(trace) {
         training.step(batch);
@@ -156,15 +157,17 @@ fn ratio_case(name: &str, case: &Value) {
     let features = flat(&case["features"]);
     let labels: Vec<u16> = indices(&case["labels"]).into_iter().map(|label| label as u16).collect();
     let mut params = Params::defaults(Method::RatioLoss, shape.classes());
-    assert!(params.set_own("alpha", number(&case["alpha"])) && params.set_own("beta", number(&case["beta"])));
+    for name in ["alpha", "beta"] {
+        params = params.with(name.parse().unwrap(), number(&case[name]).into()).unwrap();
+    }
     let params = params.check().unwrap();
-    let mut sum = RoundSum::new(shape, Step::Train, &params, &FleetModel::default());
+    let mut sum = RoundSum::new(shape, params.method.training_request(), &params, &FleetModel::default());
     let heads = Heads { main: head(&case["main"]), supplementary: Head::zeros(shape) };
-    sum.add("alone", &trained(Some(heads), None), 10).unwrap();
+    sum.add("alone", &trained(heads, None), 10).unwrap();
     let auxiliary = Samples::new(shape, &features, &labels).unwrap();
     let conditions = Conditions { auxiliary: Some(auxiliary), ..conditions(&params, 0) };
-    match sum.merge(FleetModel::default(), &conditions).aid {
-        Some(Aid::Weights(weights)) => same(name, "class weights", &weights, &doubles(&case["expected"])),
+    match sum.merge(FleetModel::default(), &conditions).side_information {
+        Some(SideInformation::Weights(weights)) => same(name, "class weights", &weights, &doubles(&case["expected"])),
         other => panic!("{name}: {other:?} in place of weights"),
     }
 }
@@ -173,15 +176,15 @@ fn climb_case(name: &str, case: &Value) {
     let shape = shape(case);
     let samples = indices(&case["samples"]);
     let mut params = Params::defaults(Method::Climb, shape.classes());
-    assert!(params.set_own("dual_step", number(&case["dual_step"])));
-    assert!(params.set_own("tolerance", number(&case["tolerance"])));
+    params = params.with("dual_step".parse().unwrap(), number(&case["dual_step"]).into()).unwrap();
+    params = params.with("tolerance".parse().unwrap(), number(&case["tolerance"]).into()).unwrap();
     let params = params.check().unwrap();
     let mut model = FleetModel::default();
     for (number_of, round) in (0..).zip(rows(&case["rounds"])) {
-        let mut sum = RoundSum::new(shape, Step::Train, &params, &model);
+        let mut sum = RoundSum::new(shape, params.method.training_request(), &params, &model);
         for (device, heads) in round["heads"].as_object().unwrap() {
             let heads = Heads { main: head(heads), supplementary: Head::zeros(shape) };
-            let answer = trained(Some(heads), Some(number(&round["losses"][device])));
+            let answer = trained(heads, Some(number(&round["losses"][device])));
             sum.add(device, &answer, samples[device.parse::<usize>().unwrap()]).unwrap();
         }
         model.update(sum.merge(model.clone(), &conditions(&params, number_of)));
@@ -191,9 +194,9 @@ fn climb_case(name: &str, case: &Value) {
         near(name, &model.heads.as_ref().unwrap().main.bias, &wanted.1);
     }
     let wanted = case["expected_multipliers"].as_object().unwrap();
-    assert_eq!(model.memory.devices.len(), wanted.len(), "{name}");
+    assert_eq!(model.server_state.devices.len(), wanted.len(), "{name}");
     for (device, multiplier) in wanted {
-        same(name, "multiplier", &[model.memory.devices[device]], &[multiplier.as_f64().unwrap()]);
+        same(name, "multiplier", &[model.server_state.devices[device]], &[multiplier.as_f64().unwrap()]);
     }
 }
 
@@ -201,23 +204,23 @@ fn creff_case(name: &str, case: &Value) {
     let shape = shape(case);
     let mut params = Params::defaults(Method::Creff, shape.classes());
     for key in ["features_per_class", "match_steps", "match_rate", "retrain_epochs", "retrain_rate"] {
-        assert!(params.set_own(key, number(&case[key])), "{key}");
+        params = params.with(key.parse().unwrap(), number(&case[key]).into()).unwrap();
     }
     let params = params.check().unwrap();
-    let memory = Memory { numbers: flat(&case["federated_features"]), ..Memory::default() };
+    let server_state = ServerState { numbers: flat(&case["federated_features"]), ..ServerState::default() };
     let heads = Heads { main: head(&case["main"]), supplementary: Head::zeros(shape) };
-    let mut model = FleetModel { heads: Some(heads), memory, ..FleetModel::default() };
-    let mut sum = RoundSum::new(shape, Step::Train, &params, &model);
+    let mut model = FleetModel { heads: Some(heads), server_state, ..FleetModel::default() };
+    let mut sum = RoundSum::new(shape, params.method.training_request(), &params, &model);
     let prototypes = Prototypes { by_class: heads_of(prototypes(&case["prototypes"])) };
-    let answer = UpdateContent::Trained { heads: None, prototypes, loss: None };
+    let answer = Response::Prototypes(prototypes);
     sum.add("alone", &answer, 10).unwrap();
     model.update(sum.merge(model.clone(), &conditions(&params, 0)));
-    same(name, "federated features", &model.memory.numbers, &doubles(&case["expected_features"]));
+    same(name, "federated features", &model.server_state.numbers, &doubles(&case["expected_features"]));
     same_head(name, "re-trained", &model.heads.unwrap().main, &double_head(&case["expected"]));
 }
 
-fn trained(heads: Option<Heads>, loss: Option<f32>) -> UpdateContent {
-    UpdateContent::Trained { heads, prototypes: Prototypes::default(), loss }
+fn trained(heads: Heads, loss: Option<f32>) -> Response {
+    Response::Heads { heads, prototypes: None, loss }
 }
 
 fn conditions(params: &ValidParams, trained: u32) -> Conditions<'_> {

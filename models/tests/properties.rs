@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail loudly and say what it saw")]
 
 use grapevine_models::{
-    Balance, DeviceWeight, Head, HeadSum, Heads, Local, LocalTraining, Means, Method, Params, Plan, PrototypeSum,
-    Prototypes, Samples, Shape, Statistics, Sums, evaluate, oneshot, stream,
+    Balance, DeviceWeight, Head, HeadSum, Heads, LocalObjective, LocalTraining, Means, Method, Params, Plan,
+    PrototypeSum, Prototypes, Samples, Shape, Statistics, Sums, evaluate, oneshot, stream,
 };
 use proptest::prelude::*;
 use rand::seq::SliceRandom;
@@ -33,14 +33,14 @@ impl Case {
 
     fn train(&self, balance: Balance<'_>, params: Params) -> Heads {
         let params = params.check().unwrap();
-        let mut plan = Plan::draw(&self.labels, self.shape.classes(), &params, stream(7, 1, b"device"));
+        let mut plan = Plan::draw(&self.labels, self.shape.classes(), &params.training(), stream(7, 1, b"device"));
         let balanced = plan.balanced().to_vec();
         let mut training = LocalTraining::new(
             self.samples(),
             self.heads.clone(),
-            Local { balance, ..Local::PLAIN },
+            LocalObjective { balance, ..LocalObjective::PLAIN },
             &balanced,
-            params,
+            params.training(),
         );
         training.run(&mut plan);
         training.into_heads()
@@ -58,7 +58,7 @@ impl Case {
         };
         let (mut main, mut other) = (flat(&self.heads.main), flat(&self.heads.supplementary));
         let mut momentum = vec![0.0; classes * row];
-        let mut plan = Plan::draw(&self.labels, classes, &params.check().unwrap(), stream(7, 1, b"device"));
+        let mut plan = Plan::draw(&self.labels, classes, &params.check().unwrap().training(), stream(7, 1, b"device"));
         plan.for_each_batch(|batch| {
             let mut gradient = vec![0.0; classes * row];
             for &sample in batch {

@@ -140,6 +140,9 @@ impl BlobRef {
     }
 
     /// Refuses what is empty, longer than `limit` bytes, or cut into more than [`MAX_BLOCKS`].
+    ///
+    /// # Errors
+    /// If the blob is one of these.
     pub fn check(&self, limit: usize) -> Result<(), BlockError> {
         match self.bytes {
             0 => Err(BlockError::Empty),
@@ -175,6 +178,9 @@ pub struct Assembler {
 
 impl Assembler {
     /// Starts a blob of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// If the blob is empty, longer than `limit`, or cut into too many blocks.
     pub fn new(blob: BlobRef, limit: usize) -> Result<Self, BlockError> {
         blob.check(limit)?;
         Ok(Self { blob, content: vec![0; blob.bytes as usize], missing: Bitmap::all(blob.blocks()) })
@@ -196,6 +202,9 @@ impl Assembler {
     }
 
     /// Takes a block; `Ok(false)` if it was there already. A refused block changes nothing.
+    ///
+    /// # Errors
+    /// If the block is of another blob, does not have the length that its index demands, or is damaged.
     pub fn accept(&mut self, header: &BlockHeader, bytes: &[u8]) -> Result<bool, BlockError> {
         if header.digest != self.blob.digest {
             return Err(BlockError::OtherBlob);
@@ -217,6 +226,9 @@ impl Assembler {
     }
 
     /// The whole content, checked against its digest. Call it when [`Assembler::is_complete`].
+    ///
+    /// # Errors
+    /// If a block is missing, or the content does not have the digest that was announced.
     pub fn into_content(self) -> Result<Vec<u8>, BlockError> {
         if !self.is_complete() || Digest::of(&self.content) != self.blob.digest {
             return Err(BlockError::Digest);

@@ -49,24 +49,30 @@ pub fn encode<M: Serialize>(message: &M, block: &[u8]) -> Vec<u8> {
 }
 
 /// Reads what a device said, and the block behind it.
+///
+/// # Errors
+/// If the frame is too long, of another version or no message, or if it lacks its block or has one too many.
 pub fn decode_to_aggregator(frame: &[u8]) -> Result<(ToAggregator, &[u8]), FrameError> {
     let (message, block) = decode(frame)?;
     let wants_block = match &message {
         ToAggregator::Offer(_) | ToAggregator::Block(_) => true,
-        ToAggregator::Hello(_) | ToAggregator::Want(_) | ToAggregator::Leaving(_) => false,
+        ToAggregator::Hello(_) | ToAggregator::BlockRequest(_) | ToAggregator::Goodbye(_) => false,
     };
     fits(message, block, wants_block)
 }
 
 /// Reads what the aggregator said, and the block behind it.
+///
+/// # Errors
+/// If the frame is too long, of another version or no message, or if it lacks its block or has one too many.
 pub fn decode_to_device(frame: &[u8]) -> Result<(ToDevice, &[u8]), FrameError> {
     let (message, block) = decode(frame)?;
     let wants_block = match &message {
         ToDevice::Block(_) => true,
         ToDevice::Welcome(_)
         | ToDevice::Refused(_)
-        | ToDevice::Notice(_)
-        | ToDevice::Want(_)
+        | ToDevice::RoundAnnouncement(_)
+        | ToDevice::BlockRequest(_)
         | ToDevice::Receipt(_) => false,
     };
     fits(message, block, wants_block)

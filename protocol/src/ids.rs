@@ -145,7 +145,7 @@ number_type!(
 );
 number_type!(
     /// One start of a device's program, drawn at random.
-    BootId,
+    Incarnation,
     u64
 );
 

@@ -12,35 +12,39 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod attributes;
 mod bitmap;
 mod blob;
 mod body;
 mod frame;
 mod gradients;
 mod ids;
-mod labels;
 pub mod limits;
-mod memory;
 mod messages;
 mod refusal;
+mod server_state;
 mod tensor;
 pub mod topics;
+mod update;
 
 pub use bitmap::Bitmap;
 pub use blob::{Assembler, BlobRef, BlockError, BlockSize, block};
 pub use body::{
-    AidBody, BodyError, HeadsBody, ReceivedAid, Update, largest_aid, largest_heads, largest_update, trained_bytes,
+    BodyError, HeadsBody, ReceivedSideInformation, SideInformationBody, largest_heads, largest_side_information,
 };
 pub use frame::{FrameError, VERSION, decode_to_aggregator, decode_to_device, encode};
 // The contents of bodies.
+pub use attributes::{AttributeError, AttributeValue, Attributes, BUILT_IN as BUILT_IN_ATTRIBUTES, is_attribute_name};
 pub use gradients::EncodedPrototypes;
-pub use grapevine_models::{Aid, UpdateContent};
-pub use ids::{AGGREGATOR, BootId, DatasetId, DeviceId, Digest, FleetId, IdError, RoundId, RunId, class_list_digest};
-pub use labels::{BUILT_IN as BUILT_IN_LABELS, LabelError, LabelValue, Labels, is_label_name};
-pub use memory::{MemoryBody, StatisticsBody};
+pub use grapevine_models::{Request, Response, SideInformation};
+pub use ids::{
+    AGGREGATOR, DatasetId, DeviceId, Digest, FleetId, IdError, Incarnation, RoundId, RunId, class_list_digest,
+};
 pub use messages::{
-    BlockHeader, Hello, Leaving, Notice, Offer, Receipt, Refused, Task, ToAggregator, ToDevice, Want, Welcome,
-    is_selected, named_ticket, selection_ticket,
+    BlockHeader, BlockRequest, Goodbye, Hello, Offer, Receipt, Refused, RoundAnnouncement, Task, ToAggregator,
+    ToDevice, Welcome, is_selected, named_draw, selection_draw,
 };
 pub use refusal::Refusal;
+pub use server_state::{ServerStateBody, StatisticsBody};
 pub use tensor::{Encoding, TensorError};
+pub use update::{SentPrototypes, Update, largest_update, response_bytes};

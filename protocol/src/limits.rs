@@ -16,16 +16,16 @@ pub const MAX_FRAME_BYTES: usize = MAX_HEADER_BYTES + BLOCK_BYTES;
 pub const MAX_FLEET_ID: usize = 32;
 /// Characters of a device's name.
 pub const MAX_DEVICE_ID: usize = 64;
-/// Labels of a device, those included that it sets by itself.
-pub const MAX_LABELS: usize = 16;
-/// Characters of a label's name.
-pub const MAX_LABEL_NAME: usize = 20;
-/// Bytes of a label's text.
-pub const MAX_LABEL_TEXT: usize = 32;
-/// Devices one aggregator keeps in its books.
+/// Attributes of a device, those included that it sets by itself.
+pub const MAX_ATTRIBUTES: usize = 16;
+/// Characters of an attribute's name.
+pub const MAX_ATTRIBUTE_NAME: usize = 20;
+/// Bytes of an attribute's text.
+pub const MAX_ATTRIBUTE_TEXT: usize = 32;
+/// Devices one aggregator keeps in its registry.
 pub const MAX_DEVICES: usize = 20_000;
 
-/// Devices that a notice may name one by one.
+/// Devices that an announcement may name one by one.
 pub const MAX_NAMED_DEVICES: usize = 128;
 
 const _: () = assert!(MAX_BLOB_BYTES.is_multiple_of(BLOCK_BYTES));
@@ -36,8 +36,10 @@ const _: () = assert!(MAX_BLOCKS <= u16::MAX as usize);
 const _: () = assert!(2 * MAX_CLASSES * (MAX_FEATURES + 1) * 4 + MAX_HEADER_BYTES <= MAX_BLOB_BYTES);
 // A bitmap with everything else a message holds fits a header.
 const _: () = assert!(MAX_BLOCKS / 8 + MAX_DEVICE_ID + MAX_FLEET_ID + 256 <= MAX_HEADER_BYTES);
-// So does a notice: what it says beside the names of devices takes no more than two blobs and the hyper-parameters do.
+// So does an announcement: what it says beside the names of devices takes no more than two blobs and the
+// hyper-parameters do.
 const _: () = assert!(MAX_NAMED_DEVICES * 5 + 2 * 40 + 256 <= MAX_HEADER_BYTES);
-// So does a hello: two digests, boot, shape, samples and their name, and every label with its two lengths and its kind.
-const _: () = assert!(2 * 32 + 42 + MAX_LABELS * (MAX_LABEL_NAME + MAX_LABEL_TEXT + 3) <= MAX_HEADER_BYTES);
+// So does a hello: two digests, incarnation, shape, samples and their name, and every attribute with its two lengths and
+// its kind.
+const _: () = assert!(2 * 32 + 42 + MAX_ATTRIBUTES * (MAX_ATTRIBUTE_NAME + MAX_ATTRIBUTE_TEXT + 3) <= MAX_HEADER_BYTES);
 const _: () = assert!(MAX_DEVICES <= grapevine_models::limits::MAX_DEVICES);

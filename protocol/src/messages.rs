@@ -2,13 +2,13 @@
 
 use alloc::vec::Vec;
 
-use grapevine_models::{Params, Shape, Sums};
+use grapevine_models::{Request, Shape, ValidParams};
 use serde::{Deserialize, Serialize};
 
+use crate::attributes::Attributes;
 use crate::bitmap::Bitmap;
 use crate::blob::BlobRef;
-use crate::ids::{BootId, DatasetId, DeviceId, Digest, RoundId, RunId};
-use crate::labels::Labels;
+use crate::ids::{DatasetId, DeviceId, Digest, Incarnation, RoundId, RunId};
 use crate::refusal::Refusal;
 use crate::tensor::Encoding;
 
@@ -18,13 +18,13 @@ pub enum ToAggregator {
     /// A device, after every connect: who it is and what it holds. Answered by `Welcome` or `Refused`.
     Hello(Hello),
     /// A device that needs blocks of the fleet's model. Answered by blocks on the blob's topic.
-    Want(Want),
+    BlockRequest(BlockRequest),
     /// A device whose update is ready; the first block follows. Repeated until a `Receipt` comes.
     Offer(Offer),
-    /// A device, asked by `Want`: one block of its update follows.
+    /// A device, asked by `BlockRequest`: one block of its update follows.
     Block(BlockHeader),
     /// A device that goes away in good order, or its broker after a lost connection (last will).
-    Leaving(Leaving),
+    Goodbye(Goodbye),
 }
 
 /// What the aggregator says, to one device or to all.
@@ -35,9 +35,9 @@ pub enum ToDevice {
     /// To one device, whose hello does not fit, or which spoke before its hello.
     Refused(Refused),
     /// To all devices, retained, and to one that seems not to have heard it: what the fleet is doing now.
-    Notice(Notice),
+    RoundAnnouncement(RoundAnnouncement),
     /// To one device: these blocks of its offered update.
-    Want(Want),
+    BlockRequest(BlockRequest),
     /// On a blob's topic, once for all who asked: one block follows.
     Block(BlockHeader),
     /// To one device: its update is stored, or never will be. Only this empties an outbox.
@@ -48,7 +48,7 @@ pub enum ToDevice {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hello {
     /// This start of the program.
-    pub boot: BootId,
+    pub incarnation: Incarnation,
     /// SHA-256 of the extractor's file.
     pub extractor: Digest,
     /// Digest of the class list, see [`crate::class_list_digest`].
@@ -60,12 +60,12 @@ pub struct Hello {
     /// Which samples they are; said again when they change.
     pub dataset: DatasetId,
     /// What it says about itself: architecture, cores and memory, and what its owner adds.
-    pub labels: Labels,
+    pub attributes: Attributes,
 }
 
 /// Blocks of a blob that somebody needs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Want {
+pub struct BlockRequest {
     /// Of which blob.
     pub blob: BlobRef,
     /// Which blocks.
@@ -96,21 +96,21 @@ pub struct BlockHeader {
     pub crc: u32,
 }
 
-/// See [`ToAggregator::Leaving`].
+/// See [`ToAggregator::Goodbye`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Leaving {
+pub struct Goodbye {
     /// The start of the program that ends; a will of an earlier start is ignored.
-    pub boot: BootId,
+    pub incarnation: Incarnation,
 }
 
 /// See [`ToDevice::Welcome`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Welcome {
     /// The start of the program that is welcome.
-    pub boot: BootId,
+    pub incarnation: Incarnation,
     /// The current run.
     pub run: RunId,
-    /// Whether its labels are among those that rounds choose from; others follow the fleet and use its heads.
+    /// Whether its attributes are among those that rounds choose from; others follow the fleet and use its heads.
     pub is_eligible: bool,
 }
 
@@ -118,16 +118,16 @@ pub struct Welcome {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Refused {
     /// The start of the program that is refused; none where the aggregator does not know it.
-    pub boot: Option<BootId>,
+    pub incarnation: Option<Incarnation>,
     /// Why.
     pub reason: Refusal,
 }
 
 /// What the fleet is doing. Retained, so it is the first thing a device hears; small, so any broker keeps it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Notice {
+pub struct RoundAnnouncement {
     /// This start of the aggregator; a device that sees a new one says hello again.
-    pub boot: BootId,
+    pub incarnation: Incarnation,
     /// The run.
     pub run: RunId,
     /// The round.
@@ -136,22 +136,22 @@ pub struct Notice {
     pub task: Task,
     /// Classes and features.
     pub shape: Shape,
-    /// Method and hyper-parameters.
-    pub params: Params,
+    /// Method and hyper-parameters, checked.
+    pub params: ValidParams,
     /// How updates are written.
     pub encoding: Encoding,
     /// The fleet's newest heads; none before the first merge.
     pub heads: Option<BlobRef>,
     /// What the method adds to the heads: prototypes, means or a prior.
-    pub aid: Option<BlobRef>,
+    pub side_information: Option<BlobRef>,
     /// Every random choice of the run comes from this.
     pub seed: u64,
-    /// A device takes part if its [`selection_ticket`] is at most this.
-    pub highest_ticket: u64,
-    /// Unless empty, the first halves of the tickets of the only devices that take part; at most
+    /// A device takes part if its [`selection_draw`] is at most this.
+    pub selection_threshold: u64,
+    /// Unless empty, the first halves of the draws of the only devices that take part; at most
     /// [`MAX_NAMED_DEVICES`](crate::limits::MAX_NAMED_DEVICES).
     pub only: Vec<u32>,
-    /// Time until the round closes, counted from the notice's first publication.
+    /// Time until the round closes, counted from the announcement's first publication.
     pub closes_in_ms: u32,
 }
 
@@ -160,13 +160,8 @@ pub struct Notice {
 pub enum Task {
     /// Nothing yet: the aggregator waits for devices.
     Wait,
-    /// Send the statistics of all samples; the aggregator puts them in the place of those that the device sent before.
-    Statistics {
-        /// How much of them.
-        extent: Sums,
-    },
-    /// Train the heads and send them.
-    Train,
+    /// Answer the request with an update.
+    Round(Request),
     /// Nothing: nothing new is to be learned now, and the heads are those to use.
     Rest,
 }
@@ -184,8 +179,8 @@ pub struct Receipt {
     pub refused: Option<Refusal>,
 }
 
-/// A device's place in the draw of a round: participation without a list of names in the notice.
-pub fn selection_ticket(seed: u64, round: RoundId, device: &DeviceId) -> u64 {
+/// A device's place in the draw of a round: participation without a list of names in the announcement.
+pub fn selection_draw(seed: u64, round: RoundId, device: &DeviceId) -> u64 {
     let mut text = [0_u8; 12 + crate::limits::MAX_DEVICE_ID];
     text[..8].copy_from_slice(&seed.to_le_bytes());
     text[8..12].copy_from_slice(&round.0.to_le_bytes());
@@ -195,13 +190,24 @@ pub fn selection_ticket(seed: u64, round: RoundId, device: &DeviceId) -> u64 {
     u64::from_le_bytes(digest.0[..8].try_into().expect("eight bytes"))
 }
 
-/// The part of a [`selection_ticket`] by which [`Notice::only`] names its device.
-pub fn named_ticket(ticket: u64) -> u32 {
-    (ticket >> 32) as u32
+/// The part of a [`selection_draw`] by which [`RoundAnnouncement::only`] names its device.
+pub fn named_draw(draw: u64) -> u32 {
+    (draw >> 32) as u32
 }
 
-/// Whether a device takes part in the round of a notice.
-pub fn is_selected(notice: &Notice, device: &DeviceId) -> bool {
-    let ticket = selection_ticket(notice.seed, notice.round, device);
-    ticket <= notice.highest_ticket && (notice.only.is_empty() || notice.only.contains(&named_ticket(ticket)))
+/// Whether a device takes part in the round of an announcement.
+pub fn is_selected(announcement: &RoundAnnouncement, device: &DeviceId) -> bool {
+    let draw = selection_draw(announcement.seed, announcement.round, device);
+    draw <= announcement.selection_threshold
+        && (announcement.only.is_empty() || announcement.only.contains(&named_draw(draw)))
+}
+
+impl Task {
+    /// What is asked, if anything is.
+    pub fn request(self) -> Option<Request> {
+        match self {
+            Self::Round(request) => Some(request),
+            Self::Wait | Self::Rest => None,
+        }
+    }
 }

@@ -21,7 +21,7 @@ pub enum Refusal {
     Classes,
     /// Other numbers of classes or features than the fleet's.
     Shape,
-    /// The books are full.
+    /// The registry is full.
     TooManyDevices,
     /// A message of another run.
     WrongRun,

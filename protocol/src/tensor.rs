@@ -54,6 +54,9 @@ impl Encoding {
     }
 
     /// Takes a `[rows][columns]` array off the front of `bytes`. Allocates only once the bytes are known to be there.
+    ///
+    /// # Errors
+    /// If the bytes end before the array does, or a number is not finite.
     pub fn read(self, rows: usize, columns: usize, bytes: &mut &[u8]) -> Result<Vec<f32>, TensorError> {
         let (mine, rest) = bytes.split_at_checked(self.bytes(rows, columns)).ok_or(TensorError::Short)?;
         *bytes = rest;

@@ -1,20 +1,23 @@
 //! Every topic, built and parsed here and nowhere else.
 //!
 //! ```text
-//! grapevine/v1/<fleet>/notice                retained: what the fleet is doing          aggregator -> all
-//! grapevine/v1/<fleet>/up/<device>           what a device says                         device -> aggregator
-//! grapevine/v1/<fleet>/up/aggregator         whether the aggregator hears `up`          aggregator -> itself
-//! grapevine/v1/<fleet>/down/<device>         what one device is told                    aggregator -> device
-//! grapevine/v1/<fleet>/blob/<kind>           blocks of a model, once for all who asked  aggregator -> all
-//! grapevine/v1/<fleet>/predictions/<device>  what a device sees, as JSON                device -> anybody
+//! grapevine/<fleet>/announcement          retained: what the fleet is doing          aggregator -> all
+//! grapevine/<fleet>/up/<device>           messages of a device                       device -> aggregator
+//! grapevine/<fleet>/up/aggregator         a test whether `up` can be read            aggregator -> itself
+//! grapevine/<fleet>/down/<device>         messages to one device                     aggregator -> device
+//! grapevine/<fleet>/blob/<kind>           blocks of a model, once for all devices    aggregator -> all
+//! grapevine/<fleet>/predictions/<device>  predictions, as JSON                       device -> anybody
 //! ```
+//!
+//! No topic names a version. Only frames do ([`crate::VERSION`]): so a program of another version is heard, gets an answer
+//! that names the versions, and does not become invisible.
 
 use alloc::format;
 use alloc::string::String;
 
 use crate::ids::{AGGREGATOR, DeviceId, FleetId};
 
-const ROOT: &str = "grapevine/v1";
+const ROOT: &str = "grapevine";
 
 /// What all topics of a fleet begin with.
 pub fn root(fleet: &FleetId) -> String {
@@ -26,9 +29,9 @@ pub fn echo(fleet: &FleetId) -> String {
     format!("{ROOT}/{fleet}/up/{AGGREGATOR}")
 }
 
-/// Where the retained notice is.
-pub fn notice(fleet: &FleetId) -> String {
-    format!("{ROOT}/{fleet}/notice")
+/// Where the retained announcement is.
+pub fn announcement(fleet: &FleetId) -> String {
+    format!("{ROOT}/{fleet}/announcement")
 }
 
 /// Where a device speaks.
@@ -53,14 +56,14 @@ pub enum BlobKind {
     /// The heads.
     Heads,
     /// Prototypes, means or prior.
-    Aid,
+    SideInformation,
 }
 
 /// Where the blocks of a model blob are published.
 pub fn blob(fleet: &FleetId, kind: BlobKind) -> String {
     let kind = match kind {
         BlobKind::Heads => "heads",
-        BlobKind::Aid => "aid",
+        BlobKind::SideInformation => "side-information",
     };
     format!("{ROOT}/{fleet}/blob/{kind}")
 }
@@ -70,9 +73,9 @@ pub fn predictions(fleet: &FleetId, device: &DeviceId) -> String {
     format!("{ROOT}/{fleet}/predictions/{device}")
 }
 
-/// Whether a topic is this protocol's, of any version: nothing else may be published there.
+/// Whether a topic is this protocol's: nothing else may be published there.
 pub fn is_reserved(topic: &str) -> bool {
-    topic.split('/').next() == ROOT.split('/').next()
+    topic.split('/').next() == Some(ROOT)
 }
 
 /// Which device spoke, or `None` for a topic that is not one of this fleet's devices.
@@ -89,33 +92,33 @@ mod tests {
     fn topics_are_parsed_as_they_are_built() {
         let fleet: FleetId = "north".parse().unwrap();
         let device: DeviceId = "camera-7".parse().unwrap();
-        assert_eq!(up(&fleet, &device), "grapevine/v1/north/up/camera-7");
+        assert_eq!(up(&fleet, &device), "grapevine/north/up/camera-7");
         assert_eq!(speaker(&fleet, &up(&fleet, &device)), Some(device.clone()));
         for other in [
-            "grapevine/v1/northern/up/camera-7",
-            "grapevine/v1/north/up/",
-            "grapevine/v1/north/up/a/b",
-            "grapevine/v1/north/up/+",
+            "grapevine/northern/up/camera-7",
+            "grapevine/north/up/",
+            "grapevine/north/up/a/b",
+            "grapevine/north/up/+",
             &echo(&fleet),
-            "grapevine/v2/north/up/camera-7",
+            "vines/north/up/camera-7",
             &down(&fleet, &device),
             &predictions(&fleet, &device),
             "",
         ] {
             assert_eq!(speaker(&fleet, other), None, "{other}");
         }
-        assert_eq!(blob(&fleet, BlobKind::Heads), "grapevine/v1/north/blob/heads");
-        assert_eq!(blob(&fleet, BlobKind::Aid), "grapevine/v1/north/blob/aid");
-        assert_eq!(predictions(&fleet, &device), "grapevine/v1/north/predictions/camera-7");
+        assert_eq!(blob(&fleet, BlobKind::Heads), "grapevine/north/blob/heads");
+        assert_eq!(blob(&fleet, BlobKind::SideInformation), "grapevine/north/blob/side-information");
+        assert_eq!(predictions(&fleet, &device), "grapevine/north/predictions/camera-7");
     }
 
     #[test]
     fn the_protocol_keeps_its_topics_to_itself() {
         let fleet: FleetId = "north".parse().unwrap();
-        for topic in [notice(&fleet).as_str(), "grapevine/v2/x", "grapevine"] {
+        for topic in [announcement(&fleet).as_str(), "grapevine/x", "grapevine"] {
             assert!(is_reserved(topic), "{topic}");
         }
-        for topic in ["plant/grapevine", "grapevines/v1", "", "/grapevine"] {
+        for topic in ["plant/grapevine", "grapevines/x", "", "/grapevine"] {
             assert!(!is_reserved(topic), "{topic}");
         }
     }

@@ -3,11 +3,11 @@
 //! One test: the allocator counts for the whole program.
 
 use grapevine_models::limits::{MAX_CLASSES, MAX_FEATURES};
-use grapevine_models::{Head, Heads, Method, Prototypes, Shape, Sums};
+use grapevine_models::{Head, Heads, Method, Shape, Sums};
 use grapevine_protocol::limits::MAX_BLOB_BYTES;
 use grapevine_protocol::{
-    AidBody, Assembler, BlobRef, DatasetId, Encoding, HeadsBody, Task, Update, UpdateContent, decode_to_aggregator,
-    decode_to_device,
+    Assembler, BlobRef, DatasetId, Encoding, HeadsBody, Request, Response, SideInformationBody, Update,
+    decode_to_aggregator, decode_to_device,
 };
 use peak_alloc::PeakAlloc;
 
@@ -20,25 +20,25 @@ const NEXT_TO_NOTHING: usize = 16 * 1024;
 #[test]
 fn claims_allocate_nothing() {
     let largest = Shape::new(MAX_CLASSES, MAX_FEATURES).unwrap();
-    for (what, body, task) in false_claims() {
-        let peak = peak_of(|| assert!(Update::decode(&body, largest, task, Method::RedGrape).is_err()));
+    for (what, body, request) in false_claims() {
+        let peak = peak_of(|| assert!(Update::decode(&body, largest, request).is_err()));
         assert!(peak < NEXT_TO_NOTHING, "{what}: {peak} bytes");
         let peak = peak_of(|| assert!(HeadsBody::decode(&body, largest).is_err()));
         assert!(peak < NEXT_TO_NOTHING, "{what} as heads: {peak} bytes");
-        let peak = peak_of(|| assert!(AidBody::decode(&body, largest).is_err()));
-        assert!(peak < NEXT_TO_NOTHING, "{what} as an aid: {peak} bytes");
+        let peak = peak_of(|| assert!(SideInformationBody::decode(&body, largest).is_err()));
+        assert!(peak < NEXT_TO_NOTHING, "{what} as side information: {peak} bytes");
     }
     for kind in 0..=4 {
-        let aid = [&[kind, 0xe8, 7, 0][..], &[0; 36]].concat();
-        let peak = peak_of(|| assert!(AidBody::decode(&aid, largest).is_err()));
-        assert!(peak < NEXT_TO_NOTHING, "an aid of kind {kind}: {peak} bytes");
+        let side_information = [&[kind, 0xe8, 7, 0][..], &[0; 36]].concat();
+        let peak = peak_of(|| assert!(SideInformationBody::decode(&side_information, largest).is_err()));
+        assert!(peak < NEXT_TO_NOTHING, "side information of kind {kind}: {peak} bytes");
     }
     for bytes in [200_000_000, u32::MAX, MAX_BLOB_BYTES as u32 + 1] {
         let claim = BlobRef { bytes, ..BlobRef::of(b"") };
         let peak = peak_of(|| assert!(Assembler::new(claim, MAX_BLOB_BYTES).is_err()));
         assert!(peak < NEXT_TO_NOTHING, "a blob of {bytes} bytes: {peak} bytes");
     }
-    // A hello with 2^32 labels, a want of 65,535 blocks.
+    // A hello with 2^32 attributes, a request for 65,535 blocks.
     let hello = [&[1, 0, 1][..], &[7; 64], &[2, 2, 5, 0xff, 0xff, 0xff, 0xff, 0x0f]].concat();
     let want = [&[1, 1][..], &[7; 32], &[1, 0xff, 0xff, 3, 0xff, 0xff, 3]].concat();
     for frame in [hello, want] {
@@ -49,18 +49,19 @@ fn claims_allocate_nothing() {
 }
 
 /// Forty bytes each, that begin as an update of the largest shape does.
-fn false_claims() -> Vec<(&'static str, Vec<u8>, Task)> {
-    let begin = [0xe8, 7, 0x80, 16, 10];
+fn false_claims() -> Vec<(&'static str, Vec<u8>, Request)> {
+    let begin = [0xe8, 7, 0x80, 16, 10, 9];
     let claim = |kind: &[u8]| {
         let mut body = [&begin[..], kind].concat();
         body.resize(40, 0);
         body
     };
-    let statistics = Task::Statistics { extent: Sums::SecondMoment };
+    let statistics = Request::Statistics(Sums::SecondMoment);
+    let heads = Method::RedGrape.training_request();
     vec![
-        ("two heads and every prototype in f32", claim(&[0, 0, 2, 0xe8, 7, 0]), Task::Train),
-        ("two heads and every prototype in int8", claim(&[0, 2, 2, 0xe8, 7, 0]), Task::Train),
-        ("65,535 prototypes", claim(&[0, 1, 1, 0xff, 0xff, 3, 0]), Task::Train),
+        ("two heads and every prototype in f32", claim(&[0, 0, 1, 1, 0xe8, 7, 0]), heads),
+        ("two heads and every prototype in int8", claim(&[0, 2, 1, 1, 0xe8, 7, 0]), heads),
+        ("65,535 prototypes", claim(&[0, 1, 0, 1, 0xff, 0xff, 3, 0]), heads),
         ("the second moment", claim(&[1, 3]), statistics),
     ]
 }
@@ -70,11 +71,11 @@ fn honest_updates_cost_a_known_multiple() {
     let shape = Shape::new(100, 512).expect("within the limits");
     let head = Head { weight: vec![0.5; shape.weights()], bias: vec![0.5; shape.classes()] };
     let heads = Heads { main: head.clone(), supplementary: head };
-    let content = UpdateContent::Trained { heads: Some(heads), prototypes: Prototypes::default(), loss: None };
-    let update = Update { samples: 9, dataset: DatasetId(9), content };
+    let content = Response::Heads { heads, prototypes: Some(Default::default()), loss: None };
+    let update = Update { samples: 9, dataset: DatasetId(9), response: content };
     for (encoding, multiple) in [(Encoding::F32, 2), (Encoding::F16, 3), (Encoding::Int8, 8)] {
         let body = update.encode(shape, encoding);
-        let peak = peak_of(|| drop(Update::decode(&body, shape, Task::Train, Method::RedGrape).expect("honest")));
+        let peak = peak_of(|| drop(Update::decode(&body, shape, Method::RedGrape.training_request()).expect("honest")));
         assert!(peak > body.len() / 2, "{encoding:?}: only {peak} bytes were seen");
         assert!(peak < multiple * body.len() + NEXT_TO_NOTHING, "{encoding:?}: {peak} for {} bytes", body.len());
     }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use grapevine_models::{Method, Sums};
 use grapevine_protocol::{
-    AidBody, HeadsBody, MemoryBody, Refusal, Task, Update, decode_to_aggregator, decode_to_device,
+    HeadsBody, Refusal, Request, ServerStateBody, SideInformationBody, Update, decode_to_aggregator, decode_to_device,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -24,10 +24,10 @@ const MUTATIONS: usize = 20_000;
 type Check = fn(&[u8]);
 
 const TARGETS: [(&str, Check); 7] = [
-    ("aid", checks::aid),
+    ("side_information", checks::side_information),
     ("assembler", checks::assembler),
     ("heads", checks::heads),
-    ("memory", checks::memory),
+    ("server_state", checks::server_state),
     ("to_aggregator", checks::to_aggregator),
     ("to_device", checks::to_device),
     ("update", checks::update),
@@ -75,30 +75,29 @@ fn mutations_of_seeds_hold() {
 #[test]
 fn seeds_of_updates_are_refused_as_their_names_say() {
     let seeds = committed("update");
-    let means = (Task::Statistics { extent: Sums::Means }, Method::Ncm);
-    let counts = (Task::Statistics { extent: Sums::Counts }, Method::LogitAdjusted);
-    let train = (Task::Train, Method::RedGrape);
+    let (means, counts) = (Request::Statistics(Sums::Means), Request::Statistics(Sums::Counts));
+    let train = Method::RedGrape.training_request();
     for answer in examples::answers() {
-        let update = Update::decode(&seeds[answer.name][1..], examples::shape(), answer.task, answer.method);
+        let update = Update::decode(&seeds[answer.name][1..], examples::shape(), answer.request);
         assert_eq!(update, Ok(answer.update), "{}", answer.name);
     }
-    for (name, (task, method), reason) in [
+    for (name, request, reason) in [
         ("trained-f32-nan", train, Refusal::NotFinite),
         ("trained-f32-absurd", train, Refusal::Absurd),
         ("trained-f32-truncated", train, Refusal::Content),
         ("trained-f32-one-byte-more", train, Refusal::Content),
         ("trained-f32-wrong-shape", train, Refusal::Shape),
-        ("trained-f32-wrong-method", (Task::Train, Method::FedAvg), Refusal::Content),
-        ("trained-f32-wrong-task", (Task::Wait, Method::RedGrape), Refusal::Content),
+        ("trained-f32-wrong-method", Request::MAIN_HEAD, Refusal::Content),
+        ("trained-f32-wrong-task", Request::Gradient, Refusal::Content),
         ("trained-f32-classes-descending", train, Refusal::Content),
         ("trained-int8-infinite-scale", train, Refusal::NotFinite),
         ("trained-plain-no-samples", train, Refusal::Samples),
-        ("trained-with-loss-nan-loss", (Task::Train, Method::Climb), Refusal::NotFinite),
-        ("gradients-alone-without-any", (Task::Train, Method::Creff), Refusal::Content),
+        ("trained-with-loss-nan-loss", Method::Climb.training_request(), Refusal::NotFinite),
+        ("gradients-alone-without-any", Request::Prototypes, Refusal::Content),
         ("statistics-means-sum-too-large", means, Refusal::Absurd),
         ("statistics-counts-too-many", counts, Refusal::Samples),
     ] {
-        let update = Update::decode(&seeds[name][1..], examples::shape(), task, method);
+        let update = Update::decode(&seeds[name][1..], examples::shape(), request);
         assert_eq!(update.map_err(|error| error.refusal()), Err(reason), "{name}");
     }
 }
@@ -110,17 +109,15 @@ fn other_seeds_are_taken_if_nothing_is_wrong_with_them() {
     // Wrong for the shape that its first byte picks.
     heads.push("heads-plain-wrong-shape");
     taken("heads", &heads, |seed| HeadsBody::decode(&seed[1..], shape).is_ok());
-    let aids: Vec<_> = examples::aids().iter().map(|(name, ..)| *name).collect();
-    taken("aid", &aids, |seed| AidBody::decode(&seed[1..], shape).is_ok());
-    let memories: Vec<_> = examples::memories().into_iter().map(|(name, _)| name).collect();
-    taken("memory", &memories, |seed| MemoryBody::decode(&seed[1..], shape).is_ok());
+    let aids: Vec<_> = examples::side_information().iter().map(|(name, ..)| *name).collect();
+    taken("side_information", &aids, |seed| SideInformationBody::decode(&seed[1..], shape).is_ok());
+    let memories: Vec<_> = examples::server_states().into_iter().map(|(name, _)| name).collect();
+    taken("server_state", &memories, |seed| ServerStateBody::decode(&seed[1..], shape).is_ok());
     let mut messages: Vec<_> = examples::to_aggregator().iter().map(|framed| framed.name).collect();
     // Whoever assembles refuses a claim, not whoever reads the message.
     messages.push("offer-200mb-claim");
     taken("to_aggregator", &messages, |seed| decode_to_aggregator(seed).is_ok());
-    let mut messages: Vec<_> = examples::to_device().iter().map(|framed| framed.name).collect();
-    // Whoever trains refuses hyper-parameters.
-    messages.push("notice-train-nan");
+    let messages: Vec<_> = examples::to_device().iter().map(|framed| framed.name).collect();
     taken("to_device", &messages, |seed| decode_to_device(seed).is_ok());
 }
 

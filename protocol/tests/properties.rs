@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use grapevine_models::hyper_parameters::Kind;
 use grapevine_models::limits::{
     MAX_CLASS_WEIGHT, MAX_FEATURE_VALUE, MAX_GRADIENT_VALUE, MAX_LOSS, MAX_PARAMETER_VALUE, MAX_SAMPLES,
 };
-use grapevine_models::{Head, Heads, Means, Method, Params, Prototypes, Samples, Shape, Start, Statistics, Sums};
-use grapevine_protocol::limits::{MAX_BLOCKS, MAX_HEADER_BYTES, MAX_LABELS};
+use grapevine_models::{Head, Heads, Means, Method, Params, Prototypes, Samples, Shape, Statistics, Sums, ValidParams};
+use grapevine_protocol::limits::{MAX_ATTRIBUTES, MAX_BLOCKS, MAX_HEADER_BYTES};
 use grapevine_protocol::{
-    Aid, AidBody, Bitmap, BlobRef, BlockHeader, BlockSize, BodyError, BootId, DatasetId, Digest, Encoding, HeadsBody,
-    Hello, LabelValue, Labels, Leaving, Notice, Offer, Receipt, Refusal, Refused, RoundId, RunId, Task, ToAggregator,
-    ToDevice, Update, UpdateContent, Want, Welcome, decode_to_aggregator, decode_to_device, encode, is_label_name,
-    largest_aid, largest_update,
+    AttributeValue, Attributes, Bitmap, BlobRef, BlockHeader, BlockRequest, BlockSize, BodyError, DatasetId, Digest,
+    Encoding, Goodbye, HeadsBody, Hello, Incarnation, Offer, Receipt, Refusal, Refused, Request, Response,
+    RoundAnnouncement, RoundId, RunId, SideInformation, SideInformationBody, Task, ToAggregator, ToDevice, Update,
+    Welcome, decode_to_aggregator, decode_to_device, encode, is_attribute_name, largest_side_information,
+    largest_update,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -59,21 +61,21 @@ proptest! {
 
     #[test]
     fn trained_updates_come_back_within_their_precision((shape, heads, prototypes) in trained(), samples in samples()) {
-        let content = UpdateContent::Trained { heads: Some(heads.clone()), prototypes, loss: None };
-        let update = Update { samples, dataset: DatasetId(9), content };
+        let content = Response::Heads { heads: heads.clone(), prototypes: Some(prototypes), loss: None };
+        let update = Update { samples, dataset: DatasetId(9), response: content };
         for encoding in ENCODINGS {
             let bytes = update.encode(shape, encoding);
-            prop_assert!(bytes.len() <= largest_update(shape, Task::Train, Method::RedGrape));
-            let back = Update::decode(&bytes, shape, Task::Train, Method::RedGrape);
+            prop_assert!(bytes.len() <= largest_update(shape, Method::RedGrape.training_request()));
+            let back = Update::decode(&bytes, shape, Method::RedGrape.training_request());
             if encoding == Encoding::F16 && !fits_f16(&heads) {
                 prop_assert_eq!(back.map_err(|error| error.refusal()), Err(Refusal::NotFinite));
                 continue;
             }
             let back = back.unwrap();
             prop_assert_eq!(back.samples, samples);
-            assert_near(&update.content, &back.content, encoding);
+            assert_near(&update.response, &back.response, encoding);
             every_cut_and_every_extra_byte_is_refused(&bytes, |bytes| {
-                Update::decode(bytes, shape, Task::Train, Method::RedGrape).err()
+                Update::decode(bytes, shape, Method::RedGrape.training_request()).err()
             });
         }
     }
@@ -81,12 +83,12 @@ proptest! {
     #[test]
     fn statistics_come_back((shape, extent, statistics) in statistics(), samples in samples()) {
         let samples = samples.max(statistics.samples() as u32);
-        let update = Update { samples, dataset: DatasetId(9), content: UpdateContent::Statistics(statistics.clone()) };
+        let update = Update { samples, dataset: DatasetId(9), response: Response::Statistics(statistics.clone()) };
         let bytes = update.encode(shape, Encoding::Int8);
-        let task = Task::Statistics { extent };
-        prop_assert!(bytes.len() <= largest_update(shape, task, Method::Lda));
-        let back = Update::decode(&bytes, shape, task, Method::Lda).unwrap();
-        let UpdateContent::Statistics(back) = back.content else { panic!("statistics were asked for") };
+        let request = Request::Statistics(extent);
+        prop_assert!(bytes.len() <= largest_update(shape, request));
+        let back = Update::decode(&bytes, shape, request).unwrap();
+        let Response::Statistics(back) = back.response else { panic!("statistics were asked for") };
         prop_assert_eq!(back.counts(), statistics.counts());
         let (sent, received) = (statistics.to_floats(), back.to_floats());
         let pairs = sent.sums.iter().zip(&received.sums).chain(sent.moment.iter().zip(&received.moment));
@@ -94,7 +96,7 @@ proptest! {
             prop_assert!((a - b).abs() <= a.abs() * 1.2e-7 + 1e-6, "{a} became {b}");
         }
         every_cut_and_every_extra_byte_is_refused(&bytes, |bytes| {
-            Update::decode(bytes, shape, task, Method::Lda).err()
+            Update::decode(bytes, shape, request).err()
         });
     }
 
@@ -106,15 +108,15 @@ proptest! {
     }
 
     #[test]
-    fn aids_come_back((shape, aid) in aid()) {
+    fn aids_come_back((shape, side_information) in side_information()) {
         for encoding in ENCODINGS {
-            let bytes = AidBody(aid.clone()).encode(encoding);
-            prop_assert!(bytes.len() <= largest_aid(shape, method_of(&aid)));
-            match (&aid, AidBody::decode(&bytes, shape).unwrap().0) {
-                (Aid::Prototypes(sent), Aid::Prototypes(received)) => prototypes_near(sent, &received, encoding),
+            let bytes = SideInformationBody(side_information.clone()).encode(encoding);
+            prop_assert!(bytes.len() <= largest_side_information(shape, method_of(&side_information)));
+            match (&side_information, SideInformationBody::decode(&bytes, shape).unwrap().0) {
+                (SideInformation::Prototypes(sent), SideInformation::Prototypes(received)) => prototypes_near(sent, &received, encoding),
                 (sent, received) => prop_assert_eq!(sent, &received),
             }
-            every_cut_and_every_extra_byte_is_refused(&bytes, |bytes| AidBody::decode(bytes, shape).err());
+            every_cut_and_every_extra_byte_is_refused(&bytes, |bytes| SideInformationBody::decode(bytes, shape).err());
         }
     }
 
@@ -145,16 +147,24 @@ fn one_flipped_byte_is_refused_or_leaves_sound_numbers() {
             }
         });
     }
-    for (name, aid, encoding) in examples::aids() {
-        each_flip(&aid.encode(encoding), |bytes| match AidBody::decode(bytes, examples::shape()).map(|body| body.0) {
-            Ok(Aid::Prototypes(prototypes)) => assert_eq!(prototypes.check(examples::shape()), Ok(()), "{name}"),
-            Ok(Aid::Means(means)) => assert!(means.by_class.values().flatten().all(|value| value.is_finite())),
-            Ok(Aid::Prior(prior)) => assert!(prior.iter().all(|share| (0.0..=1.0).contains(share))),
-            Ok(Aid::Weights(weights)) => {
-                assert!(weights.iter().all(|weight| (0.0..=MAX_CLASS_WEIGHT).contains(weight)));
+    for (name, side_information, encoding) in examples::side_information() {
+        each_flip(&side_information.encode(encoding), |bytes| {
+            match SideInformationBody::decode(bytes, examples::shape()).map(|body| body.0) {
+                Ok(SideInformation::Prototypes(prototypes)) => {
+                    assert_eq!(prototypes.check(examples::shape()), Ok(()), "{name}")
+                }
+                Ok(SideInformation::Means(means)) => {
+                    assert!(means.by_class.values().flatten().all(|value| value.is_finite()))
+                }
+                Ok(SideInformation::Prior(prior)) => assert!(prior.iter().all(|share| (0.0..=1.0).contains(share))),
+                Ok(SideInformation::Weights(weights)) => {
+                    assert!(weights.iter().all(|weight| (0.0..=MAX_CLASS_WEIGHT).contains(weight)));
+                }
+                Ok(SideInformation::ReferencePoint(head)) => {
+                    assert_eq!(head.check(examples::shape()), Ok(()), "{name}")
+                }
+                Err(error) => assert!(!error.to_string().is_empty()),
             }
-            Ok(Aid::Anchor(head)) => assert_eq!(head.check(examples::shape()), Ok(()), "{name}"),
-            Err(error) => assert!(!error.to_string().is_empty()),
         });
     }
 }
@@ -181,18 +191,20 @@ fn each_flip(bytes: &[u8], mut check: impl FnMut(&[u8])) {
 }
 
 fn assert_refused_or_sound(bytes: &[u8], answer: &examples::Answer) {
-    let update = match Update::decode(bytes, examples::shape(), answer.task, answer.method) {
+    let update = match Update::decode(bytes, examples::shape(), answer.request) {
         Ok(update) => update,
         Err(error) => return assert!(Refusal::ALL.contains(&error.refusal())),
     };
-    assert!((1..=MAX_SAMPLES).contains(&update.samples));
-    match update.content {
-        UpdateContent::Trained { heads, prototypes, loss } => {
-            assert!(heads.is_none_or(|heads| heads.check(examples::shape()).is_ok()));
+    assert!((u32::from(answer.request.is_training())..=MAX_SAMPLES).contains(&update.samples));
+    match update.response {
+        Response::Heads { heads, prototypes, loss } => {
+            assert_eq!(heads.check(examples::shape()), Ok(()));
             assert!(loss.is_none_or(|loss| (0.0..=MAX_LOSS).contains(&loss)));
-            assert_eq!(prototypes.check(examples::shape()), Ok(()));
+            assert!(prototypes.is_none_or(|prototypes| prototypes.check(examples::shape()).is_ok()));
         }
-        UpdateContent::Statistics(statistics) => {
+        Response::Gradient(gradient) => assert_eq!(gradient.check(examples::shape()), Ok(())),
+        Response::Prototypes(prototypes) => assert_eq!(prototypes.check(examples::shape()), Ok(())),
+        Response::Statistics(statistics) => {
             assert!(statistics.samples() <= u64::from(MAX_SAMPLES));
             let floats = statistics.to_floats();
             assert!(floats.sums.iter().chain(&floats.moment).all(|value| value.is_finite()));
@@ -211,11 +223,11 @@ fn every_cut_and_every_extra_byte_is_refused(bytes: &[u8], refused: impl Fn(&[u8
     }
 }
 
-fn assert_near(sent: &UpdateContent, received: &UpdateContent, encoding: Encoding) {
+fn assert_near(sent: &Response, received: &Response, encoding: Encoding) {
     match (sent, received) {
         (
-            UpdateContent::Trained { heads: Some(a), prototypes: p, .. },
-            UpdateContent::Trained { heads: Some(b), prototypes: q, .. },
+            Response::Heads { heads: a, prototypes: Some(p), .. },
+            Response::Heads { heads: b, prototypes: Some(q), .. },
         ) => {
             head_near(&a.main, &b.main, encoding);
             head_near(&a.supplementary, &b.supplementary, encoding);
@@ -252,13 +264,13 @@ fn fits_f16(heads: &Heads) -> bool {
     heads.main.weight.iter().chain(&heads.supplementary.weight).all(|value| value.abs() < 65_520.0)
 }
 
-fn method_of(aid: &Aid) -> Method {
-    match aid {
-        Aid::Prototypes(_) => Method::RedGrape,
-        Aid::Means(_) => Method::RedGrapeLive,
-        Aid::Prior(_) => Method::LogitAdjusted,
-        Aid::Weights(_) => Method::RatioLoss,
-        Aid::Anchor(_) => Method::RedGrapePlus,
+fn method_of(side_information: &SideInformation) -> Method {
+    match side_information {
+        SideInformation::Prototypes(_) => Method::RedGrape,
+        SideInformation::Means(_) => Method::RedGrapeLive,
+        SideInformation::Prior(_) => Method::LogitAdjusted,
+        SideInformation::Weights(_) => Method::RatioLoss,
+        SideInformation::ReferencePoint(_) => Method::RedGrapePlus,
     }
 }
 
@@ -311,15 +323,15 @@ fn statistics() -> impl Strategy<Value = (Shape, Sums, Statistics)> {
     })
 }
 
-fn aid() -> impl Strategy<Value = (Shape, Aid)> {
+fn side_information() -> impl Strategy<Value = (Shape, SideInformation)> {
     shape().prop_flat_map(|shape| {
         let mean = vec(value(MAX_FEATURE_VALUE), shape.features());
-        let means = by_class(shape, mean).prop_map(|by_class| Aid::Means(Means { by_class }));
-        let prior = vec(0.0_f32..=1.0, shape.classes()).prop_map(Aid::Prior);
-        let weights = vec(0.0..=MAX_CLASS_WEIGHT, shape.classes()).prop_map(Aid::Weights);
-        let anchor = head(shape, MAX_PARAMETER_VALUE).prop_map(Aid::Anchor);
-        let prototypes = prototypes(shape).prop_map(Aid::Prototypes);
-        (Just(shape), prop_oneof![prototypes, means, prior, weights, anchor])
+        let means = by_class(shape, mean).prop_map(|by_class| SideInformation::Means(Means { by_class }));
+        let prior = vec(0.0_f32..=1.0, shape.classes()).prop_map(SideInformation::Prior);
+        let weights = vec(0.0..=MAX_CLASS_WEIGHT, shape.classes()).prop_map(SideInformation::Weights);
+        let reference_point = head(shape, MAX_PARAMETER_VALUE).prop_map(SideInformation::ReferencePoint);
+        let prototypes = prototypes(shape).prop_map(SideInformation::Prototypes);
+        (Just(shape), prop_oneof![prototypes, means, prior, weights, reference_point])
     })
 }
 
@@ -335,29 +347,29 @@ fn blob() -> impl Strategy<Value = BlobRef> {
     })
 }
 
-fn want() -> impl Strategy<Value = Want> {
+fn want() -> impl Strategy<Value = BlockRequest> {
     let missing = (0..=MAX_BLOCKS, vec(0..MAX_BLOCKS, 0..40)).prop_map(|(blocks, indices)| {
         let mut missing = Bitmap::none(blocks);
         indices.into_iter().for_each(|index| missing.insert(index));
         missing
     });
     (blob(), prop_oneof![3 => missing, 1 => (0..=MAX_BLOCKS).prop_map(Bitmap::all)])
-        .prop_map(|(blob, missing)| Want { blob, missing })
+        .prop_map(|(blob, missing)| BlockRequest { blob, missing })
 }
 
 fn block_header() -> impl Strategy<Value = BlockHeader> {
     (digest(), any::<u16>(), any::<u32>()).prop_map(|(digest, index, crc)| BlockHeader { digest, index, crc })
 }
 
-fn labels() -> impl Strategy<Value = Labels> {
+fn labels() -> impl Strategy<Value = Attributes> {
     let value = prop_oneof![
-        any::<bool>().prop_map(LabelValue::Flag),
-        any::<i64>().prop_map(LabelValue::Number),
-        "[a-zA-Z0-9 ,é]{0,16}".prop_map(|text| LabelValue::text(&text).expect("short enough")),
+        any::<bool>().prop_map(AttributeValue::Flag),
+        any::<i64>().prop_map(AttributeValue::Number),
+        "[a-zA-Z0-9 ,é]{0,16}".prop_map(|text| AttributeValue::text(&text).expect("short enough")),
     ];
-    btree_map("[a-m][a-z0-9_]{0,19}", value, 0..=MAX_LABELS).prop_map(|values| {
-        let mut labels = Labels::default();
-        values.into_iter().filter(|(name, _)| is_label_name(name)).for_each(|(name, value)| {
+    btree_map("[a-m][a-z0-9_]{0,19}", value, 0..=MAX_ATTRIBUTES).prop_map(|values| {
+        let mut labels = Attributes::default();
+        values.into_iter().filter(|(name, _)| is_attribute_name(name)).for_each(|(name, value)| {
             labels.insert(&name, value).expect("a label");
         });
         labels
@@ -368,23 +380,23 @@ fn to_aggregator() -> impl Strategy<Value = ToAggregator> {
     let hello = (any::<u64>(), digest(), digest(), shape(), any::<u32>(), labels());
     let offer = (any::<u64>(), any::<u32>(), blob(), any::<u32>());
     prop_oneof![
-        hello.prop_map(|(boot, extractor, classes, shape, samples, labels)| {
+        hello.prop_map(|(incarnation, extractor, classes, shape, samples, labels)| {
             ToAggregator::Hello(Hello {
-                boot: BootId(boot),
+                incarnation: Incarnation(incarnation),
                 extractor,
                 classes,
                 shape,
                 samples,
-                dataset: DatasetId(boot),
-                labels,
+                dataset: DatasetId(incarnation),
+                attributes: labels,
             })
         }),
-        want().prop_map(ToAggregator::Want),
+        want().prop_map(ToAggregator::BlockRequest),
         offer.prop_map(|(run, round, blob, crc)| {
             ToAggregator::Offer(Offer { run: RunId(run), round: RoundId(round), blob, crc })
         }),
         block_header().prop_map(ToAggregator::Block),
-        any::<u64>().prop_map(|boot| ToAggregator::Leaving(Leaving { boot: BootId(boot) })),
+        any::<u64>().prop_map(|incarnation| ToAggregator::Goodbye(Goodbye { incarnation: Incarnation(incarnation) })),
     ]
 }
 
@@ -393,15 +405,15 @@ fn to_device() -> impl Strategy<Value = ToDevice> {
     let receipt = (any::<u64>(), any::<u32>(), digest(), option::of(refusal()));
     Union::new([
         (any::<u64>(), any::<u64>(), any::<bool>())
-            .prop_map(|(boot, run, is_eligible)| {
-                ToDevice::Welcome(Welcome { boot: BootId(boot), run: RunId(run), is_eligible })
+            .prop_map(|(incarnation, run, is_eligible)| {
+                ToDevice::Welcome(Welcome { incarnation: Incarnation(incarnation), run: RunId(run), is_eligible })
             })
             .boxed(),
-        (option::of(any::<u64>().prop_map(BootId)), refusal())
-            .prop_map(|(boot, reason)| ToDevice::Refused(Refused { boot, reason }))
+        (option::of(any::<u64>().prop_map(Incarnation)), refusal())
+            .prop_map(|(incarnation, reason)| ToDevice::Refused(Refused { incarnation, reason }))
             .boxed(),
-        notice().prop_map(ToDevice::Notice).boxed(),
-        want().prop_map(ToDevice::Want).boxed(),
+        announcement().prop_map(ToDevice::RoundAnnouncement).boxed(),
+        want().prop_map(ToDevice::BlockRequest).boxed(),
         block_header().prop_map(ToDevice::Block).boxed(),
         receipt
             .prop_map(|(run, round, digest, refused)| {
@@ -411,15 +423,20 @@ fn to_device() -> impl Strategy<Value = ToDevice> {
     ])
 }
 
-fn notice() -> impl Strategy<Value = Notice> {
+fn announcement() -> impl Strategy<Value = RoundAnnouncement> {
     let extents = [Sums::Nothing, Sums::Counts, Sums::Means, Sums::SecondMoment];
-    let mut tasks = vec![Task::Wait, Task::Train, Task::Rest];
-    tasks.extend(extents.map(|extent| Task::Statistics { extent }));
+    let mut tasks = vec![Task::Wait, Task::Round(Request::MAIN_HEAD), Task::Rest];
+    tasks.extend(extents.map(|extent| Task::Round(Request::Statistics(extent))));
     let settings = (select(tasks), shape(), params(), select(ENCODINGS.to_vec()));
     (any::<(u64, u64, u32, u64, u64, u32)>(), settings, option::of(blob()), option::of(blob())).prop_map(
-        |((boot, run, round, seed, highest_ticket, closes_in_ms), (task, shape, params, encoding), heads, aid)| {
-            Notice {
-                boot: BootId(boot),
+        |(
+            (incarnation, run, round, seed, selection_threshold, closes_in_ms),
+            (task, shape, params, encoding),
+            heads,
+            side_information,
+        )| {
+            RoundAnnouncement {
+                incarnation: Incarnation(incarnation),
                 run: RunId(run),
                 round: RoundId(round),
                 task,
@@ -427,9 +444,9 @@ fn notice() -> impl Strategy<Value = Notice> {
                 params,
                 encoding,
                 heads,
-                aid,
+                side_information,
                 seed,
-                highest_ticket,
+                selection_threshold,
                 only: Vec::new(),
                 closes_in_ms,
             }
@@ -437,31 +454,20 @@ fn notice() -> impl Strategy<Value = Notice> {
     )
 }
 
-fn params() -> impl Strategy<Value = Params> {
-    let number = || proptest::num::f32::NORMAL;
-    let numbers = (number(), number(), number(), number(), number(), number());
-    let start = select(vec![Start::Zeros, Start::Ncm, Start::Lda, Start::Posterior]);
-    let own = proptest::array::uniform6(number());
-    (select(Method::ALL.to_vec()), numbers, any::<[u16; 4]>(), start, any::<bool>(), own).prop_map(
-        |(method, numbers, whole_numbers, start, averaged, own)| {
-            let (learning_rate, momentum, lambda, clip, start_scale, tau) = numbers;
-            let [rich_samples, batch, epochs, min_samples_to_share] = whole_numbers;
-            Params {
-                method,
-                learning_rate,
-                momentum,
-                lambda,
-                rich_samples,
-                clip,
-                batch,
-                epochs,
-                min_samples_to_share,
-                start,
-                start_scale,
-                averaged,
-                tau,
-                own,
-            }
-        },
-    )
+/// Any values within the ranges: others are not decoded.
+fn params() -> impl Strategy<Value = ValidParams> {
+    let shares = proptest::array::uniform18(0.0_f32..1.0);
+    (select(Method::ALL.to_vec()), shares).prop_map(|(method, shares)| {
+        let start = Params::defaults(method, 10);
+        let params = start.all().zip(shares).fold(start, |params, (parameter, share)| {
+            let value = match parameter.kind {
+                Kind::Number(range) => range.least + share * (range.most - range.least).min(1e6),
+                Kind::Count(range) => (range.least + share * (range.most - range.least)).trunc(),
+                Kind::Choice(names) => (share * names.len() as f32).trunc(),
+                Kind::Flag => share.round(),
+            };
+            params.with(parameter, value.into()).unwrap_or(params)
+        });
+        params.check().expect("each value was allowed")
+    })
 }

@@ -3,11 +3,12 @@
 use grapevine_models::limits::{
     MAX_CLASS_WEIGHT, MAX_FEATURE_VALUE, MAX_GRADIENT_VALUE, MAX_LOSS, MAX_PARAMETER_VALUE, MAX_SAMPLES,
 };
-use grapevine_models::{Head, Heads, Method, Prototypes, Shape, Sums};
+use grapevine_models::{Head, Heads, Method, Prototypes, Shape, Statistics, Sums};
 use grapevine_protocol::limits::{BLOCK_BYTES, MAX_BLOB_BYTES, MAX_FRAME_BYTES};
 use grapevine_protocol::{
-    Aid, AidBody, Assembler, BlobRef, BlockError, BlockHeader, BodyError, DatasetId, Digest, Encoding, HeadsBody,
-    Refusal, Task, Update, UpdateContent, block, decode_to_aggregator, decode_to_device, largest_aid, largest_update,
+    Assembler, BlobRef, BlockError, BlockHeader, BodyError, DatasetId, Digest, Encoding, HeadsBody, Refusal, Request,
+    Response, SideInformation, SideInformationBody, Update, block, decode_to_aggregator, decode_to_device,
+    largest_side_information, largest_update,
 };
 
 // Numbers of the wire.
@@ -15,15 +16,13 @@ const F32: u8 = 0;
 const F16: u8 = 1;
 const INT8: u8 = 2;
 
-const METHOD_WITHOUT_EXTRAS: Method = Method::FedAvg;
-
 /// An update of ten samples for two classes and two features: `kind` is the end of the header.
 fn update(kind: &[u8], arrays: &[&[u8]]) -> Vec<u8> {
     [&[2, 2, 10, 0][..], kind, &arrays.concat()].concat()
 }
 
 fn trained(supplementary: bool, prototypes: u8, arrays: &[&[u8]]) -> Vec<u8> {
-    update(&[0, F32, 1 + u8::from(supplementary), prototypes, 0], arrays)
+    update(&[0, F32, supplementary.into(), 1, prototypes, 0], arrays)
 }
 
 fn numbers(values: &[f32]) -> Vec<u8> {
@@ -55,7 +54,7 @@ fn frames() {
         assert_eq!(to_aggregator, to_device);
         to_aggregator.err()
     };
-    // A want of sixteen blocks, as it must be with two bytes of bits.
+    // A block request for sixteen blocks, as it must be with two bytes of bits.
     let want = |bits: &[u8]| [&[1, 1][..], &[7; 32], &[1, 4], &[16], bits].concat();
     assert!(decode_to_aggregator(&want(&[2, 0xff, 0x0f])).is_ok());
     for (what, frame, reason) in [
@@ -99,12 +98,12 @@ fn trained_updates() {
     for (what, body, reason) in [
         ("nothing", vec![], Refusal::Content),
         ("a header that ends", vec![2, 2, 10, 0, 0], Refusal::Content),
-        ("an unknown encoding", update(&[0, 3, 1, 0, 0], &[&good]), Refusal::Content),
-        ("a shape that cannot be", [&[1, 2, 10, 0, 0, 1, 0, 0][..], &good].concat(), Refusal::Content),
-        ("another shape", [&[2, 3, 10, 0, 0, 1, 0, 0][..], &good].concat(), Refusal::Shape),
-        ("the largest shape", [&[0xe8, 7, 0x80, 16, 10, 0, 0, 1, 0, 0][..], &good].concat(), Refusal::Shape),
-        ("no samples", [&[2, 2, 0, 0, 0, 1, 0, 0][..], &good].concat(), Refusal::Samples),
-        ("too many samples", [&[2, 2, 0x81, 0x80, 0x80, 8, 0, 0, 1, 0, 0][..], &good].concat(), Refusal::Samples),
+        ("an unknown encoding", update(&[0, 3, 0, 1, 0, 0], &[&good]), Refusal::Content),
+        ("a shape that cannot be", [&[1, 2, 10, 9, 0, 0, 0, 1, 0, 0][..], &good].concat(), Refusal::Content),
+        ("another shape", [&[2, 3, 10, 9, 0, 0, 0, 1, 0, 0][..], &good].concat(), Refusal::Shape),
+        ("the largest shape", [&[0xe8, 7, 0x80, 16, 10, 9, 0, 0, 0, 1, 0, 0][..], &good].concat(), Refusal::Shape),
+        ("no samples", [&[2, 2, 0, 9, 0, 0, 0, 1, 0, 0][..], &good].concat(), Refusal::Samples),
+        ("too many samples", [&[2, 2, 0x81, 0x80, 0x80, 8, 9, 0, 0, 0, 1, 0, 0][..], &good].concat(), Refusal::Samples),
         ("half a head", trained(false, 0, &[&good[..12]]), Refusal::Content),
         ("one byte too few", trained(false, 0, &[&good[..23]]), Refusal::Content),
         ("one byte too many", trained(false, 0, &[&good, &[0]]), Refusal::Content),
@@ -113,11 +112,11 @@ fn trained_updates() {
         ("NaN", trained(false, 0, &[&head(f32::NAN)]), Refusal::NotFinite),
         ("infinity", trained(false, 0, &[&head(f32::NEG_INFINITY)]), Refusal::NotFinite),
         ("NaN in the second head", trained(true, 0, &[&good, &head(f32::NAN)]), Refusal::NotFinite),
-        ("NaN in f16", update(&[0, F16, 1, 0, 0], &[&[0, 0x7e, 0, 0, 0, 0, 0, 0], &biases]), Refusal::NotFinite),
-        ("a scale of NaN", update(&[0, INT8, 1, 0, 0], &[&head_int8(f32::NAN)]), Refusal::NotFinite),
-        ("an infinite scale", update(&[0, INT8, 1, 0, 0], &[&head_int8(f32::INFINITY)]), Refusal::NotFinite),
-        ("a scale that overflows", update(&[0, INT8, 1, 0, 0], &[&head_int8(f32::MAX)]), Refusal::NotFinite),
-        ("an absurd scale", update(&[0, INT8, 1, 0, 0], &[&head_int8(1e6)]), Refusal::Absurd),
+        ("NaN in f16", update(&[0, F16, 0, 1, 0, 0], &[&[0, 0x7e, 0, 0, 0, 0, 0, 0], &biases]), Refusal::NotFinite),
+        ("a scale of NaN", update(&[0, INT8, 0, 1, 0, 0], &[&head_int8(f32::NAN)]), Refusal::NotFinite),
+        ("an infinite scale", update(&[0, INT8, 0, 1, 0, 0], &[&head_int8(f32::INFINITY)]), Refusal::NotFinite),
+        ("a scale that overflows", update(&[0, INT8, 0, 1, 0, 0], &[&head_int8(f32::MAX)]), Refusal::NotFinite),
+        ("an absurd scale", update(&[0, INT8, 0, 1, 0, 0], &[&head_int8(1e6)]), Refusal::Absurd),
         ("an absurd weight", trained(false, 0, &[&head(over)]), Refusal::Absurd),
         ("an absurd weight below zero", trained(false, 0, &[&head(-over)]), Refusal::Absurd),
         ("an unknown class", trained(false, 1, &[&good, &classes(&[2]), &good]), Refusal::Content),
@@ -127,21 +126,24 @@ fn trained_updates() {
         ("a prototype that does not come", trained(false, 1, &[&good, &classes(&[1])]), Refusal::Content),
         ("NaN in a prototype", trained(false, 1, &[&good, &classes(&[1]), &head(f32::NAN)]), Refusal::NotFinite),
         ("an absurd gradient", trained(false, 1, &[&good, &classes(&[0]), &head(steep)]), Refusal::Absurd),
-        ("no head", update(&[0, F32, 0, 0, 0], &[]), Refusal::Content),
-        ("three heads", update(&[0, F32, 3, 0, 0], &[&good, &good, &good]), Refusal::Content),
-        ("a loss", update(&[0, F32, 1, 0, 1], &[&numbers(&[0.5]), &good]), Refusal::Content),
-        ("a loss that does not come", update(&[0, F32, 1, 0, 1], &[]), Refusal::Content),
+        ("no head", update(&[0, F32, 0, 1, 0, 0], &[]), Refusal::Content),
+        ("two supplementary heads", update(&[0, F32, 2, 1, 0, 0], &[&good, &good, &good]), Refusal::Content),
+        ("no prototypes", update(&[0, F32, 0, 0, 0], &[&good]), Refusal::Content),
+        ("a loss", update(&[0, F32, 0, 1, 0, 1], &[&numbers(&[0.5]), &good]), Refusal::Content),
+        ("a loss that does not come", update(&[0, F32, 0, 1, 0, 1], &[]), Refusal::Content),
+        ("a gradient instead", update(&[2, F32], &[&good]), Refusal::Content),
         ("statistics instead", update(&[1, 1], &[&whole(&[5, 5])]), Refusal::Content),
     ] {
-        let refused = Update::decode(&body, shape(), Task::Train, Method::RedGrape).map_err(|error| error.refusal());
+        let refused =
+            Update::decode(&body, shape(), Method::RedGrape.training_request()).map_err(|error| error.refusal());
         assert_eq!(refused, Err(reason), "{what}");
     }
     for (what, fine) in [
         ("the largest weight", trained(false, 0, &[&head(MAX_PARAMETER_VALUE)])),
         ("the largest gradient", trained(false, 1, &[&good, &classes(&[1]), &head(-MAX_GRADIENT_VALUE)])),
-        ("the most samples", [&[2, 2, 0x80, 0x80, 0x80, 8, 0, 0, 0, 1, 0, 0][..], &good].concat()),
+        ("the most samples", [&[2, 2, 0x80, 0x80, 0x80, 8, 9, 0, 0, 0, 1, 0, 0][..], &good].concat()),
     ] {
-        assert!(Update::decode(&fine, shape(), Task::Train, Method::RedGrape).is_ok(), "{what}");
+        assert!(Update::decode(&fine, shape(), Method::RedGrape.training_request()).is_ok(), "{what}");
     }
 }
 
@@ -151,24 +153,30 @@ fn head_int8(scale: f32) -> Vec<u8> {
 
 #[test]
 fn what_the_method_does_not_ask_for() {
-    for method in Method::ALL {
-        let heads = |count: u8| -> Vec<u8> { (0..count).flat_map(|_| head(1.0)).collect() };
-        let sent = u8::from(method.sends_heads());
-        let loss = if method.sends_loss() { [&[1][..], &numbers(&[0.5])].concat() } else { vec![0] };
-        let with = |heads_sent: u8, prototypes: u8, arrays: &[&[u8]]| {
-            let kind = [&[0, F32, heads_sent, prototypes][..], &loss].concat();
-            update(&kind, &[&[&heads(heads_sent)[..]], arrays].concat())
-        };
-        let supplementary = with(2, 0, &[]);
-        let prototypes = with(sent, 1, &[&classes(&[0]), &head(1.0)]);
-        let refused = |body: &[u8]| Update::decode(body, shape(), Task::Train, method).err().map(|e| e.refusal());
-        let unless = |asked: bool| (!asked).then_some(Refusal::Content);
-        assert_eq!(refused(&supplementary), unless(method.has_supplementary_head()), "{method}");
-        assert_eq!(refused(&prototypes), unless(method.sends_prototypes()), "{method}");
-        let without_loss = if method.sends_heads() { unless(!method.sends_loss()) } else { Some(Refusal::Content) };
-        assert_eq!(refused(&trained(false, 0, &[&head(1.0)])), without_loss, "{method}");
-        let gradients = update(&[0, F32, 0, 1, 0], &[&classes(&[0]), &head(1.0)]);
-        assert_eq!(refused(&gradients), unless(!method.sends_heads()), "{method}");
+    let requests: Vec<Request> = Method::ALL.into_iter().map(Method::training_request).collect();
+    let head = Head { weight: vec![1.0, 0.5, -0.5, 0.25], bias: vec![1.0, -1.0] };
+    let prototypes = Prototypes { by_class: [(0, head.clone())].into() };
+    let answer = |request: Request| match request {
+        Request::Statistics(extent) => Response::Statistics(Statistics::empty(shape(), extent)),
+        Request::Heads { supplementary, prototypes: with_prototypes, loss } => {
+            let second = if supplementary { head.clone() } else { Head::zeros(shape()) };
+            let heads = Heads { main: head.clone(), supplementary: second };
+            let prototypes = with_prototypes.then(|| prototypes.clone());
+            Response::Heads { heads, prototypes, loss: loss.then_some(0.5) }
+        }
+        Request::Gradient => Response::Gradient(head.clone()),
+        Request::Prototypes => Response::Prototypes(prototypes.clone()),
+    };
+    for given in &requests {
+        let update = Update { samples: 3, dataset: DatasetId(9), response: answer(*given) };
+        let body = update.encode(shape(), Encoding::F32);
+        for asked in &requests {
+            let taken = Update::decode(&body, shape(), *asked).map_err(|error| error.refusal());
+            // A supplementary head of zeros is not sent.
+            let fits = given == asked || given.with_supplementary() == *asked;
+            let expected = if fits { Ok(update.clone()) } else { Err(Refusal::Content) };
+            assert_eq!(taken, expected, "{given:?} where {asked:?} was asked for");
+        }
     }
 }
 
@@ -183,29 +191,29 @@ fn losses() {
         (f32::NAN, Some(Refusal::NotFinite)),
         (f32::INFINITY, Some(Refusal::NotFinite)),
     ] {
-        let body = update(&[0, F32, 1, 0, 1], &[&numbers(&[loss]), &head(1.0)]);
-        let update = Update::decode(&body, shape(), Task::Train, Method::Climb);
+        let body = update(&[0, F32, 0, 0, 1], &[&numbers(&[loss]), &head(1.0)]);
+        let update = Update::decode(&body, shape(), Method::Climb.training_request());
         assert_eq!(update.err().map(|error| error.refusal()), reason, "{loss}");
     }
 }
 
 #[test]
-fn what_the_task_does_not_ask_for() {
+fn what_the_request_does_not_ask_for() {
     let extents = [Sums::Counts, Sums::Means, Sums::SecondMoment];
     let bodies = [
         update(&[1, 1], &[&whole(&[5, 5])]),
         update(&[1, 2], &[&whole(&[5, 5]), &numbers(&[1.0; 4])]),
         update(&[1, 3], &[&whole(&[5, 5]), &numbers(&[1.0; 7])]),
-        trained(false, 0, &[&head(1.0)]),
+        update(&[0, F32, 0, 0, 0], &[&head(1.0)]),
     ];
-    let mut tasks = vec![Task::Wait, Task::Rest, Task::Statistics { extent: Sums::Nothing }];
-    tasks.extend(extents.map(|extent| Task::Statistics { extent }));
-    tasks.push(Task::Train);
-    for (asked, task) in tasks.into_iter().enumerate() {
+    let mut requests = vec![Request::Statistics(Sums::Nothing)];
+    requests.extend(extents.map(Request::Statistics));
+    requests.push(Request::MAIN_HEAD);
+    for (asked, request) in requests.into_iter().enumerate() {
         for (sent, body) in bodies.iter().enumerate() {
-            let update = Update::decode(body, shape(), task, METHOD_WITHOUT_EXTRAS).map_err(|error| error.refusal());
-            // The first three tasks have no answer.
-            assert_eq!(update.is_ok(), sent + 3 == asked, "{task:?} answered by body {sent}");
+            let update = Update::decode(body, shape(), request).map_err(|error| error.refusal());
+            // The first request has no answer.
+            assert_eq!(update.is_ok(), sent + 1 == asked, "{request:?} answered by body {sent}");
             assert!(matches!(update, Ok(_) | Err(Refusal::Content)));
         }
     }
@@ -213,7 +221,7 @@ fn what_the_task_does_not_ask_for() {
 
 #[test]
 fn statistics() {
-    let task = Task::Statistics { extent: Sums::SecondMoment };
+    let request = Request::Statistics(Sums::SecondMoment);
     let body = |counts: [u32; 2], sum: f32, moment: f32| {
         let arrays = numbers(&[sum, 0.0, 0.0, 0.0, moment, 0.0, 0.0]);
         update(&[1, 3], &[&whole(&counts), &arrays])
@@ -231,7 +239,7 @@ fn statistics() {
         ("counts that wrap around", body([u32::MAX, 2], 1.0, 1.0), Some(Refusal::Samples)),
         ("counts alone", update(&[1, 3], &[&whole(&[2, 1])]), Some(Refusal::Content)),
     ] {
-        let update = Update::decode(&body, shape(), task, Method::Lda);
+        let update = Update::decode(&body, shape(), request);
         assert_eq!(update.err().map(|error| error.refusal()), reason, "{what}");
     }
 }
@@ -265,14 +273,14 @@ fn aids() {
         ("means", body(&[1, 2], &[&classes(&[0, 1]), &mean, &mean]), None),
         ("a prior", body(&[2], &[&numbers(&[0.5, 0.5])]), None),
         ("weights", body(&[3], &[&numbers(&[0.0, MAX_CLASS_WEIGHT])]), None),
-        ("an anchor", body(&[4], &[&head(1.0)]), None),
-        ("an unknown aid", body(&[5, 0], &[]), Some(Refusal::Content)),
+        ("a reference point", body(&[4], &[&head(1.0)]), None),
+        ("unknown side information", body(&[5, 0], &[]), Some(Refusal::Content)),
         ("a weight below zero", body(&[3], &[&numbers(&[-0.5, 1.0])]), Some(Refusal::Absurd)),
         ("an absurd weight", body(&[3], &[&numbers(&[1.0, 1e6])]), Some(Refusal::Absurd)),
         ("a weight of NaN", body(&[3], &[&numbers(&[1.0, f32::NAN])]), Some(Refusal::NotFinite)),
-        ("half an anchor", body(&[4], &[&mean]), Some(Refusal::Content)),
-        ("an absurd anchor", body(&[4], &[&head(1e9)]), Some(Refusal::Absurd)),
-        ("an anchor of NaN", body(&[4], &[&head(f32::NAN)]), Some(Refusal::NotFinite)),
+        ("half a reference point", body(&[4], &[&mean]), Some(Refusal::Content)),
+        ("an absurd reference point", body(&[4], &[&head(1e9)]), Some(Refusal::Absurd)),
+        ("a reference point of NaN", body(&[4], &[&head(f32::NAN)]), Some(Refusal::NotFinite)),
         ("unknown classes", body(&[1, 1], &[&classes(&[2]), &mean]), Some(Refusal::Content)),
         ("classes twice", body(&[1, 2], &[&classes(&[0, 0]), &mean, &mean]), Some(Refusal::Content)),
         ("more classes than there are", body(&[1, 3], &[&classes(&[0, 1, 2])]), Some(Refusal::Content)),
@@ -286,8 +294,8 @@ fn aids() {
         ("three shares", body(&[2], &[&numbers(&[0.5, 0.25, 0.25])]), Some(Refusal::Content)),
         ("an absurd gradient", body(&[0, F32, 1], &[&classes(&[0]), &head(300.0)]), Some(Refusal::Absurd)),
     ] {
-        let aid = AidBody::decode(&body, shape());
-        assert_eq!(aid.err().map(|error| error.refusal()), reason, "{what}");
+        let side_information = SideInformationBody::decode(&body, shape());
+        assert_eq!(side_information.err().map(|error| error.refusal()), reason, "{what}");
     }
 }
 
@@ -333,10 +341,10 @@ fn broken_numbers_are_refused_in_every_encoding() {
                 let mut main = Head { weight: vec![1.0, 0.5, -0.5, 0.25], bias: vec![0.0; 2] };
                 main.weight[at] = broken;
                 let heads = Heads { main, supplementary: Head::zeros(shape()) };
-                let content =
-                    UpdateContent::Trained { heads: Some(heads), prototypes: Prototypes::default(), loss: None };
-                let body = Update { samples: 1, dataset: DatasetId(9), content }.encode(shape(), encoding);
-                let refused = Update::decode(&body, shape(), Task::Train, Method::FedAvg).map_err(|e| e.refusal());
+                let content = Response::Heads { heads, prototypes: None, loss: None };
+                let body = Update { samples: 1, dataset: DatasetId(9), response: content }.encode(shape(), encoding);
+                let refused =
+                    Update::decode(&body, shape(), Method::FedAvg.training_request()).map_err(|e| e.refusal());
                 assert_eq!(refused, Err(Refusal::NotFinite), "{broken} at {at} in {encoding:?}");
             }
         }
@@ -350,14 +358,18 @@ fn no_encoding_is_longer_than_the_longest_update() {
         let head = Head { weight: vec![1.0; shape.weights()], bias: vec![1.0; classes] };
         let prototypes = Prototypes { by_class: (0..classes as u16).map(|class| (class, head.clone())).collect() };
         let heads = Heads { main: head.clone(), supplementary: head };
-        let content = UpdateContent::Trained { heads: Some(heads), prototypes: prototypes.clone(), loss: None };
-        let update = Update { samples: MAX_SAMPLES, dataset: DatasetId(9), content };
+        let content = Response::Heads { heads, prototypes: Some(prototypes.clone()), loss: None };
+        let update = Update { samples: MAX_SAMPLES, dataset: DatasetId(9), response: content };
         for encoding in [Encoding::F32, Encoding::F16, Encoding::Int8] {
             let bytes = update.encode(shape, encoding).len();
-            let longest = largest_update(shape, Task::Train, Method::RedGrape);
+            let longest = largest_update(shape, Method::RedGrape.training_request());
             assert!(bytes <= longest, "{shape:?} {encoding:?}: {bytes} bytes, expected at most {longest}");
-            let aid = AidBody(Aid::Prototypes(prototypes.clone())).encode(encoding).len();
-            assert!(aid <= largest_aid(shape, Method::RedGrape), "{shape:?} {encoding:?}: an aid of {aid} bytes");
+            let side_information =
+                SideInformationBody(SideInformation::Prototypes(prototypes.clone())).encode(encoding).len();
+            assert!(
+                side_information <= largest_side_information(shape, Method::RedGrape),
+                "{shape:?} {encoding:?}: side information of {side_information} bytes"
+            );
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use grapevine_models::Method;
 use grapevine_protocol::{
-    AidBody, DeviceId, FleetId, HeadsBody, Refusal, Refused, RoundId, ToDevice, Update, class_list_digest,
-    decode_to_aggregator, decode_to_device, encode, selection_ticket, topics,
+    DeviceId, FleetId, HeadsBody, Refusal, Refused, RoundId, SideInformationBody, ToDevice, Update, class_list_digest,
+    decode_to_aggregator, decode_to_device, encode, selection_draw, topics,
 };
 
 pub mod examples;
@@ -45,46 +45,46 @@ fn what_the_aggregator_says() {
         ("welcome", "0100a8464d01"),
         ("refused", "010101820215"),
         (
-            "notice-train",
+            "announcement-train",
+            concat!(
+                "0102d1a20190e4d0b287d3aeeefe01110101010100e80780100c0000003e0000003f0000403f080000c03f2003050200",
+                "00c03e01000080be0000003f000000000000000000000000000000000000000002015c0bc2423c1af18cd0172a4d1f84",
+                "c01af25a3ee3c5ccd217e8e8a48924fe414ec5bee8070401109d79437bb9079b50bca1cf364a334ff8edbd7bab38997d",
+                "73e8450e7122a9e58a27022ad5aad5aad5aad5aa5500e0d403",
+            ),
+        ),
+        (
+            "announcement-statistics",
+            concat!(
+                "0102d1a20190e4d0b287d3aeeefe0111010003e80780100c0000003e0000003f0000403f080000c03f200305020000c0",
+                "3e01000080be0000003f000000000000000000000000000000000000000002015c0bc2423c1af18cd0172a4d1f84c01a",
+                "f25a3ee3c5ccd217e8e8a48924fe414ec5bee8070401109d79437bb9079b50bca1cf364a334ff8edbd7bab38997d73e8",
+                "450e7122a9e58a27022ad5aad5aad5aad5aa5500e0d403",
+            ),
+        ),
+        (
+            "announcement-rest",
             concat!(
                 "0102d1a20190e4d0b287d3aeeefe011102e80780100c0000003e0000003f0000403f080000c03f200305020000c03e01",
-                "000080be0000003f000000400000000000000000000000000000000002015c0bc2423c1af18cd0172a4d1f84c01af25a",
+                "000080be0000003f000000000000000000000000000000000000000002015c0bc2423c1af18cd0172a4d1f84c01af25a",
                 "3ee3c5ccd217e8e8a48924fe414ec5bee8070401109d79437bb9079b50bca1cf364a334ff8edbd7bab38997d73e8450e",
                 "7122a9e58a27022ad5aad5aad5aad5aa5500e0d403",
             ),
         ),
         (
-            "notice-statistics",
+            "announcement-only",
             concat!(
-                "0102d1a20190e4d0b287d3aeeefe01110103e80780100c0000003e0000003f0000403f080000c03f200305020000c03e",
-                "01000080be0000003f000000400000000000000000000000000000000002015c0bc2423c1af18cd0172a4d1f84c01af2",
-                "5a3ee3c5ccd217e8e8a48924fe414ec5bee8070401109d79437bb9079b50bca1cf364a334ff8edbd7bab38997d73e845",
-                "0e7122a9e58a27022ad5aad5aad5aad5aa5500e0d403",
+                "0102d1a20190e4d0b287d3aeeefe0111010003e80780100c0000003e0000003f0000403f080000c03f200305020000c0",
+                "3e01000080be0000003f000000000000000000000000000000000000000002015c0bc2423c1af18cd0172a4d1f84c01a",
+                "f25a3ee3c5ccd217e8e8a48924fe414ec5bee8070401109d79437bb9079b50bca1cf364a334ff8edbd7bab38997d73e8",
+                "450e7122a9e58a27022ad5aad5aad5aad5aa550207ffffffff0fe0d403",
             ),
         ),
         (
-            "notice-rest",
-            concat!(
-                "0102d1a20190e4d0b287d3aeeefe011103e80780100c0000003e0000003f0000403f080000c03f200305020000c03e01",
-                "000080be0000003f000000400000000000000000000000000000000002015c0bc2423c1af18cd0172a4d1f84c01af25a",
-                "3ee3c5ccd217e8e8a48924fe414ec5bee8070401109d79437bb9079b50bca1cf364a334ff8edbd7bab38997d73e8450e",
-                "7122a9e58a27022ad5aad5aad5aad5aa5500e0d403",
-            ),
-        ),
-        (
-            "notice-only",
-            concat!(
-                "0102d1a20190e4d0b287d3aeeefe01110103e80780100c0000003e0000003f0000403f080000c03f200305020000c03e",
-                "01000080be0000003f000000400000000000000000000000000000000002015c0bc2423c1af18cd0172a4d1f84c01af2",
-                "5a3ee3c5ccd217e8e8a48924fe414ec5bee8070401109d79437bb9079b50bca1cf364a334ff8edbd7bab38997d73e845",
-                "0e7122a9e58a27022ad5aad5aad5aad5aa550207ffffffff0fe0d403",
-            ),
-        ),
-        (
-            "notice-wait",
+            "announcement-wait",
             concat!(
                 "0102d1a20190e4d0b287d3aeeefe011100e80780100c0000003e0000003f0000403f080000c03f200305020000c03e01",
-                "000080be0000003f00000040000000000000000000000000000000000200002ad5aad5aad5aad5aa5500e0d403",
+                "000080be0000003f00000000000000000000000000000000000000000200002ad5aad5aad5aad5aa5500e0d403",
             ),
         ),
         ("want", "01032937013f2181810606b2a799b05bda2849f3e369a20982a4138f0e0a55984ce4e0dc2a040b020904"),
@@ -107,32 +107,33 @@ fn updates() {
         (
             "trained-f32",
             concat!(
-                "0202e807ac0200000202000000fe3f000000bf0000803e0000febf0000c03f0000c0bf0000febf0000003e0000fe3f00",
-                "00803f0000803e000000bf000001000000fe3f0000803c0000febf000080bc0000003f000000bf0000003d0000febf00",
-                "0000bd0000fe3f000040bf0000403f",
+                "0202e807ac020000010102000000fe3f000000bf0000803e0000febf0000c03f0000c0bf0000febf0000003e0000fe3f",
+                "0000803f0000803e000000bf000001000000fe3f0000803c0000febf000080bc0000003f000000bf0000003d0000febf",
+                "000000bd0000fe3f000040bf0000403f",
             ),
         ),
         (
             "trained-f16",
             concat!(
-                "0202e807ac020001020200f03f00b80034f0bf0000c03f0000c0bff0bf0030f03f003c0000803e000000bf00000100f0",
-                "3f0024f0bf00a40000003f000000bf0028f0bf00a8f03f000040bf0000403f",
+                "0202e807ac02000101010200f03f00b80034f0bf0000c03f0000c0bff0bf0030f03f003c0000803e000000bf00000100",
+                "f03f0024f0bf00a40000003f000000bf0028f0bf00a8f03f000040bf0000403f",
             ),
         ),
         (
             "trained-int8",
             concat!(
-                "0202e807ac0200020202000000803c7fe00000803c10810000c03f0000c0bf0000803c81080000803c7f400000803e00",
-                "0000bf000001000000803c7f010000803c81ff0000003f000000bf0000803c02810000803cfe7f000040bf0000403f",
+                "0202e807ac020002010102000000803c7fe00000803c10810000c03f0000c0bf0000803c81080000803c7f400000803e",
+                "000000bf000001000000803c7f010000803c81ff0000003f000000bf0000803c02810000803cfe7f000040bf0000403f",
             ),
         ),
-        ("trained-plain", "020201ac0200000100000000fe3f000000bf0000803e0000febf0000c03f0000c0bf"),
-        ("trained-with-loss", "020201ac0200000100010000203f0000fe3f000000bf0000803e0000febf0000c03f0000c0bf"),
+        ("trained-plain", "020201ac0200000000000000fe3f000000bf0000803e0000febf0000c03f0000c0bf"),
+        ("trained-with-loss", "020201ac0200000000010000203f0000fe3f000000bf0000803e0000febf0000c03f0000c0bf"),
+        ("gradient", "020201ac0202000000fe3f000000bf0000803e0000febf0000c03f0000c0bf"),
         (
             "gradients-alone",
             concat!(
-                "020201ac020000000200000001000000fe3f0000803c0000febf000080bc0000003f000000bf0000003d0000febf0000",
-                "00bd0000fe3f000040bf0000403f",
+                "020201ac02030002000001000000fe3f0000803c0000febf000080bc0000003f000000bf0000003d0000febf000000bd",
+                "0000fe3f000040bf0000403f",
             ),
         ),
         ("statistics-counts", "020205ac0201010200000001000000"),
@@ -147,7 +148,7 @@ fn updates() {
     for (answer, frozen) in answers.iter().zip(frozen) {
         let bytes = answer.update.encode(examples::shape(), answer.encoding);
         assert_frozen(answer.name, &bytes, frozen);
-        let update = Update::decode(&bytes, examples::shape(), answer.task, answer.method);
+        let update = Update::decode(&bytes, examples::shape(), answer.request);
         assert_eq!(update.as_ref(), Ok(&answer.update));
     }
 }
@@ -188,14 +189,14 @@ fn aids() {
         ("means", "0102000001000000003f0000a0bf000000400000003e"),
         ("prior", "020000403f0000803e"),
         ("weights", "030000c03f0080fa43"),
-        ("anchor", "040000803f000000bf0000803e0000003e0000003f000000bf"),
+        ("reference-point", "040000803f000000bf0000803e0000003e0000003f000000bf"),
     ];
-    let aids = examples::aids();
+    let aids = examples::side_information();
     assert_eq!(aids.len(), frozen.len());
-    for ((name, aid, encoding), frozen) in aids.iter().zip(frozen) {
-        let bytes = aid.encode(*encoding);
+    for ((name, side_information, encoding), frozen) in aids.iter().zip(frozen) {
+        let bytes = side_information.encode(*encoding);
         assert_frozen(name, &bytes, frozen);
-        assert_eq!(AidBody::decode(&bytes, examples::shape()).as_ref(), Ok(aid));
+        assert_eq!(SideInformationBody::decode(&bytes, examples::shape()).as_ref(), Ok(side_information));
     }
 }
 
@@ -203,24 +204,24 @@ fn aids() {
 fn topic_names() {
     let fleet: FleetId = "orchard-2".parse().unwrap();
     let device: DeviceId = "camera_7-north".parse().unwrap();
-    assert_eq!(topics::notice(&fleet), "grapevine/v1/orchard-2/notice");
-    assert_eq!(topics::up(&fleet, &device), "grapevine/v1/orchard-2/up/camera_7-north");
-    assert_eq!(topics::up_filter(&fleet), "grapevine/v1/orchard-2/up/+");
-    assert_eq!(topics::down(&fleet, &device), "grapevine/v1/orchard-2/down/camera_7-north");
-    assert_eq!(topics::blob(&fleet, topics::BlobKind::Heads), "grapevine/v1/orchard-2/blob/heads");
-    assert_eq!(topics::speaker(&fleet, "grapevine/v1/orchard-2/up/camera_7-north"), Some(device));
+    assert_eq!(topics::announcement(&fleet), "grapevine/orchard-2/announcement");
+    assert_eq!(topics::up(&fleet, &device), "grapevine/orchard-2/up/camera_7-north");
+    assert_eq!(topics::up_filter(&fleet), "grapevine/orchard-2/up/+");
+    assert_eq!(topics::down(&fleet, &device), "grapevine/orchard-2/down/camera_7-north");
+    assert_eq!(topics::blob(&fleet, topics::BlobKind::Heads), "grapevine/orchard-2/blob/heads");
+    assert_eq!(topics::speaker(&fleet, "grapevine/orchard-2/up/camera_7-north"), Some(device));
 }
 
 /// The first eight bytes, little-endian, of SHA-256 over seed, round and name.
 #[test]
-fn selection_tickets() {
-    for (seed, round, device, ticket) in [
+fn selection_draws() {
+    for (seed, round, device, draw) in [
         (0, 0, "a", 0xda22_16ad_6a38_11b7),
         (42, 17, "camera_7-north", 0x6735_bc41_268e_b7ae),
         (u64::MAX, u32::MAX, &"z".repeat(64), 0xf526_54fc_c29a_4638),
     ] {
         let device: DeviceId = device.parse().unwrap();
-        assert_eq!(selection_ticket(seed, RoundId(round), &device), ticket, "{seed} {round} {device}");
+        assert_eq!(selection_draw(seed, RoundId(round), &device), draw, "{seed} {round} {device}");
     }
 }
 
@@ -272,7 +273,7 @@ fn refusal_numbers() {
     assert_eq!(Refusal::ALL.len(), names.len());
     for ((number, reason), name) in (0..).zip(Refusal::ALL).zip(names) {
         assert_eq!(reason.name(), name);
-        assert_eq!(encode(&ToDevice::Refused(Refused { boot: None, reason }), b""), [1, 1, 0, number]);
+        assert_eq!(encode(&ToDevice::Refused(Refused { incarnation: None, reason }), b""), [1, 1, 0, number]);
     }
 }
 

@@ -74,9 +74,9 @@ def table(page, name, data, partition, fleet, alpha, rounds=ROUNDS, methods=METH
     }
 
 
-def dial(page):
+def logit_offset(page):
     """With the dial of redgrape-plus. Where tables take seconds, every training sample is held out once for its choice."""
-    return ("--dial", "redgrape-plus", *(() if page == "images" else ("--folds", "5")))
+    return ("--logit-offset", "redgrape-plus", *(() if page == "images" else ("--folds", "5")))
 
 
 def grid(page, name, data, title=""):
@@ -85,7 +85,7 @@ def grid(page, name, data, title=""):
     for alpha in ALPHAS:
         for partition in PARTITIONS:
             for fleet in FLEETS:
-                more = dial(page) if alpha == "1" else ()
+                more = logit_offset(page) if alpha == "1" else ()
                 one = table(page, name, data, partition, fleet, alpha, more=more)
                 tables.append({**one, "title": title + one["title"]})
     return tables
@@ -93,7 +93,7 @@ def grid(page, name, data, title=""):
 
 def started(page, name, data, title=""):
     """Every method that trains from the same start and averaged, at a learning rate and a lambda chosen on held-out samples."""
-    more = ("--warm-start", "lda", "--average", "--grid", "lr=0.01,0.05", "--grid", "lambda=0.1,1", *dial(page))
+    more = ("--init", "lda", "--averaged", "--grid", "learning_rate=0.01,0.05", "--grid", "lambda=0.1,1", *logit_offset(page))
     settings = [(partition, fleet) for partition in PARTITIONS for fleet in FLEETS]
     tables = [table(page, f"{name}-started", data, *setting, "1", methods=STARTED, more=more) for setting in settings]
     return [{**one, "title": "every method from lda and averaged, " + title + one["title"]} for one in tables]
@@ -155,7 +155,7 @@ def report(one):
 
 def dialled(one):
     """Over how many rivals the dial of redgrape-plus is ahead in both, at a tau chosen on held-out samples."""
-    against = [rival for dial in report(one)["dials"] for rival in dial["against"]]
+    against = [rival for dial in report(one)["logit_offsets"] for rival in dial["against"]]
     return f"{sum(rival['dominates'] for rival in against)} of {len(against)}" if against else "-"
 
 
@@ -228,9 +228,9 @@ def page(name, tables):
     lines += [NOTES[name], ""] if name in NOTES else []
     best = [row.split(" | ")[1] for row in rows]
     counts = ", ".join(f"{method} in {best.count(method)}" for method in dict.fromkeys(best))
-    lines += [f"Best of {len(rows)} settings: {counts}. *Dial*: rivals over which redgrape-plus, at a tau chosen on held-out training"]
+    lines += [f"Best of {len(rows)} settings: {counts}. *LogitOffset*: rivals over which redgrape-plus, at a tau chosen on held-out training"]
     lines += ["samples, has at least the head and at least the balanced accuracy.", ""]
-    lines += ["| setting | best | " + " | ".join(COLUMNS) + " | dial |", "|---|---|" + "---|" * (len(COLUMNS) + 1), *rows]
+    lines += ["| setting | best | " + " | ".join(COLUMNS) + " | logit_offset |", "|---|---|" + "---|" * (len(COLUMNS) + 1), *rows]
     (HERE / f"{name}.md").write_text("\n".join(lines) + "\n\n" + "\n\n".join(sections) + "\n")
 
 

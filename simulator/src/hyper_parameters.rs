@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use grapevine_models::{Key, Method, Params};
+use grapevine_models::hyper_parameters::{Kind, LAMBDA};
+use grapevine_models::{HyperParameter, Method, Params};
 use serde_json::{Value, json};
 
 /// Weight of the balanced step in a demo on real data. It was chosen on validation samples of the digits and of CIFAR-10,
@@ -11,14 +12,9 @@ pub(crate) const DEMO_LAMBDA: f32 = 1.0;
 
 /// Every hyper-parameter that makes a difference.
 pub(crate) fn hyper_parameters(params: &Params) -> BTreeMap<String, Value> {
-    let numbers = Key::all().into_iter().filter(|key| params.reads(*key));
-    let mut all: BTreeMap<String, Value> =
-        numbers.filter_map(|key| Some((key.name().to_owned(), number(params.value(key)?)))).collect();
-    if !params.method.is_one_shot() {
-        all.insert("start".into(), json!(params.start));
-        all.insert("averaged".into(), json!(params.averaged));
-    }
-    all
+    let read = params.all().filter(|parameter| params.applies(parameter));
+    read.filter_map(|parameter| Some((parameter.name.to_owned(), as_json(parameter, params.value(parameter)?))))
+        .collect()
 }
 
 /// Says in a demo that its lambda is not the one of a bench.
@@ -44,16 +40,21 @@ pub(crate) fn told_by_bench(methods: &[Method], classes: usize) -> Option<String
 /// The methods whose lambda differs, and their own.
 fn differing(methods: &[Method], classes: usize) -> Option<(String, f32)> {
     let own = |method: Method| Params::defaults(method, classes);
-    let differs = |method: &&Method| own(**method).reads(Key::Lambda) && own(**method).lambda != DEMO_LAMBDA;
+    let differs = |method: &&Method| own(**method).applies(&LAMBDA) && own(**method).lambda != DEMO_LAMBDA;
     let names: Vec<&str> = methods.iter().filter(differs).map(|method| method.name()).collect();
     let first = methods.iter().find(differs)?;
     Some((names.join(", "), own(*first).lambda))
 }
 
 /// As JSON; whole numbers without a fraction.
-fn number(value: f64) -> Value {
+pub(crate) fn as_json(parameter: &HyperParameter, value: f64) -> Value {
     let whole = value as i64;
-    if whole as f64 == value { json!(whole) } else { json!(value) }
+    match parameter.kind {
+        Kind::Number(_) | Kind::Count(_) if whole as f64 == value => json!(whole),
+        Kind::Number(_) | Kind::Count(_) => json!(value),
+        Kind::Choice(_) => json!(parameter.show(value)),
+        Kind::Flag => json!(value != 0.0),
+    }
 }
 
 #[cfg(test)]
@@ -72,7 +73,7 @@ mod tests {
     #[test]
     fn all_methods_that_differ_share_one_published_value() {
         let own = |method: &Method| Params::defaults(*method, 10);
-        let differs = |method: &&Method| own(method).reads(Key::Lambda) && own(method).lambda != DEMO_LAMBDA;
+        let differs = |method: &&Method| own(method).applies(&LAMBDA) && own(method).lambda != DEMO_LAMBDA;
         let values: Vec<f32> = Method::ALL.iter().filter(differs).map(|method| own(method).lambda).collect();
         assert!(values.windows(2).all(|pair| pair[0] == pair[1]) && !values.is_empty(), "{values:?}");
     }

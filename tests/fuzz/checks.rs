@@ -2,30 +2,30 @@
 
 use std::sync::OnceLock;
 
-use grapevine_models::limits::{MAX_CLASS_WEIGHT, MAX_FEATURE_VALUE, MAX_LOSS, MAX_MEMORY_NUMBERS, MAX_SAMPLES};
-use grapevine_models::{Heads, Means, Memory, Method, Prototypes, Shape, Sums};
+use grapevine_models::limits::{MAX_CLASS_WEIGHT, MAX_FEATURE_VALUE, MAX_LOSS, MAX_SAMPLES, MAX_SERVER_STATE_NUMBERS};
+use grapevine_models::{Heads, Means, Method, ServerState, Shape, Sums};
 use grapevine_protocol::limits::{BLOCK_BYTES, MAX_BLOCKS, MAX_DEVICES, MAX_FRAME_BYTES};
 use grapevine_protocol::{
-    Aid, AidBody, Assembler, Bitmap, BlobRef, BlockError, BlockHeader, BlockSize, BodyError, Digest, Encoding,
-    HeadsBody, MemoryBody, Refusal, Task, ToAggregator, ToDevice, Update, UpdateContent, block, decode_to_aggregator,
-    decode_to_device, encode, largest_aid, largest_update,
+    Assembler, Bitmap, BlobRef, BlockError, BlockHeader, BlockSize, BodyError, Digest, Encoding, HeadsBody, Refusal,
+    Request, Response, ServerStateBody, SideInformation, SideInformationBody, ToAggregator, ToDevice, Update, block,
+    decode_to_aggregator, decode_to_device, encode, largest_side_information, largest_update,
 };
 
 /// Classes and features of the fleets that the body targets know.
 const SHAPES: [(usize, usize); 3] = [(2, 2), (3, 1), (5, 4)];
 
 /// What the rounds of the update target ask for.
-const ROUNDS: [(Task, Method); 10] = [
-    (Task::Train, Method::RedGrape),
-    (Task::Train, Method::FedAvg),
-    (Task::Train, Method::RedGrapeNoSupplementary),
-    (Task::Train, Method::RedGrapeLive),
-    (Task::Statistics { extent: Sums::Counts }, Method::LogitAdjusted),
-    (Task::Statistics { extent: Sums::Means }, Method::Ncm),
-    (Task::Statistics { extent: Sums::SecondMoment }, Method::Ridge),
-    (Task::Wait, Method::RedGrape),
-    (Task::Train, Method::Climb),
-    (Task::Train, Method::Creff),
+const REQUESTS: [Request; 10] = [
+    Request::Heads { supplementary: true, prototypes: true, loss: false },
+    Request::MAIN_HEAD,
+    Request::Heads { supplementary: false, prototypes: true, loss: false },
+    Request::Heads { supplementary: true, prototypes: false, loss: false },
+    Request::Statistics(Sums::Counts),
+    Request::Statistics(Sums::Means),
+    Request::Statistics(Sums::SecondMoment),
+    Request::Gradient,
+    Request::Heads { supplementary: false, prototypes: false, loss: true },
+    Request::Prototypes,
 ];
 
 /// Most bytes the assembler target expects: three blocks, the last of which is short.
@@ -35,7 +35,7 @@ const ASSEMBLER_LIMIT: usize = 2 * BLOCK_BYTES + 100;
 pub fn to_aggregator(bytes: &[u8]) {
     match decode_to_aggregator(bytes) {
         Ok((message, block)) => {
-            if let ToAggregator::Want(want) = &message {
+            if let ToAggregator::BlockRequest(want) = &message {
                 sound_bitmap(&want.missing);
             }
             let frame = encode(&message, block);
@@ -50,13 +50,12 @@ pub fn to_aggregator(bytes: &[u8]) {
 pub fn to_device(bytes: &[u8]) {
     match decode_to_device(bytes) {
         Ok((message, block)) => {
-            if let ToDevice::Want(want) = &message {
+            if let ToDevice::BlockRequest(want) = &message {
                 sound_bitmap(&want.missing);
             }
             let frame = encode(&message, block);
             assert!(frame.len() <= MAX_FRAME_BYTES);
             let (again, rest) = decode_to_device(&frame).expect("what was written can be read");
-            // Hyper-parameters may still be NaN here, which does not equal itself: `Params::check` comes later.
             assert_eq!(encode(&again, rest), frame);
         }
         Err(error) => assert!(matches!(error.refusal(), Refusal::Garbage | Refusal::Version)),
@@ -66,42 +65,44 @@ pub fn to_device(bytes: &[u8]) {
 /// The round, then a device's answer to it.
 pub fn update(bytes: &[u8]) {
     let Some((&first, body)) = bytes.split_first() else { return };
-    let (task, method) = ROUNDS[usize::from(first) % ROUNDS.len()];
-    let shape = shape(first / ROUNDS.len() as u8);
-    let update = match Update::decode(body, shape, task, method) {
+    let request = REQUESTS[usize::from(first) % REQUESTS.len()];
+    let shape = shape(first / REQUESTS.len() as u8);
+    let update = match Update::decode(body, shape, request) {
         Ok(update) => update,
         Err(error) => return sound_error(&error),
     };
-    assert!((1..=MAX_SAMPLES).contains(&update.samples));
-    assert!(body.len() <= largest_update(shape, task, method));
+    assert!((u32::from(request.is_training())..=MAX_SAMPLES).contains(&update.samples));
+    assert!(body.len() <= largest_update(shape, request));
     for encoding in [Encoding::F16, Encoding::Int8] {
         // F16 cannot hold the largest weights; it may refuse them but must not panic.
-        if let Err(error) = Update::decode(&update.encode(shape, encoding), shape, task, method) {
+        if let Err(error) = Update::decode(&update.encode(shape, encoding), shape, request) {
             sound_error(&error);
         }
     }
-    match &update.content {
-        UpdateContent::Trained { heads, prototypes, loss } => {
-            assert_eq!(task, Task::Train);
-            assert_eq!(heads.is_some(), method.sends_heads());
-            if let Some(heads) = heads {
-                assert_eq!(heads.check(shape), Ok(()));
-                assert!(method.has_supplementary_head() || heads.supplementary == Heads::zeros(shape).supplementary);
-            }
-            assert_eq!(prototypes.check(shape), Ok(()));
-            assert_eq!(loss.is_some(), method.sends_loss());
+    match &update.response {
+        Response::Heads { heads, prototypes, loss } => {
+            assert_eq!(heads.check(shape), Ok(()));
+            let given = Request::Heads {
+                supplementary: heads.supplementary != Heads::zeros(shape).supplementary,
+                prototypes: prototypes.is_some(),
+                loss: loss.is_some(),
+            };
+            assert!(given == request || given.with_supplementary() == request);
+            assert!(prototypes.as_ref().is_none_or(|prototypes| prototypes.check(shape).is_ok()));
             assert!(loss.is_none_or(|loss| (0.0..=MAX_LOSS).contains(&loss)));
-            assert!(method.sends_prototypes() || *prototypes == Prototypes::default());
-            let again = Update::decode(&update.encode(shape, Encoding::F32), shape, task, method);
-            assert_eq!(again, Ok(update));
         }
-        UpdateContent::Statistics(statistics) => {
-            assert!(matches!(task, Task::Statistics { .. }));
+        Response::Gradient(gradient) => assert_eq!(gradient.check(shape), Ok(())),
+        Response::Prototypes(prototypes) => assert_eq!(prototypes.check(shape), Ok(())),
+        Response::Statistics(statistics) => {
+            assert!(!request.is_training());
             assert!(statistics.samples() <= u64::from(MAX_SAMPLES));
             let floats = statistics.to_floats();
             assert!(floats.sums.iter().chain(&floats.moment).all(|value| value.is_finite()));
+            return;
         }
     }
+    let again = Update::decode(&update.encode(shape, Encoding::F32), shape, request);
+    assert_eq!(again, Ok(update));
 }
 
 /// The shape, then the fleet's heads.
@@ -118,55 +119,55 @@ pub fn heads(bytes: &[u8]) {
 }
 
 /// The shape, then what a method adds to the heads.
-pub fn aid(bytes: &[u8]) {
+pub fn side_information(bytes: &[u8]) {
     let Some((&first, body)) = bytes.split_first() else { return };
     let shape = shape(first);
-    let aid = match AidBody::decode(body, shape) {
-        Ok(aid) => aid,
+    let side_information = match SideInformationBody::decode(body, shape) {
+        Ok(side_information) => side_information,
         Err(error) => return sound_error(&error),
     };
-    let method = match &aid.0 {
-        Aid::Prototypes(prototypes) => {
+    let method = match &side_information.0 {
+        SideInformation::Prototypes(prototypes) => {
             assert_eq!(prototypes.check(shape), Ok(()));
             Method::RedGrape
         }
-        Aid::Means(means) => {
+        SideInformation::Means(means) => {
             sound_means(means, shape);
             Method::RedGrapeLive
         }
-        Aid::Prior(prior) => {
+        SideInformation::Prior(prior) => {
             assert_eq!(prior.len(), shape.classes());
             assert!(prior.iter().all(|share| (0.0..=1.0).contains(share)));
             Method::LogitAdjusted
         }
-        Aid::Weights(weights) => {
+        SideInformation::Weights(weights) => {
             assert_eq!(weights.len(), shape.classes());
             assert!(weights.iter().all(|weight| (0.0..=MAX_CLASS_WEIGHT).contains(weight)));
             Method::RatioLoss
         }
-        Aid::Anchor(head) => {
+        SideInformation::ReferencePoint(head) => {
             assert_eq!(head.check(shape), Ok(()));
             Method::RedGrapePlus
         }
     };
-    assert!(body.len() <= largest_aid(shape, method));
-    assert_eq!(AidBody::decode(&aid.encode(Encoding::F32), shape), Ok(aid));
+    assert!(body.len() <= largest_side_information(shape, method));
+    assert_eq!(SideInformationBody::decode(&side_information.encode(Encoding::F32), shape), Ok(side_information));
 }
 
 /// The shape, then what an aggregator keeps for itself.
-pub fn memory(bytes: &[u8]) {
+pub fn server_state(bytes: &[u8]) {
     let Some((&first, body)) = bytes.split_first() else { return };
     let shape = shape(first);
-    let memory = match MemoryBody::decode(body, shape) {
-        Ok(memory) => memory,
+    let server_state = match ServerStateBody::decode(body, shape) {
+        Ok(server_state) => server_state,
         Err(error) => return sound_error(&error),
     };
-    let Memory { prior, average, numbers, devices } = &memory.0;
+    let ServerState { prior, average, numbers, devices } = &server_state.0;
     assert!(prior.is_empty() || prior.len() == shape.classes());
     assert!(average.as_ref().is_none_or(|average| average.head.weight.len() == shape.weights()));
-    assert!(numbers.len() <= MAX_MEMORY_NUMBERS && devices.len() <= MAX_DEVICES);
+    assert!(numbers.len() <= MAX_SERVER_STATE_NUMBERS && devices.len() <= MAX_DEVICES);
     assert!(prior.iter().chain(numbers).chain(devices.values()).all(|number| number.is_finite()));
-    assert_eq!(MemoryBody::decode(&memory.encode(), shape), Ok(memory));
+    assert_eq!(ServerStateBody::decode(&server_state.encode(), shape), Ok(server_state));
 }
 
 fn sound_means(means: &Means, shape: Shape) {

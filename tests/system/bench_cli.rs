@@ -8,7 +8,7 @@ use std::path::Path;
 use grapevine_host::Shutdown;
 use grapevine_models::Method;
 use grapevine_protocol::Encoding;
-use grapevine_simulator::bench::{self, BenchOptions, DialOptions};
+use grapevine_simulator::bench::{self, BenchOptions, LogitOffsetOptions};
 use grapevine_simulator::data::digits::Digits;
 use grapevine_simulator::data::partition::Partition;
 use grapevine_simulator::demo::{self, DemoOptions};
@@ -47,10 +47,8 @@ fn both(source: (demo::Source, bench::Source), participants: Option<usize>, seed
         seeds: vec![seed],
         methods: methods(),
         settings: vec!["lambda=1".parse().unwrap()],
-        start: None,
-        averaged: false,
         grid: Vec::new(),
-        dial: DialOptions::default(),
+        logit_offset: LogitOffsetOptions::default(),
         folds: 1,
         encoding: Encoding::F32,
         command: "fleet bench".into(),
@@ -162,13 +160,13 @@ fn wrong_usage_is_one_line_and_writes_nothing() {
     let place = Workplace::default();
     for (arguments, expected) in [
         (&["--methods", "sgd"][..], "`sgd` is not a method; the methods are fedavg, "),
-        (&["--grid", "lamda=1,2"], "`lamda` is not a hyper-parameter; they are lr, momentum, "),
+        (&["--grid", "lamda=1,2"], "`lamda` is not a hyper-parameter; they are learning_rate, momentum, "),
         (&["--grid", "lambda"], "write for example lambda=0.1,0.3,1"),
-        (&["--grid", "lr=a"], "`a` is not a number"),
+        (&["--grid", "learning_rate=a"], "`a` is no value of learning_rate"),
         (&["--methods", "fedavg", "--grid", "lambda=1,2"], "no method of this bench reads `lambda`"),
         (&["--set", "mu=1", "--methods", "fedavg"], "no method of this bench reads `mu`"),
-        (&["--lr", "-1"], "`learning_rate` is -1"),
-        (&["--lr", "0.1", "--set", "lr=0.2"], "`lr` is set twice"),
+        (&["--learning-rate", "-1"], "it must be above 0, at most 100"),
+        (&["--learning-rate", "0.1", "--set", "learning_rate=0.2"], "`learning_rate` is set twice"),
         (&["--epochs", "2.5"], "must be a whole number"),
         (&["--devices", "1"], "1 is not in 2..=10000"),
         (&["--devices", "4", "--participants", "5"], "5 participants of 4 devices"),
@@ -178,14 +176,14 @@ fn wrong_usage_is_one_line_and_writes_nothing() {
         (&["--alpha", "0"], "alpha 0: give a number from 0.000001"),
         (&["--imbalance", "NaN"], "imbalance ratio NaN: give a number of at least 1"),
         (&["--encoding", "f8"], "the encodings are f32, f16 and int8"),
-        (&["--warm-start", "sgd"], "the starts are zeros, ncm, lda and posterior"),
+        (&["--init", "sgd"], "it must be zeros or ncm or lda or posterior"),
         (&["--standardise", "train"], "required arguments were not provided: --data <PATH|SPEC>"),
         (&["--samples", "9"], "--samples is for made-up features"),
         (&["--data", "synthetic:8x1"], "synthetic data set out of range ("),
         (&["--data", "synthetic:8x3", "--standardise", "train"], "leave out --standardise"),
-        (&["--dial", "lda", "--methods", "fedavg"], "lda does not run; name it in --methods too"),
-        (&["--taus", "0,1"], "required arguments were not provided: --dial <NAMES>"),
-        (&["--dial", "lda", "--taus", "0,11"], "tau 11: give numbers from -10 to 10"),
+        (&["--logit-offset", "lda", "--methods", "fedavg"], "lda does not run; name it in --methods too"),
+        (&["--taus", "0,1"], "required arguments were not provided: --logit-offset <NAMES>"),
+        (&["--logit-offset", "lda", "--taus", "0,11"], "tau 11: give numbers from -10 to 10"),
         (&["--csv", "same", "--report", "same"], "named for two results"),
     ] {
         let line = place.fail("fleet", &[&["bench"], arguments].concat(), 2);
@@ -201,13 +199,13 @@ fn every_result_is_written() {
     let arguments =
         ["bench", "--data", "synthetic:8x4", "--rounds", "3", "--seeds", "2", "--methods", "fedavg,redgrape"];
     let outputs = ["--json", "b.json", "--csv", "b.csv", "--html", "b.html", "--svg", "charts"];
-    let grid = ["--grid", "lr=0.001,0.1"];
+    let grid = ["--grid", "learning_rate=0.001,0.1"];
     let text = place.succeed("fleet", &[&arguments[..], &outputs, &grid].concat());
-    assert!(text.contains("redgrape ") && text.contains(" ± ") && text.contains("lr=0."), "{text}");
+    assert!(text.contains("redgrape ") && text.contains(" ± ") && text.contains("learning_rate=0."), "{text}");
     assert_eq!(place.names(), ["b.csv", "b.html", "b.json", "charts"]);
     let report = Report::from_json(&fs::read_to_string(place.path("b.json")).unwrap()).unwrap();
     assert_eq!((report.runs.len(), report.trials.len()), (4, 4));
-    assert!(report.runs.iter().all(|run| run.balanced_accuracy_by_round.len() == 3 && run.chosen == ["lr"]));
+    assert!(report.runs.iter().all(|run| run.balanced_accuracy_by_round.len() == 3 && run.chosen == ["learning_rate"]));
     assert_eq!(fs::read_to_string(place.path("b.csv")).unwrap().lines().count(), 1 + 4 * 3);
     let page = fs::read_to_string(place.path("b.html")).unwrap();
     assert!(page.contains("Balanced accuracy for a device&#39;s traffic") || page.contains("device's traffic"));

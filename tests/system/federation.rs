@@ -10,12 +10,12 @@ use grapevine_aggregator::round::{Event, Participants, Quarantine, RoundConfig, 
 use grapevine_aggregator::serve::{Observer, RunChoice, ServeOptions, serve};
 use grapevine_aggregator::store::Store as Ledger;
 use grapevine_edge_client::device::{self, DeviceOptions};
-use grapevine_edge_client::resources::Governor;
+use grapevine_edge_client::resources::Throttle;
 use grapevine_edge_client::session::{Event as DeviceEvent, Identity};
 use grapevine_edge_client::store::{Sample, Store, StoreIdentity};
 use grapevine_host::{BrokerAddress, Service, Shutdown};
 use grapevine_models::{Head, Params, Shape};
-use grapevine_protocol::{BootId, Digest, Encoding, FleetId, Labels, RunId, class_list_digest};
+use grapevine_protocol::{Attributes, Digest, Encoding, FleetId, Incarnation, RunId, class_list_digest};
 
 use crate::programs::PATIENCE;
 
@@ -159,7 +159,7 @@ impl Federation {
             fleet: self.fleet.clone(),
             broker: broker.clone(),
             round: self.round.clone(),
-            boot: BootId(1),
+            incarnation: Incarnation(1),
             run: RunChoice::New(RUN),
             keep_alive: plan.keep_alive,
             longest_pause: plan.longest_pause,
@@ -180,15 +180,15 @@ impl Federation {
             broker: broker.clone(),
             identity: Identity {
                 device: format!("device-{number}").parse().expect("a name"),
-                boot: BootId(u64::from(number) + 100),
+                incarnation: Incarnation(u64::from(number) + 100),
                 extractor: self.round.extractor,
                 classes: self.round.classes,
                 shape: self.round.shape,
-                labels: Labels::default(),
+                attributes: Attributes::default(),
             },
             keep_alive: plan.keep_alive,
             longest_pause: plan.longest_pause,
-            governor: Governor::default(),
+            throttle: Throttle::default(),
             service: Service::default(),
             outgoing: None,
         };

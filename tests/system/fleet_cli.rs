@@ -119,7 +119,7 @@ fn json_on_standard_output_is_alone_there() {
         "data_digests",
         "test_class_counts",
         "trials",
-        "dials",
+        "logit_offsets",
         "notes",
         "stopped",
         "machine",

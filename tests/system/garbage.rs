@@ -11,10 +11,10 @@ use grapevine_aggregator::round::Event;
 use grapevine_edge_client::session::Event as DeviceEvent;
 use grapevine_host::transport::{Event as Link, Options};
 use grapevine_host::{BrokerAddress, Transport, memory};
-use grapevine_models::{Head, Heads, Method, Params, Prototypes, Shape};
+use grapevine_models::{Head, Heads, Method, Params, Shape};
 use grapevine_protocol::{
-    BlobRef, BlockHeader, DatasetId, Digest, Encoding, Offer, Refusal, RoundId, ToAggregator, Update, UpdateContent,
-    block, encode, topics,
+    BlobRef, BlockHeader, DatasetId, Digest, Encoding, Offer, Refusal, Response, RoundId, ToAggregator, Update, block,
+    encode, topics,
 };
 use grapevine_tests::federation::{Federation, Plan, RUN, Told};
 use rand::{Rng, RngExt, SeedableRng};
@@ -132,8 +132,8 @@ impl Vandal {
         let stranger = topics::up(fleet, &"stranger".parse().unwrap());
         let down = topics::down(fleet, &"device-1".parse().unwrap());
         let blob = topics::blob(fleet, topics::BlobKind::Heads);
-        let bad_name = format!("grapevine/v1/{fleet}/up/NOT-A-NAME");
-        for topic in [&known, &stranger, &down, &blob, &topics::notice(fleet), &bad_name] {
+        let bad_name = format!("grapevine/{fleet}/up/NOT-A-NAME");
+        for topic in [&known, &stranger, &down, &blob, &topics::announcement(fleet), &bad_name] {
             for length in [0, 1, 2, 40, 1_000, 60_000, 200_000] {
                 let mut noise = vec![0; length];
                 rng.fill_bytes(&mut noise);
@@ -201,8 +201,8 @@ fn bad_messages(shape: Shape, rng: &mut ChaCha8Rng) -> Vec<Vec<u8>> {
 }
 
 fn update(shape: Shape, heads: Heads, samples: u32) -> Vec<u8> {
-    let content = UpdateContent::Trained { heads: Some(heads), prototypes: Prototypes::default(), loss: None };
-    Update { samples, dataset: DatasetId(1), content }.encode(shape, Encoding::F32)
+    let content = Response::Heads { heads, prototypes: Some(Default::default()), loss: None };
+    Update { samples, dataset: DatasetId(1), response: content }.encode(shape, Encoding::F32)
 }
 
 fn offer(content: &[u8], round: u32, run: u64) -> Vec<u8> {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use grapevine_aggregator::round::Event;
 use grapevine_edge_client::session::Event as DeviceEvent;
 use grapevine_models::{Method, Params, Shape};
-use grapevine_protocol::{RoundId, Task, largest_heads, largest_update};
+use grapevine_protocol::{RoundId, largest_heads, largest_update};
 use serde::Serialize;
 
 use crate::broker::Broker;
@@ -47,7 +47,7 @@ pub fn upload(broker: &Broker, shape: Shape, conditions: Conditions) -> Transfer
     let carried = proxy.carried();
     federation.stop();
     Transfer {
-        bytes: largest_update(shape, Task::Train, Method::RedGrape) as u64,
+        bytes: largest_update(shape, Method::RedGrape.training_request()) as u64,
         carried_bytes: carried.up - before.up,
         connections: carried.connections,
         seconds: delivered.duration_since(begun).as_secs_f64(),

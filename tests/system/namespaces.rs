@@ -20,6 +20,9 @@ pub struct Namespaces {
 impl Namespaces {
     /// Makes them with a link that loses this share of the packets each way and, where the kernel can do that, delays the
     /// others; an error says what the machine refused.
+    ///
+    /// # Errors
+    /// If the namespaces or the link between them cannot be made, or nothing there loses packets.
     pub fn start(loss_percent: u8, delay_ms: u32) -> Result<Self, String> {
         let name = |side: &str| format!("grapevine-{side}-{}", process::id());
         let mut made = Self { fleet: name("fleet"), devices: name("devices"), means: "" };

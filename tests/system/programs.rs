@@ -215,6 +215,9 @@ impl Drop for Running {
 }
 
 /// The one `error: ` line of a failure; else what is wrong with it.
+///
+/// # Errors
+/// If the exit code is another, or the output is anything but that line.
 pub fn complaint(output: &Output, code: i32) -> Result<String, String> {
     let stderr = String::from_utf8_lossy(&output.stderr);
     let line = stderr.trim_end().strip_prefix("error: ");

@@ -17,8 +17,8 @@ use grapevine_models::{Method, Shape};
 use grapevine_protocol::limits::MAX_FRAME_BYTES;
 use grapevine_protocol::topics::BlobKind;
 use grapevine_protocol::{
-    BootId, DeviceId, Digest, FleetId, Labels, ToAggregator, ToDevice, class_list_digest, decode_to_device, encode,
-    topics,
+    Attributes, DeviceId, Digest, FleetId, Incarnation, ToAggregator, ToDevice, class_list_digest, decode_to_device,
+    encode, topics,
 };
 use grapevine_simulator::data::digits;
 use serde::Serialize;
@@ -39,7 +39,7 @@ const LONGEST_WAIT: Duration = Duration::from_millis(200);
 /// Devices share their samples.
 const KINDS_OF_DATA: usize = 16;
 const SAMPLES: u16 = 20;
-const BLOBS: [BlobKind; 2] = [BlobKind::Heads, BlobKind::Aid];
+const BLOBS: [BlobKind; 2] = [BlobKind::Heads, BlobKind::SideInformation];
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -121,7 +121,7 @@ fn start(broker: &BrokerAddress, swarm: &Swarm, connection: usize, stop: &Shutdo
         (connection..swarm.devices).step_by(swarm.connections).map(|number| Member::new(&fleet, number)).collect();
     let mut options = Options::new(broker.clone(), format!("swarm-{connection}"));
     options.subscriptions = members.iter().map(|member| member.down.clone()).collect();
-    options.subscriptions.push(topics::notice(&fleet));
+    options.subscriptions.push(topics::announcement(&fleet));
     options.max_packet_bytes = MAX_FRAME_BYTES + 1_024;
     options.queue = QUEUE_PER_DEVICE * members.len() + 64;
     let (sender, events) = bounded(INCOMING);
@@ -170,11 +170,11 @@ impl Member {
         let dataset = Arc::new(dataset(shape, number % KINDS_OF_DATA, SAMPLES));
         let identity = Identity {
             device: id.clone(),
-            boot: BootId(number as u64 + 1),
+            incarnation: Incarnation(number as u64 + 1),
             extractor: Digest::from_hex(&manifest.sha256).expect("a manifest names a digest"),
             classes: class_list_digest(digits::class_names().iter().map(String::as_str)),
             shape,
-            labels: Labels::default(),
+            attributes: Attributes::default(),
         };
         let session = Session::new(identity, u32::from(SAMPLES), dataset.id, None);
         let (up, down) = (topics::up(fleet, &id), topics::down(fleet, &id));
@@ -245,7 +245,7 @@ impl Connection {
                 Action::Work(job) => {
                     let member = &mut self.members[at];
                     let content = work(&job, &member.id, &member.dataset, &mut || true).expect("it can be trained");
-                    let update = FinishedUpdate { run: job.notice.run, round: job.notice.round, content };
+                    let update = FinishedUpdate { run: job.announcement.run, round: job.announcement.round, content };
                     member.session.handle_update(self.started.elapsed(), update);
                 }
                 // Work is over at once, and nothing is kept.

@@ -1,8 +1,12 @@
 //! The house rules that can be read off the files.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail loudly and say what it saw")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use grapevine_models::HyperParameter;
+use grapevine_models::hyper_parameters::COMMON;
 
 const LONGEST_FILE: usize = 500;
 /// A library is named in these files and nowhere else.
@@ -91,6 +95,78 @@ fn what_decides_is_pure() {
                 let found = code(text).find(|(_, line)| line.contains(word));
                 assert!(found.is_none(), "{path}:{} uses {word}", found.unwrap().0);
             }
+        }
+    }
+}
+
+/// Floors: a file of the mathematics imports only files below it. A folder and the files in it are one floor.
+#[test]
+fn no_file_of_the_mathematics_imports_one_that_imports_it() {
+    let imports = imports("models/src/");
+    for start in imports.keys() {
+        // Every file that can be reached over imports, with the way to it.
+        let mut ways = vec![vec![start]];
+        let mut seen = BTreeSet::new();
+        while let Some(way) = ways.pop() {
+            for next in &imports[*way.last().unwrap()] {
+                assert!(next != start, "a circle of files: {way:?} and back to {next}");
+                if seen.insert(next) {
+                    ways.push([&way[..], &[next]].concat());
+                }
+            }
+        }
+    }
+}
+
+/// Which modules below a folder each module there imports, parents and children left out.
+fn imports(folder: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let sources: BTreeMap<String, String> = files(&[".rs"])
+        .into_iter()
+        .filter_map(|(path, text)| Some((module(path.strip_prefix(folder)?)?, text)))
+        .collect();
+    let of = |module: &String, text: &String| {
+        let paths = code(text).flat_map(|(_, line)| line.split(|c: char| !c.is_alphanumeric() && c != '_' && c != ':'));
+        let parent = module.rsplit_once("::").map_or("", |(parent, _)| parent);
+        let absolute = paths.filter_map(|path| match path.split_once("::") {
+            Some(("crate", rest)) => Some(rest.to_owned()),
+            Some(("super", rest)) => Some(format!("{parent}::{rest}")),
+            _ => None,
+        });
+        // The longest beginning that is a module.
+        let found = absolute.filter_map(|path| {
+            let parts: Vec<&str> = path.trim_matches(':').split("::").collect();
+            (1..=parts.len()).rev().map(|count| parts[..count].join("::")).find(|name| sources.contains_key(name))
+        });
+        let is_family = |other: &String| {
+            format!("{other}::").starts_with(&format!("{module}::"))
+                || format!("{module}::").starts_with(&format!("{other}::"))
+        };
+        found.filter(|other| !is_family(other)).collect::<BTreeSet<String>>()
+    };
+    sources.iter().map(|(module, text)| (module.clone(), of(module, text))).collect()
+}
+
+/// The module that a file is; `None` for tests and the crate itself.
+fn module(path: &str) -> Option<String> {
+    let name = path.trim_end_matches(".rs").trim_end_matches("/mod");
+    (name != "lib" && !is_test(&format!("/{path}"))).then(|| name.replace('/', "::"))
+}
+
+/// A hyper-parameter of more than one method is spelled in the table, and nowhere else.
+#[test]
+fn every_hyper_parameter_has_one_spelling() {
+    let homes = ["models/src/hyper_parameters.rs"];
+    // Both programs have a command of this name.
+    let is_a_command = |parameter: &&HyperParameter| parameter.name == "init";
+    for (path, text) in files(&[".rs"]).iter().filter(|(path, _)| path.contains("/src/") && !is_test(path)) {
+        if homes.iter().any(|home| path.starts_with(home)) {
+            continue;
+        }
+        for parameter in COMMON.iter().filter(|parameter| !is_a_command(parameter)) {
+            let spelled =
+                [parameter.name.to_owned(), parameter.name.replace('_', "-")].map(|name| format!("\"{name}\""));
+            let found = code(text).find(|(_, line)| spelled.iter().any(|name| line.contains(name)));
+            assert!(found.is_none(), "{path}:{} spells {}; take it from the table", found.unwrap().0, parameter.name);
         }
     }
 }

@@ -179,7 +179,7 @@ async fn write(sink: &mut OwnedWriteHalf, batch: Vec<Notification>) -> io::Resul
 /// A packet goes by way of this link's own buffer, so it cannot hit a newer connection that was given the same number.
 async fn end(outbound: &mut LinkTx, will: Option<LastWill>) {
     if let Some(LastWill { topic, message, qos: _, retain }) = will {
-        // At QoS 0 towards the router, because nobody is left to acknowledge to; subscribers get the QoS they want.
+        // At QoS 0 towards the router, because nobody is left to acknowledge to; subscribers get the QoS they request.
         outbound.buffer().push_back(Packet::Publish(Publish::new(topic, message, retain), None));
     }
     let reason_code = DisconnectReasonCode::NormalDisconnection;

@@ -62,12 +62,18 @@ pub enum BrokerError {
 
 impl EmbeddedBroker {
     /// Starts a broker; it accepts connections when this returns. Port 0 chooses a free one.
+    ///
+    /// # Errors
+    /// If the port cannot be listened on, or the system gives no thread.
     pub fn start(port: u16, listen: IpAddr) -> Result<Self, BrokerError> {
         Self::start_with_backlog(port, listen, DEFAULT_BACKLOG_BYTES)
     }
 
     /// Like [`EmbeddedBroker::start`] with `backlog_bytes` for each subscription filter: at least what all devices
     /// together may have in flight at once, or slow subscribers lose messages and must ask again.
+    ///
+    /// # Errors
+    /// If the port cannot be listened on, or the system gives no thread.
     pub fn start_with_backlog(port: u16, listen: IpAddr, backlog_bytes: usize) -> Result<Self, BrokerError> {
         let asked = SocketAddr::new(listen, port);
         let failed = |source| BrokerError::Listen { address: asked, source };

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use grapevine_aggregator::round::Select;
-use grapevine_aggregator::store::{DeviceRow, GONE, PRESENT, Store, labels_json};
+use grapevine_aggregator::store::{DeviceRow, GONE, PRESENT, Store, attributes_json};
 use grapevine_host::clock::unix_ms;
-use grapevine_protocol::Labels;
+use grapevine_protocol::Attributes;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -35,7 +35,7 @@ pub(super) struct Arguments {
     /// Turn the order round.
     #[arg(long)]
     reverse: bool,
-    /// Only devices whose labels fit, in the words of the configuration's `round.select`.
+    /// Only devices whose attributes fit, in the words of the configuration's `round.select`.
     #[arg(long, value_name = "EXPRESSION")]
     select: Option<String>,
     /// Print an array as JSON.
@@ -86,7 +86,7 @@ struct Device {
     bytes_down: u64,
     /// What was refused of it, by reason.
     failures: BTreeMap<String, u32>,
-    labels: Map<String, Value>,
+    attributes: Map<String, Value>,
 }
 
 pub(super) fn devices(common: &Common, arguments: &Arguments) -> anyhow::Result<Answer> {
@@ -94,7 +94,7 @@ pub(super) fn devices(common: &Common, arguments: &Arguments) -> anyhow::Result<
     let select: Option<Select> = arguments.select.as_deref().map(str::parse).transpose().context("--select")?;
     let store = Store::open_read_only(&state)?;
     let is_served = Store::is_in_use(&state);
-    let is_asked = |row: &DeviceRow| select.as_ref().is_none_or(|select| select.matches(&row.labels));
+    let is_asked = |row: &DeviceRow| select.as_ref().is_none_or(|select| select.matches(&row.attributes));
     let mut refused: BTreeMap<String, RefusedDevice> = live::read(&state)
         .filter(|_| is_served)
         .into_iter()
@@ -109,7 +109,7 @@ pub(super) fn devices(common: &Common, arguments: &Arguments) -> anyhow::Result<
         })
         .collect();
     if select.is_none() {
-        // Who was never welcome has no row, and no labels to choose by.
+        // Who was never welcome has no row, and no attributes to choose by.
         devices.extend(refused.into_values().map(Device::unknown));
     }
     devices.sort_by(|one, other| arguments.sort.order(one, other));
@@ -151,7 +151,7 @@ impl Device {
         Self {
             state,
             refused: None,
-            labels: labels_json(&row.labels),
+            attributes: attributes_json(&row.attributes),
             device: row.device,
             quarantined_for: row.quarantined,
             strikes: row.strikes,
@@ -171,10 +171,10 @@ impl Device {
             device: refused.device.clone(),
             last_seen_ms: refused.seen_ms,
             state: GONE.into(),
-            boot: 0,
+            incarnation: 0,
             samples: 0,
             dataset: 0,
-            labels: Labels::default(),
+            attributes: Attributes::default(),
             rounds_done: 0,
             last_round: None,
             failures: BTreeMap::new(),
@@ -212,7 +212,7 @@ fn render(devices: &[Device], now_ms: u64) -> String {
         Column::Right("up"),
         Column::Right("down"),
         Column::Left("failures"),
-        Column::Left("labels"),
+        Column::Left("attributes"),
     ];
     let cells = |device: &Device| {
         vec![
@@ -225,7 +225,7 @@ fn render(devices: &[Device], now_ms: u64) -> String {
             bytes(device.bytes_up),
             bytes(device.bytes_down),
             list(device.failures.iter().map(|(reason, count)| format!("{reason} {count}"))),
-            list(device.labels.iter().map(|(name, value)| label(name, value))),
+            list(device.attributes.iter().map(|(name, value)| attribute(name, value))),
         ]
     };
     table(&columns, &devices.iter().map(cells).collect::<Vec<_>>())
@@ -250,7 +250,7 @@ fn list(items: impl Iterator<Item = String>) -> String {
 }
 
 /// A flag by its name alone where it is set.
-fn label(name: &str, value: &Value) -> String {
+fn attribute(name: &str, value: &Value) -> String {
     match value {
         Value::Bool(true) => name.to_owned(),
         Value::String(text) => format!("{name} {text}"),
@@ -262,20 +262,20 @@ fn label(name: &str, value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use grapevine_protocol::LabelValue;
+    use grapevine_protocol::AttributeValue;
 
     use super::*;
 
     fn device(name: &str, samples: u32, quarantined: Option<&str>) -> Device {
-        let mut labels = Labels::default();
-        labels.insert("mains", LabelValue::Flag(true)).unwrap();
-        labels.insert("cores", LabelValue::Number(4)).unwrap();
+        let mut attributes = Attributes::default();
+        attributes.insert("mains", AttributeValue::Flag(true)).unwrap();
+        attributes.insert("cores", AttributeValue::Number(4)).unwrap();
         let row = DeviceRow {
             device: name.into(),
-            boot: 1,
+            incarnation: 1,
             samples,
             dataset: 1,
-            labels,
+            attributes,
             last_seen_ms: 1_000 * u64::from(samples),
             state: PRESENT.into(),
             rounds_done: 2,

@@ -136,7 +136,8 @@ fn head(ledger: &Ledger, wanted: Option<u32>, shape: Shape) -> anyhow::Result<(u
     if let Some(RoundRow { round, heads_kept: false, .. }) = found {
         bail!("the heads of round {round} were let go; `limits.kept_heads` says of how many rounds they are kept");
     }
-    let Some((round, digest)) = found.and_then(|round| Some((round.round, round.in_use.or(round.heads)?))) else {
+    let Some((round, digest)) = found.and_then(|round| Some((round.round, round.inference_head.or(round.heads)?)))
+    else {
         match wanted {
             Some(number) => bail!("round {number} has no merged heads; `aggregator rounds` lists the rounds"),
             None => bail!("no round has merged heads yet; export after the first one, see `aggregator status`"),

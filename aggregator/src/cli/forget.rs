@@ -1,4 +1,4 @@
-//! `aggregator forget`: a device that will not come back is taken out of the books.
+//! `aggregator forget`: a device that will not come back is taken out of the registry.
 
 use anyhow::bail;
 use clap::Args;

@@ -56,7 +56,7 @@ impl Ledger {
     /// What the newest head cannot tell, if there is a head.
     pub(super) fn gaps(&self, classes: &[String]) -> anyhow::Result<Option<Gaps>> {
         let merged = self.rounds.iter().rev().find(|round| round.phase == RoundPhase::Merged && round.heads.is_some());
-        let Some(digest) = merged.and_then(|round| round.in_use.or(round.heads)) else { return Ok(None) };
+        let Some(digest) = merged.and_then(|round| round.inference_head.or(round.heads)) else { return Ok(None) };
         let features = usize::try_from(self.number("/shape/features")).unwrap_or(0);
         let shape = Shape::new(usize::try_from(self.number("/shape/classes")).unwrap_or(0), features)?;
         let body = HeadsBody::decode(&self.store.blob(&digest)?, shape)

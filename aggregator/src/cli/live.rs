@@ -175,8 +175,9 @@ impl Observer for LiveFile {
         self.is_finished |= matches!(event, Event::Finished | Event::Rested);
     }
 
-    fn merged(&mut self, _: &RoundOutcome, in_use: Option<&Head>) {
-        let sentence = in_use.and_then(|head| Gaps::of(head, &self.classes, self.min_samples_to_share).sentence());
+    fn merged(&mut self, _: &RoundOutcome, inference_head: Option<&Head>) {
+        let sentence =
+            inference_head.and_then(|head| Gaps::of(head, &self.classes, self.min_samples_to_share).sentence());
         if let Some(sentence) = sentence.as_ref().filter(|sentence| self.gaps.as_ref() != Some(*sentence)) {
             tracing::warn!("{sentence}");
         }

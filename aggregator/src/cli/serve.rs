@@ -9,7 +9,7 @@ use grapevine_aggregator::config::{Broker, BrokerSection, Rounds};
 use grapevine_aggregator::serve::{self, RunChoice, ServeOptions};
 use grapevine_aggregator::store::Store;
 use grapevine_host::{BrokerAddress, Service, Shutdown, files, manifest};
-use grapevine_protocol::{BootId, RunId};
+use grapevine_protocol::{Incarnation, RunId};
 
 use super::live::LiveFile;
 use super::{Answer, Common, INTERRUPTED};
@@ -69,7 +69,7 @@ pub(super) fn serve(common: &Common, arguments: &Arguments) -> anyhow::Result<An
         fleet: config.fleet,
         broker,
         round,
-        boot: BootId(random()?),
+        incarnation: Incarnation(random()?),
         run: if arguments.new_run { RunChoice::New(run) } else { RunChoice::Continue(run) },
         keep_alive: config.mqtt.keep_alive,
         longest_pause: config.mqtt.longest_pause,

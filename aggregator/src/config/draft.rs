@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use grapevine_host::draft::{quoted, quoted_list};
-use grapevine_models::{Key, Method, Params, Start};
+use grapevine_models::hyper_parameters::{Applies, Kind, MIN_SAMPLES_TO_SHARE};
+use grapevine_models::{HyperParameter, Method, Params};
 use grapevine_protocol::FleetId;
 
-use super::{LimitsSection, MethodSection, QuarantineSection, RoundSection};
+use super::{DEFAULT_MIN_SAMPLES_TO_SHARE, LimitsSection, QuarantineSection, RoundSection};
 
 /// What a new configuration says, see [`Draft::text`].
 #[derive(Clone, Debug)]
@@ -154,70 +155,47 @@ seed = {seed}
 # One of {names}.
 # Of {method}: {late}.
 name = "{method}"
-# Samples of a class below which nothing about that class leaves a device: of one sample, everything would be known.
+# {shared}.
 min_samples_to_share = {min_samples_to_share}
 # How weights are sent: "f32" exact, "f16" half the bytes, "int8" a quarter.
 encoding = "f32"
 # The published values. These, the method and min_samples_to_share stay as they are within a run.
-{training}# Where the head starts: at "zeros", or at what sums of the devices' features give, "ncm", "lda" or
-# "posterior", times start_scale.
-# start = "{start}"
-# start_scale = {start_scale:?}
-# Whether the head in use is the mean of those of the last half of the rounds.
-# averaged = {averaged}
-# More head classes (above 0) or more tail classes (below 0) in the head in use.
-# tau = {tau:?}
-{own}"#,
+{values}{auxiliary}"#,
             names = names.join(", "),
             method = self.method,
             late = self.method.on_late_data(),
-            min_samples_to_share = MethodSection::default().min_samples_to_share,
-            training = training_text(&defaults),
-            start = start_name(defaults.start),
-            start_scale = defaults.start_scale,
-            averaged = defaults.averaged,
-            tau = defaults.tau,
-            own = own_text(&defaults),
+            shared = MIN_SAMPLES_TO_SHARE.sentence(),
+            min_samples_to_share = DEFAULT_MIN_SAMPLES_TO_SHARE,
+            values = values_text(&defaults),
+            auxiliary = auxiliary_text(self.method),
         )
     }
 }
 
-/// What the method reads of the settings of local training.
-fn training_text(defaults: &Params) -> String {
-    let settings = [
-        (Key::LearningRate, format!("# learning_rate = {:?}\n", defaults.learning_rate)),
-        (Key::Momentum, format!("# momentum = {:?}\n", defaults.momentum)),
-        (Key::Lambda, format!("# lambda = {:?}\n", defaults.lambda)),
-        (Key::RichSamples, format!("# rich_samples = {}\n", defaults.rich_samples)),
-        (Key::Clip, format!("# clip = {:?}\n", defaults.clip)),
-        (Key::Batch, format!("# batch = {}\n", defaults.batch)),
-        (Key::Epochs, format!("# epochs = {}\n", defaults.epochs)),
-    ];
-    settings.into_iter().filter(|(key, _)| defaults.reads(*key)).map(|(_, line)| line).collect()
+/// Every hyper-parameter that the method reads, or would with another start, as a comment.
+fn values_text(defaults: &Params) -> String {
+    let is_written = |parameter: &&HyperParameter| {
+        let is_possible = defaults.applies(parameter) || parameter.applies == Applies::Initialised;
+        is_possible && **parameter != MIN_SAMPLES_TO_SHARE
+    };
+    let line = |parameter: &HyperParameter| {
+        let value = parameter.show(defaults.value(parameter).unwrap_or_default());
+        let (value, words) = match parameter.kind {
+            Kind::Choice(_) => (quoted(&value), format!(": {}", parameter.allowed())),
+            Kind::Number(_) | Kind::Count(_) | Kind::Flag => (value, String::new()),
+        };
+        format!("# {}{words}.\n# {} = {value}\n", parameter.sentence(), parameter.name)
+    };
+    defaults.all().filter(is_written).map(line).collect()
 }
 
-/// The settings that only this method has.
-fn own_text(defaults: &Params) -> String {
-    let mut text = String::new();
-    if let Some(samples) = defaults.method.auxiliary() {
-        text += &format!(
+/// Where the aggregator's own samples are, for a method that needs some.
+fn auxiliary_text(method: Method) -> String {
+    method.auxiliary().map_or_else(String::new, |samples| {
+        format!(
             "# Samples of the aggregator's own, the paper has {samples} of each class. One line each: the features as the\n\
              # extractor's manifest standardises them, then the class, separated by commas. Relative to this file.\n\
              auxiliary = \"auxiliary.csv\"\n"
-        );
-    }
-    for (setting, value) in defaults.method.settings().iter().zip(defaults.own) {
-        let value = if setting.whole { format!("{value}") } else { format!("{value:?}") };
-        text += &format!("# Of {}: {}.\n# {} = {value}\n", defaults.method, setting.meaning, setting.name);
-    }
-    text
-}
-
-fn start_name(start: Start) -> &'static str {
-    match start {
-        Start::Zeros => "zeros",
-        Start::Ncm => "ncm",
-        Start::Lda => "lda",
-        Start::Posterior => "posterior",
-    }
+        )
+    })
 }

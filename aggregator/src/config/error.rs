@@ -45,7 +45,7 @@ pub enum ConfigError {
         /// What it may be.
         allowed: String,
     },
-    /// An expression over labels that is none.
+    /// An expression over attributes that is none.
     #[error("{}: `round.select`, {fault}", path.display())]
     Select {
         /// The configuration.
@@ -132,6 +132,6 @@ pub enum ConfigError {
 
 /// The method's own settings, in words.
 fn own(method: Method) -> String {
-    let names: Vec<&str> = method.settings().iter().map(|setting| setting.name).collect();
+    let names: Vec<&str> = method.method_params().iter().map(|setting| setting.name).collect();
     if names.is_empty() { "none of its own".to_owned() } else { format!("`{}`", names.join("`, `")) }
 }

@@ -12,10 +12,10 @@ use grapevine_host::config::beside;
 use grapevine_host::{BrokerAddress, class_list, config};
 use grapevine_models::limits::MAX_SAMPLES;
 use grapevine_models::manifest::Manifest;
-use grapevine_models::{Method, Shape, Step, ValidParams};
+use grapevine_models::{Method, Shape, ValidParams};
 use grapevine_protocol::limits::{MAX_BLOB_BYTES, MAX_DEVICES};
 use grapevine_protocol::{
-    Digest, Encoding, FleetId, Refusal, Task, class_list_digest, largest_aid, largest_heads, largest_update,
+    Digest, Encoding, FleetId, Refusal, class_list_digest, largest_heads, largest_side_information, largest_update,
 };
 use serde::Deserialize;
 
@@ -58,7 +58,7 @@ const MAX_UPLOAD_MEGABYTES: usize = 1 << 16;
 const KEEP_ALIVE_SECONDS: [u64; 2] = [5, 65_535];
 /// What the longest pause between two attempts to connect may be.
 const PAUSE_SECONDS: [u64; 2] = [1, 3_600];
-/// What a deadline may be; the notice counts it in 32 bits of milliseconds.
+/// What a deadline may be; the announcement counts it in 32 bits of milliseconds.
 const DEADLINE_SECONDS: [u64; 2] = [1, 30 * 24 * 3_600];
 /// What the pause before small news may be.
 const NEWS_SECONDS: [u64; 2] = [0, 30 * 24 * 3_600];
@@ -135,7 +135,7 @@ pub struct RoundSection {
     pub news_after: Duration,
     /// Devices with samples that must be there before a round opens.
     pub min_devices: usize,
-    /// Which devices take part: an expression over their labels, see [`crate::round::select`]; all when absent.
+    /// Which devices take part: an expression over their attributes, see [`crate::round::select`]; all when absent.
     pub select: Option<String>,
     /// Updates that a round waits for; those of all devices when absent.
     pub participants: Option<usize>,
@@ -289,6 +289,9 @@ pub struct ValidConfig {
 }
 
 /// Reads the file at `path` with `environment` over it (see [`grapevine_host::config`]), and checks it.
+///
+/// # Errors
+/// If the file is missing or cannot be read, or a key or a value in it or in the environment cannot be used.
 pub fn load(path: &Path, environment: impl IntoIterator<Item = (String, String)>) -> Result<ValidConfig, ConfigError> {
     config::load::<Config>(path, environment, ADVICE)?.check(path)
 }
@@ -296,6 +299,9 @@ pub fn load(path: &Path, environment: impl IntoIterator<Item = (String, String)>
 impl Config {
     /// Checks what the types do not, and makes the paths relative to the current folder. `path` is where the
     /// configuration lies.
+    ///
+    /// # Errors
+    /// If the class list cannot be used, a value is out of its range, or the settings contradict one another.
     pub fn check(self, path: &Path) -> Result<ValidConfig, ConfigError> {
         class_list::check(&self.classes).map_err(|fault| ConfigError::Classes { path: path.to_owned(), fault })?;
         self.check_ranges(path)?;
@@ -388,6 +394,10 @@ impl BrokerSection {
 
 impl ValidConfig {
     /// What a run is to do, for an extractor with this manifest.
+    ///
+    /// # Errors
+    /// If there are too few or too many classes or features, a message would be too large, or the auxiliary samples
+    /// cannot be used.
     pub fn round_config(&self, manifest: &Manifest) -> Result<RoundConfig, ConfigError> {
         let path = || self.path.clone();
         let shape = Shape::new(self.classes.len(), manifest.output.features)
@@ -437,12 +447,8 @@ impl ValidConfig {
 /// Bytes of the largest blob that a run with these hyper-parameters sends in either direction.
 fn largest_message(shape: Shape, params: &ValidParams) -> usize {
     let method = params.method;
-    let mut bytes = largest_aid(shape, method).max(largest_heads(shape));
-    if let Step::Gather(extent) = params.next_step(false, 0, 0) {
-        bytes = bytes.max(largest_update(shape, Task::Statistics { extent }, method));
-    }
-    if !method.is_one_shot() {
-        bytes = bytes.max(largest_update(shape, Task::Train, method));
-    }
-    bytes
+    let sums = params.next_request(false, 0, 0);
+    let training = (!method.is_one_shot()).then(|| method.training_request());
+    let updates = sums.into_iter().chain(training).map(|request| largest_update(shape, request));
+    updates.fold(largest_side_information(shape, method).max(largest_heads(shape)), usize::max)
 }

@@ -1,5 +1,6 @@
+use grapevine_models::hyper_parameters::{Applies, MIN_SAMPLES_TO_SHARE};
 use grapevine_models::manifest::{Input, Layout, Output};
-use grapevine_models::{Key, Params};
+use grapevine_models::{HyperParameter, Params};
 
 use super::*;
 
@@ -75,26 +76,19 @@ fn every_commented_setting_is_one_with_its_published_value() {
     for method in Method::ALL {
         let draft = Draft { method, ..draft() };
         let written: String = draft.text().replace("# participants", "participants");
-        let common = [
-            ("learning_rate", Key::LearningRate),
-            ("momentum", Key::Momentum),
-            ("lambda", Key::Lambda),
-            ("rich_samples", Key::RichSamples),
-            ("clip", Key::Clip),
-            ("batch", Key::Batch),
-            ("epochs", Key::Epochs),
-        ];
         let params = Params::defaults(method, 3);
-        let (read, unread): (Vec<_>, Vec<_>) = common.into_iter().partition(|(_, key)| params.reads(*key));
-        assert!(unread.iter().all(|(name, _)| !written.contains(&format!("# {name} ="))), "{method}");
-        let common = read.into_iter().map(|(name, _)| name);
-        let options = ["start", "start_scale", "averaged", "tau"];
-        let own = method.settings().iter().map(|setting| setting.name);
-        let uncomment = |text: String, key: &str| {
+        let is_read = |parameter: &&HyperParameter| {
+            **parameter != MIN_SAMPLES_TO_SHARE
+                && (params.applies(parameter) || parameter.applies == Applies::Initialised)
+        };
+        let (read, unread): (Vec<_>, Vec<_>) = params.all().partition(is_read);
+        let is_unwritten = |parameter: &&HyperParameter| !written.contains(&format!("# {parameter} ="));
+        assert!(unread.iter().all(is_unwritten), "{method}");
+        let uncomment = |text: String, key: &&HyperParameter| {
             assert!(text.contains(&format!("# {key} =")), "{method}: {key}");
             text.replace(&format!("# {key} ="), &format!("{key} ="))
         };
-        let written = common.chain(options).chain(own).fold(written, uncomment);
+        let written = read.iter().fold(written.clone(), uncomment);
         let valid = check(&written).unwrap();
         assert_eq!(*valid.params, *check(&draft.text()).unwrap().params, "{method}");
         assert_eq!(valid.round.participants, Some(100));
@@ -140,7 +134,7 @@ fn faults_name_the_setting_and_what_it_may_be() {
             "needs some 32 samples of each class on the aggregator itself",
         ),
         ("# tau = 0.0", "auxiliary = \"a.csv\"", "`auxiliary` is not a setting of `redgrape`"),
-        ("# start = \"zeros\"", "start = \"lad\"", "unknown variant `lad`"),
+        ("# init = \"zeros\"", "init = \"lad\"", "`init` is lad; it must be zeros or ncm or lda or posterior"),
     ] {
         let text = draft().text().replace(from, to);
         assert_ne!(text, draft().text(), "{from}");

@@ -89,6 +89,10 @@ pub enum ExportError {
 
 /// One ONNX model that goes from the extractor's input to `logits [1, C]` and `probabilities [1, C]`; `round` is where
 /// the head is from. Both outputs get another name if the extractor uses theirs; `grapevine.outputs` has the names.
+///
+/// # Errors
+/// If the manifest or the extractor cannot be used, or they do not belong together. If the head does not fit the
+/// extractor and the classes.
 pub fn join(
     extractor_onnx: &[u8],
     manifest: &Manifest,

@@ -4,7 +4,7 @@
 
 use core::time::Duration;
 
-use super::places::{Place, PlaceSet};
+use super::device_index::{DeviceIndex, DeviceSet};
 use super::{Coordinator, Phase};
 
 /// How long a round waits for a device that went.
@@ -13,13 +13,13 @@ const GRACE: Duration = Duration::from_secs(30);
 /// Whom of those asked a round does not wait for, and whom it will not.
 #[derive(Default)]
 pub(super) struct Absence {
-    absent: PlaceSet,
+    absent: DeviceSet,
     /// When each of these counts as absent.
-    leaving: Vec<(Place, Duration)>,
+    leaving: Vec<(DeviceIndex, Duration)>,
 }
 
 impl Absence {
-    pub(super) fn of(absent: PlaceSet) -> Self {
+    pub(super) fn of(absent: DeviceSet) -> Self {
         Self { absent, leaving: Vec::new() }
     }
 
@@ -28,16 +28,16 @@ impl Absence {
         self.absent.len()
     }
 
-    pub(super) fn left(&mut self, place: Place, now: Duration) {
-        if !self.absent.contains(place) && self.leaving.iter().all(|(leaving, _)| *leaving != place) {
-            self.leaving.push((place, now + GRACE));
+    pub(super) fn left(&mut self, index: DeviceIndex, now: Duration) {
+        if !self.absent.contains(index) && self.leaving.iter().all(|(leaving, _)| *leaving != index) {
+            self.leaving.push((index, now + GRACE));
         }
     }
 
     /// A device is there again, or has answered.
-    pub(super) fn came(&mut self, place: Place) {
-        self.absent.remove(place);
-        self.leaving.retain(|(leaving, _)| *leaving != place);
+    pub(super) fn came(&mut self, index: DeviceIndex) {
+        self.absent.remove(index);
+        self.leaving.retain(|(leaving, _)| *leaving != index);
     }
 
     /// When the next device counts as absent.
@@ -49,10 +49,10 @@ impl Absence {
     pub(super) fn expire(&mut self, now: Duration) -> bool {
         let before = self.leaving.len();
         let absent = &mut self.absent;
-        self.leaving.retain(|(place, at)| {
+        self.leaving.retain(|(index, at)| {
             let is_leaving = *at > now;
             if !is_leaving {
-                absent.insert(*place);
+                absent.insert(*index);
             }
             is_leaving
         });
@@ -73,13 +73,13 @@ impl Coordinator {
 
 #[cfg(test)]
 mod tests {
-    use super::super::places::Names;
+    use super::super::device_index::Names;
     use super::*;
 
     #[test]
     fn a_device_that_comes_back_in_time_was_never_absent() {
         let mut names = Names::default();
-        let (one, other) = (names.place(&"a".parse().unwrap()), names.place(&"b".parse().unwrap()));
+        let (one, other) = (names.index(&"a".parse().unwrap()), names.index(&"b".parse().unwrap()));
         let mut absence = Absence::default();
         let seconds = Duration::from_secs;
         absence.left(one, seconds(1));

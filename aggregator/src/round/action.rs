@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use grapevine_models::HeldBack;
+use grapevine_models::{HeldBack, Request};
 use grapevine_protocol::topics::BlobKind;
-use grapevine_protocol::{BlockHeader, DeviceId, Notice, Refusal, RoundId, RunId, Task, ToDevice};
+use grapevine_protocol::{BlockHeader, DeviceId, Refusal, RoundAnnouncement, RoundId, RunId, ToDevice};
 
 #[cfg(doc)]
 use super::Coordinator;
@@ -15,8 +15,6 @@ use super::{AcceptedUpdate, Counters, Model, ModelError};
 pub struct Progress {
     /// The number of the next round to open.
     pub next_round: u32,
-    /// Rounds of training that were merged.
-    pub trained: u32,
     /// How far the run is since it last learned of new samples.
     pub counters: Counters,
     /// The newest model.
@@ -29,8 +27,8 @@ pub struct Progress {
 /// A round that was open when the aggregator stopped.
 #[derive(Clone, Debug)]
 pub struct OpenRound {
-    /// Its notice, as published.
-    pub notice: Notice,
+    /// Its announcement, as published.
+    pub announcement: RoundAnnouncement,
     /// Updates it waits for.
     pub expected: usize,
     /// Devices that were chosen for it.
@@ -57,10 +55,10 @@ pub enum Durable {
     KeepDevice(DeviceId),
     /// Delete these devices.
     ForgetDevices(Vec<DeviceId>),
-    /// Write the round before its notice goes out.
+    /// Write the round before its announcement goes out.
     OpenRound {
-        /// The notice to come.
-        notice: Notice,
+        /// The announcement to come.
+        announcement: RoundAnnouncement,
         /// Updates it waits for.
         expected: usize,
         /// Devices that were chosen.
@@ -91,7 +89,7 @@ pub enum Tell {
     /// All devices that follow a blob: a block of it.
     Followers(BlobKind, BlockHeader, Vec<u8>),
     /// All devices, retained: what is going on.
-    Everybody(Notice),
+    Everybody(RoundAnnouncement),
     /// People.
     People(Event),
 }
@@ -122,7 +120,7 @@ pub struct RoundOutcome {
     /// The round.
     pub round: RoundId,
     /// What it asked for.
-    pub task: Task,
+    pub request: Request,
     /// The fleet's model after it.
     pub model: Model,
     /// Devices whose updates are in it.
@@ -189,9 +187,9 @@ pub enum Event {
         /// Why.
         reason: Refusal,
     },
-    /// A device is not in the books any more, as somebody wished.
+    /// A device is not in the registry any more, as somebody wished.
     Forgotten(DeviceId),
-    /// The books were full: so many devices that never delivered anything are not in them any more.
+    /// The registry was full: so many devices that never delivered anything are not in it any more.
     RoomMade(usize),
     /// The deadline passed below the quorum; the round goes on.
     RoundExtended(RoundId),

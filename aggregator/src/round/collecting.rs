@@ -4,15 +4,15 @@ use core::cmp::Ordering;
 use core::time::Duration;
 use std::collections::BTreeMap;
 
-use grapevine_models::{RoundError, RoundSum, Statistics, Step, UpdateContent};
+use grapevine_models::{Request, Response, RoundError, RoundSum, Statistics};
 use grapevine_protocol::{
-    DeviceId, Digest, Notice, Offer, Receipt, Refusal, RoundId, RunId, Task, ToDevice, Update, is_selected,
+    DeviceId, Digest, Offer, Receipt, Refusal, RoundAnnouncement, RoundId, RunId, ToDevice, Update, is_selected,
     largest_update,
 };
 
 use super::absence::Absence;
 use super::action::Durable;
-use super::places::{Answers, Place, PlaceSet};
+use super::device_index::{Answers, DeviceIndex, DeviceSet};
 use super::{Contribution, Coordinator, Event, ModelError, OpenRound, Phase, RoundStatus};
 
 /// A checked update on its way to the ledger.
@@ -33,14 +33,16 @@ pub struct AcceptedUpdate {
 }
 
 pub(super) struct Collecting {
-    pub(super) notice: Notice,
+    pub(super) announcement: RoundAnnouncement,
+    /// What the announcement asks.
+    pub(super) request: Request,
     /// Who was asked and is known to have been, those who came later and who answered included.
-    asked: PlaceSet,
+    asked: DeviceSet,
     pub(super) accepted: Answers,
     /// Updates that are checked and not yet durable.
-    storing: BTreeMap<Place, (Digest, Update)>,
+    storing: BTreeMap<DeviceIndex, (Digest, Update)>,
     /// What the updates in the sum tell of their devices' samples.
-    pub(super) contributions: Vec<(Place, Contribution)>,
+    pub(super) contributions: Vec<(DeviceIndex, Contribution)>,
     absence: Absence,
     /// When it was opened or resumed.
     opened: Duration,
@@ -61,16 +63,18 @@ pub(super) struct Collecting {
 
 impl Collecting {
     pub(super) fn new(
-        notice: Notice,
+        announcement: RoundAnnouncement,
+        request: Request,
         sum: RoundSum,
-        asked: PlaceSet,
+        asked: DeviceSet,
         wanted: usize,
         now: Duration,
         whole: Duration,
     ) -> Self {
         Self {
             sum: Some(sum),
-            notice,
+            announcement,
+            request,
             accepted: Answers::default(),
             storing: BTreeMap::new(),
             contributions: Vec::new(),
@@ -88,7 +92,7 @@ impl Collecting {
     }
 
     /// The same round, which does not wait for these of the devices that were asked.
-    pub(super) fn without(self, absent: PlaceSet) -> Self {
+    pub(super) fn without(self, absent: DeviceSet) -> Self {
         Self { absence: Absence::of(absent), ..self }
     }
 
@@ -98,7 +102,7 @@ impl Collecting {
 
     pub(super) fn status(&self) -> RoundStatus {
         RoundStatus {
-            round: self.notice.round,
+            round: self.announcement.round,
             accepted: self.accepted.len(),
             expected: self.expected(),
             chosen: self.asked.len().max(self.chosen),
@@ -120,8 +124,8 @@ impl Collecting {
     }
 
     /// Who was asked and has not answered.
-    pub(super) fn unanswered(&self) -> impl Iterator<Item = Place> {
-        self.asked.iter().filter(|place| !self.accepted.has(*place))
+    pub(super) fn unanswered(&self) -> impl Iterator<Item = DeviceIndex> {
+        self.asked.iter().filter(|index| !self.accepted.has(*index))
     }
 
     /// When the next device that went is not waited for any more.
@@ -134,16 +138,16 @@ impl Collecting {
     }
 
     /// A device went.
-    pub(super) fn left(&mut self, place: Place, now: Duration) {
-        if self.asked.contains(place) && !self.accepted.has(place) && !self.storing.contains_key(&place) {
-            self.absence.left(place, now);
+    pub(super) fn left(&mut self, index: DeviceIndex, now: Duration) {
+        if self.asked.contains(index) && !self.accepted.has(index) && !self.storing.contains_key(&index) {
+            self.absence.left(index, now);
         }
     }
 
     /// The broker was gone: whoever does not come back went with it.
     pub(super) fn all_may_be_gone(&mut self, now: Duration) {
-        let asked: Vec<Place> = self.unanswered().collect();
-        asked.into_iter().for_each(|place| self.left(place, now));
+        let asked: Vec<DeviceIndex> = self.unanswered().collect();
+        asked.into_iter().for_each(|index| self.left(index, now));
     }
 
     /// Whether more devices were chosen than are wanted.
@@ -167,22 +171,22 @@ impl Collecting {
     }
 
     /// A device that comes in the middle of a round takes part if it was chosen.
-    pub(super) fn welcome_back(&mut self, place: Place, device: &DeviceId, samples: u32) {
-        if samples > 0 && is_selected(&self.notice, device) {
-            self.asked.insert(place);
-            self.absence.came(place);
+    pub(super) fn welcome_back(&mut self, index: DeviceIndex, device: &DeviceId, samples: u32) {
+        if samples > 0 && is_selected(&self.announcement, device) {
+            self.asked.insert(index);
+            self.absence.came(index);
         }
     }
 
     /// Whether an update of this device is in the round, or on its way to the ledger.
-    pub(super) fn has(&self, place: Place) -> bool {
-        self.accepted.has(place) || self.storing.contains_key(&place)
+    pub(super) fn has(&self, index: DeviceIndex) -> bool {
+        self.accepted.has(index) || self.storing.contains_key(&index)
     }
 
-    /// A device is not in the books any more.
-    pub(super) fn forget(&mut self, place: Place) {
-        if !self.has(place) {
-            self.asked.remove(place);
+    /// A device is not in the registry any more.
+    pub(super) fn forget(&mut self, index: DeviceIndex) {
+        if !self.has(index) {
+            self.asked.remove(index);
         }
     }
 
@@ -190,42 +194,40 @@ impl Collecting {
     /// no effect.
     fn add(
         &mut self,
-        place: Place,
+        index: DeviceIndex,
         device: &DeviceId,
         digest: Digest,
         update: &Update,
         former: Option<&Statistics>,
     ) -> Result<(), Refusal> {
         let sum = self.sum.as_mut().ok_or(Refusal::Late)?;
-        let added = sum.add_in_place_of(former, device.as_str(), &update.content, update.samples);
+        let added = sum.add_in_place_of(former, device.as_str(), &update.response, update.samples);
         added.map_err(|error| refusal(&error))?;
         self.samples += u64::from(update.samples);
-        self.accepted.insert(place, &digest);
-        self.absence.came(place);
-        self.contributions.push((place, contribution(update)));
+        self.accepted.insert(index, &digest);
+        self.absence.came(index);
+        self.contributions.push((index, contribution(update)));
         Ok(())
     }
 
     /// The round is merged without this device's update.
-    pub(super) fn take_out(&mut self, place: Place) {
-        self.accepted.remove(place);
-        self.asked.remove(place);
-        let taken_out = self.contributions.extract_if(.., |(from, _)| *from == place);
+    pub(super) fn take_out(&mut self, index: DeviceIndex) {
+        self.accepted.remove(index);
+        self.asked.remove(index);
+        let taken_out = self.contributions.extract_if(.., |(from, _)| *from == index);
         self.samples -= taken_out.map(|(_, contribution)| u64::from(contribution.samples)).sum::<u64>();
     }
 
     /// An update as the ledger has it.
     pub(super) fn decode(&self, content: &[u8]) -> Result<Update, Refusal> {
-        let Notice { shape, task, params, .. } = &self.notice;
-        Update::decode(content, *shape, *task, params.method).map_err(|error| error.refusal())
+        Update::decode(content, self.announcement.shape, self.request).map_err(|error| error.refusal())
     }
 
     /// What the ledger has of the device's earlier statistics, if this round puts others in their place.
     pub(super) fn former(&self, content: Option<&[u8]>) -> Result<Option<Statistics>, Refusal> {
-        let gathers = matches!(self.notice.task, Task::Statistics { .. });
-        let Some(content) = content.filter(|_| gathers) else { return Ok(None) };
+        let Some(content) = content.filter(|_| !self.request.is_training()) else { return Ok(None) };
         match self.decode(content) {
-            Ok(Update { content: UpdateContent::Statistics(former), .. }) => Ok(Some(former)),
+            Ok(Update { response: Response::Statistics(former), .. }) => Ok(Some(former)),
             // The ledger holds only what was checked before.
             Ok(_) | Err(_) => Err(Refusal::Storage),
         }
@@ -234,17 +236,17 @@ impl Collecting {
 
 /// What an update tells of its device's samples.
 fn contribution(update: &Update) -> Contribution {
-    let mean_square = match &update.content {
-        UpdateContent::Statistics(statistics) => statistics.mean_square().unwrap_or(0.0) as f32,
-        UpdateContent::Trained { .. } => 0.0,
+    let mean_square = match &update.response {
+        Response::Statistics(statistics) => statistics.mean_square().unwrap_or(0.0) as f32,
+        Response::Heads { .. } | Response::Gradient(_) | Response::Prototypes(_) => 0.0,
     };
     Contribution { dataset: update.dataset, samples: update.samples, mean_square }
 }
 
-/// The length of the gradient that a device sends in place of heads.
+/// The length of a gradient; of anything else, nothing.
 fn gradient_length(update: &Update) -> f64 {
-    let UpdateContent::Trained { heads: Some(heads), .. } = &update.content else { return 0.0 };
-    let values = heads.main.weight.iter().chain(&heads.main.bias);
+    let Response::Gradient(gradient) = &update.response else { return 0.0 };
+    let values = gradient.weight.iter().chain(&gradient.bias);
     values.map(|value| f64::from(*value) * f64::from(*value)).sum::<f64>().sqrt()
 }
 
@@ -260,25 +262,21 @@ fn refusal(error: &RoundError) -> Refusal {
 
 impl Coordinator {
     /// The sum of a round that asks for this, with nothing in it.
-    pub(super) fn empty_sum(&self, task: Task) -> Result<RoundSum, ModelError> {
-        let step = match task {
-            Task::Statistics { extent } => Step::Gather(extent),
-            Task::Train => Step::Train,
-            Task::Wait | Task::Rest => Step::Done,
-        };
+    pub(super) fn empty_sum(&self, request: Request) -> Result<RoundSum, ModelError> {
         let known = self.progress.model.decode(&self.config)?;
-        Ok(RoundSum::new(self.config.shape, step, &self.config.params, &known))
+        Ok(RoundSum::new(self.config.shape, request, &self.config.params, &known))
     }
 
     /// Continues a round that a stop interrupted; its time begins anew.
     pub(super) fn resume_round(&mut self, open: OpenRound, now: Duration) {
-        let notice = Notice { boot: self.boot, ..open.notice };
-        let Ok(sum) = self.empty_sum(notice.task) else {
-            // It was read before the machine was made.
+        let announcement = RoundAnnouncement { incarnation: self.incarnation, ..open.announcement };
+        let request = announcement.task.request();
+        let Some((request, Ok(sum))) = request.map(|request| (request, self.empty_sum(request))) else {
+            // The model was read before the machine was made, and a round that asks nothing is never opened.
             return self.gather(now);
         };
         let mut collecting =
-            Collecting::new(notice, sum, PlaceSet::default(), open.expected, now, self.config.deadline);
+            Collecting::new(announcement, request, sum, DeviceSet::default(), open.expected, now, self.config.deadline);
         (collecting.chosen, collecting.extensions) = (open.chosen, open.extensions);
         collecting.restoring = open.accepted;
         self.phase = Phase::Collecting(Box::new(collecting));
@@ -289,14 +287,14 @@ impl Coordinator {
     /// `former` is the device's newest update of statistics that was merged before, where
     /// [`Coordinator::replaces_statistics`] says so.
     pub fn handle_restored(&mut self, now: Duration, device: &DeviceId, content: &[u8], former: Option<&[u8]>) {
-        let place = self.registry.place(device);
+        let index = self.registry.index(device);
         let Phase::Collecting(collecting) = &mut self.phase else { return };
         collecting.restoring = collecting.restoring.saturating_sub(1);
-        collecting.asked.insert(place);
+        collecting.asked.insert(index);
         // The ledger holds only updates that passed this check before.
         let added = collecting.decode(content).and_then(|update| {
             let former = collecting.former(former)?;
-            collecting.add(place, device, Digest::of(content), &update, former.as_ref())
+            collecting.add(index, device, Digest::of(content), &update, former.as_ref())
         });
         if let Err(reason) = added {
             self.count(Some(device), reason);
@@ -306,20 +304,20 @@ impl Coordinator {
 
     /// An update that is in the newest merged round, by the ledger: whoever asks for its receipt gets it again.
     pub fn handle_merged_before(&mut self, device: &DeviceId, digest: &Digest) {
-        let place = self.registry.place(device);
+        let index = self.registry.index(device);
         if let Some((_, answers)) = &mut self.closed {
-            answers.insert(place, digest);
+            answers.insert(index, digest);
         }
     }
 
     /// Where an offered update belongs: `Ok` if the open round waits for it.
-    pub(super) fn place_offer(&self, place: Place, offer: &Offer) -> Result<(), Refusal> {
+    pub(super) fn place_offer(&self, index: DeviceIndex, offer: &Offer) -> Result<(), Refusal> {
         if offer.run != self.run {
             return Err(Refusal::WrongRun);
         }
         let closed = self.progress.next_round.checked_sub(1).map(RoundId);
         let collecting = match &self.phase {
-            Phase::Collecting(collecting) if offer.round == collecting.notice.round => collecting,
+            Phase::Collecting(collecting) if offer.round == collecting.announcement.round => collecting,
             // It is being merged.
             Phase::Committing(_) | Phase::Sifting(_) if offer.round.0 == self.progress.next_round => {
                 return Err(Refusal::Late);
@@ -332,41 +330,42 @@ impl Coordinator {
                 });
             }
         };
-        if !self.registry.is_eligible(place) || !is_selected(&collecting.notice, &self.registry.names().id(place)) {
+        if !self.registry.is_eligible(index) || !is_selected(&collecting.announcement, &self.registry.names().id(index))
+        {
             return Err(Refusal::NotSelected);
         }
-        if collecting.accepted.has(place) {
+        if collecting.accepted.has(index) {
             return Err(Refusal::Duplicate);
         }
-        let limit = largest_update(collecting.notice.shape, collecting.notice.task, collecting.notice.params.method);
+        let limit = largest_update(collecting.announcement.shape, collecting.request);
         offer.blob.check(limit).map_err(|_| Refusal::TooLarge)
     }
 
     /// Whether this very update is stored already, in this round or the one before.
-    pub(super) fn is_stored(&self, place: Place, offer: &Offer) -> bool {
+    pub(super) fn is_stored(&self, index: DeviceIndex, offer: &Offer) -> bool {
         let stored_in = |round: RoundId, accepted: &Answers| {
-            offer.run == self.run && offer.round == round && accepted.is(place, &offer.blob.digest)
+            offer.run == self.run && offer.round == round && accepted.is(index, &offer.blob.digest)
         };
         let open = match &self.phase {
-            Phase::Collecting(collecting) => stored_in(collecting.notice.round, &collecting.accepted),
+            Phase::Collecting(collecting) => stored_in(collecting.announcement.round, &collecting.accepted),
             Phase::Gathering | Phase::Sifting(_) | Phase::Committing(_) | Phase::Resting => false,
         };
         open || self.closed.as_ref().is_some_and(|(round, accepted)| stored_in(*round, accepted))
     }
 
     /// All blocks of an update are there and have its digest: check it and have it stored.
-    pub(super) fn take_content(&mut self, place: Place, digest: Digest, content: Vec<u8>) {
+    pub(super) fn take_content(&mut self, index: DeviceIndex, digest: Digest, content: Vec<u8>) {
         let Phase::Collecting(collecting) = &mut self.phase else { return };
-        let Notice { run, round, params, .. } = collecting.notice;
-        if collecting.storing.contains_key(&place) || collecting.accepted.has(place) {
+        let RoundAnnouncement { run, round, .. } = collecting.announcement;
+        if collecting.storing.contains_key(&index) || collecting.accepted.has(index) {
             return;
         }
         let checked = collecting.decode(&content).and_then(|update| {
-            let largest = self.contributions.largest_gradient(place);
-            if params.method.sends_gradient() && gradient_length(&update) > largest {
+            let largest = self.contributions.largest_gradient(index);
+            if gradient_length(&update) > largest {
                 return Err(Refusal::Absurd);
             }
-            if !self.registry.may_hold(place, update.samples) || update.samples > self.config.max_samples {
+            if !self.registry.may_hold(index, update.samples) || update.samples > self.config.max_samples {
                 return Err(Refusal::Samples);
             }
             Ok(update)
@@ -374,8 +373,8 @@ impl Coordinator {
         match checked {
             Ok(update) => {
                 let contribution = contribution(&update);
-                collecting.storing.insert(place, (digest, update));
-                let device = self.registry.names().id(place);
+                collecting.storing.insert(index, (digest, update));
+                let device = self.registry.names().id(index);
                 self.actions.durable(Durable::StoreUpdate(AcceptedUpdate {
                     device,
                     run,
@@ -385,7 +384,7 @@ impl Coordinator {
                     content,
                 }));
             }
-            Err(reason) => self.refuse_update(place, run, round, digest, reason),
+            Err(reason) => self.refuse_update(index, run, round, digest, reason),
         }
     }
 
@@ -393,25 +392,25 @@ impl Coordinator {
     /// `former` is as in [`Coordinator::handle_restored`].
     pub fn handle_stored(&mut self, now: Duration, device: &DeviceId, round: RoundId, former: Option<&[u8]>) {
         let Phase::Collecting(collecting) = &mut self.phase else { return };
-        let run = collecting.notice.run;
-        if collecting.notice.round != round {
+        let run = collecting.announcement.run;
+        if collecting.announcement.round != round {
             return;
         }
-        let Some(place) = self.registry.find(device) else { return };
-        let Some((digest, update)) = collecting.storing.remove(&place) else { return };
-        collecting.asked.insert(place);
+        let Some(index) = self.registry.find(device) else { return };
+        let Some((digest, update)) = collecting.storing.remove(&index) else { return };
+        collecting.asked.insert(index);
         let former = collecting.former(former);
-        match former.and_then(|former| collecting.add(place, device, digest, &update, former.as_ref())) {
+        match former.and_then(|former| collecting.add(index, device, digest, &update, former.as_ref())) {
             Ok(()) => {
-                self.registry.forgive(place);
+                self.registry.forgive(index);
                 let Update { dataset, samples, .. } = update;
-                if self.registry.answered(place, dataset, samples, collecting.opened) {
+                if self.registry.answered(index, dataset, samples, collecting.opened) {
                     self.report(Event::DeviceCame(device.clone()));
                 }
-                self.send(place, ToDevice::Receipt(Receipt { run, round, digest, refused: None }));
+                self.send(index, ToDevice::Receipt(Receipt { run, round, digest, refused: None }));
                 self.report(Event::UpdateAccepted { device: device.clone(), round });
             }
-            Err(reason) => self.refuse_update(place, run, round, digest, reason),
+            Err(reason) => self.refuse_update(index, run, round, digest, reason),
         }
         self.close_if_complete(now);
     }
@@ -422,10 +421,10 @@ impl Coordinator {
         if collecting.deadline > now || !collecting.storing.is_empty() || self.gone_at.is_some() {
             return;
         }
-        let round = collecting.notice.round;
+        let round = collecting.announcement.round;
         let quorum = (self.config.quorum * collecting.awaited() as f64).ceil() as usize;
         // What came is added to what is known: there is no sum that would be too small.
-        let is_addition = self.progress.model.statistics.is_some() && !matches!(collecting.notice.task, Task::Train);
+        let is_addition = self.progress.model.statistics.is_some() && !collecting.request.is_training();
         let needed = if is_addition { 1 } else { quorum.max(1) };
         if collecting.accepted.len() >= needed {
             self.close_round(now);
@@ -436,7 +435,7 @@ impl Coordinator {
             self.report(Event::RoundExtended(round));
             self.tell(now);
         } else {
-            let missed: Vec<Place> = collecting.unanswered().collect();
+            let missed: Vec<DeviceIndex> = collecting.unanswered().collect();
             self.progress.next_round += 1;
             self.count_missed(now, &missed);
             self.actions.durable(Durable::AbandonRound(self.run, round));

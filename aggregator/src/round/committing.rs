@@ -3,11 +3,11 @@
 use core::time::Duration;
 
 use grapevine_models::Sums;
-use grapevine_protocol::{RoundId, Task};
+use grapevine_protocol::RoundId;
 
 use super::action::Durable;
+use super::device_index::DeviceIndex;
 use super::model::{ModelAfter, ModelError};
-use super::places::Place;
 use super::{Collecting, Coordinator, Event, Phase, RoundOutcome};
 
 /// The merged model waits to be durable.
@@ -24,27 +24,27 @@ impl Coordinator {
         match self.progress.model.after(sum, self.progress.counters.since_start, &self.config) {
             Ok(after) => self.commit_round(now, *collecting, after),
             Err(ModelError::Unusable) => self.sift(now, *collecting),
-            Err(fault @ ModelError::Unreadable(_)) => self.discard_round(now, collecting.notice.round, fault),
+            Err(fault @ ModelError::Unreadable(_)) => self.discard_round(now, collecting.announcement.round, fault),
         }
     }
 
     /// The round is merged: has it made durable.
     pub(super) fn commit_round(&mut self, now: Duration, collecting: Collecting, after: ModelAfter) {
         let status = collecting.status();
-        let missed: Vec<Place> = collecting.unanswered().collect();
-        let Collecting { notice, accepted, samples, contributions, .. } = collecting;
+        let missed: Vec<DeviceIndex> = collecting.unanswered().collect();
+        let Collecting { announcement, request, accepted, samples, contributions, .. } = collecting;
         self.count_missed(now, &missed);
         let mut counters = self.progress.counters;
         let ModelAfter { model, change, held_back, starts_anew } = after;
-        let is_statistics = matches!(notice.task, Task::Statistics { .. });
+        let is_statistics = !request.is_training();
         let takes_in = is_statistics || self.config.params.needs() == Sums::Nothing;
         // A round that does not take samples in has no news, whatever its answers are of: else it would have them for ever.
         let has_news = takes_in
-            && contributions.iter().any(|(place, contribution)| {
-                self.contributions.news(*place, contribution.dataset, contribution.samples).is_some()
+            && contributions.iter().any(|(index, contribution)| {
+                self.contributions.news(*index, contribution.dataset, contribution.samples).is_some()
             });
         // The next round asks the same devices again, unless some are drawn anew each time.
-        let is_of_all = notice.highest_ticket == u64::MAX;
+        let is_of_all = announcement.selection_threshold == u64::MAX;
         if is_statistics {
             counters.gathered(starts_anew);
         } else {
@@ -54,12 +54,12 @@ impl Coordinator {
         }
         self.is_held_back = held_back.is_some();
         if takes_in {
-            contributions.into_iter().for_each(|(place, contribution)| self.contributions.put(place, contribution));
+            contributions.into_iter().for_each(|(index, contribution)| self.contributions.put(index, contribution));
         }
         let outcome = RoundOutcome {
             run: self.run,
-            round: notice.round,
-            task: notice.task,
+            round: announcement.round,
+            request,
             model,
             accepted: status.accepted,
             expected: status.expected,
@@ -71,8 +71,8 @@ impl Coordinator {
             held_back,
             takes_in,
         };
-        accepted.from().for_each(|place| self.registry.count_done(place, notice.round));
-        self.closed = Some((notice.round, accepted));
+        accepted.from().for_each(|index| self.registry.count_done(index, announcement.round));
+        self.closed = Some((announcement.round, accepted));
         self.actions.durable(Durable::Commit(Box::new(outcome.clone())));
         self.phase = Phase::Committing(Box::new(Committing { outcome }));
     }
@@ -88,9 +88,9 @@ impl Coordinator {
     }
 
     /// Rounds to come do not wait for devices that did not answer, until they do.
-    pub(super) fn count_missed(&mut self, now: Duration, missed: &[Place]) {
+    pub(super) fn count_missed(&mut self, now: Duration, missed: &[DeviceIndex]) {
         let pause = self.config.deadline;
-        missed.iter().for_each(|place| self.registry.count_missed(*place, now, pause));
+        missed.iter().for_each(|index| self.registry.count_missed(*index, now, pause));
     }
 
     /// The merged model is durable: it is the fleet's model now, and the next round may open.
@@ -99,10 +99,6 @@ impl Coordinator {
             return;
         };
         let Committing { outcome } = *committing;
-        match outcome.task {
-            Task::Train => self.progress.trained += 1,
-            Task::Statistics { .. } | Task::Wait | Task::Rest => {}
-        }
         self.progress.counters = outcome.counters;
         self.progress.next_round += 1;
         self.progress.model = outcome.model;

@@ -3,7 +3,7 @@
 
 use grapevine_protocol::DatasetId;
 
-use super::places::{Column, Place, PlaceSet};
+use super::device_index::{Column, DeviceIndex, DeviceSet};
 
 /// What a device last told the run about its samples.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -20,7 +20,7 @@ pub struct Contribution {
 #[derive(Default)]
 pub(super) struct Contributions {
     all: Column<Contribution>,
-    from: PlaceSet,
+    from: DeviceSet,
     samples: u64,
     /// The largest of all devices.
     mean_square: f32,
@@ -28,17 +28,17 @@ pub(super) struct Contributions {
 
 impl Contributions {
     /// Puts what a device told in the place of what it told before.
-    pub(super) fn put(&mut self, place: Place, contribution: Contribution) {
-        let former = core::mem::replace(self.all.slot(place), contribution);
+    pub(super) fn put(&mut self, index: DeviceIndex, contribution: Contribution) {
+        let former = core::mem::replace(self.all.slot(index), contribution);
         self.samples = self.samples + u64::from(contribution.samples) - u64::from(former.samples);
         self.mean_square = self.mean_square.max(contribution.mean_square);
-        self.from.insert(place);
+        self.from.insert(index);
     }
 
-    /// A device is not in the books any more, and its place may become another's.
-    pub(super) fn forget(&mut self, place: Place) {
-        if self.from.remove(place) {
-            let former = core::mem::take(self.all.slot(place));
+    /// A device is not in the registry any more, and its index may become another's.
+    pub(super) fn forget(&mut self, index: DeviceIndex) {
+        if self.from.remove(index) {
+            let former = core::mem::take(self.all.slot(index));
             self.samples -= u64::from(former.samples);
         }
     }
@@ -50,8 +50,8 @@ impl Contributions {
 
     /// Of how many samples the run does not know, at least, where a device holds so many of this dataset; `None` where it
     /// knows them all.
-    pub(super) fn news(&self, place: Place, dataset: DatasetId, samples: u32) -> Option<u64> {
-        let known = self.all.get(place).filter(|_| self.from.contains(place));
+    pub(super) fn news(&self, index: DeviceIndex, dataset: DatasetId, samples: u32) -> Option<u64> {
+        let known = self.all.get(index).filter(|_| self.from.contains(index));
         match known {
             Some(known) if known.dataset == dataset => None,
             Some(known) => Some(u64::from(samples.abs_diff(known.samples)).max(1)),
@@ -62,9 +62,9 @@ impl Contributions {
     /// The largest norm that the gradient of the mean cross-entropy can have at this device, `|(p - e) [h; 1]|` with
     /// `|p - e|² <= 2`, averaged (Jensen); of the difference of two gradients it is twice that. Its images may have
     /// changed since, so some room is left.
-    pub(super) fn largest_gradient(&self, place: Place) -> f64 {
+    pub(super) fn largest_gradient(&self, index: DeviceIndex) -> f64 {
         const ROOM: f64 = 2.0;
-        let own = self.all.get(place).map_or(0.0, |contribution| contribution.mean_square);
+        let own = self.all.get(index).map_or(0.0, |contribution| contribution.mean_square);
         let mean_square = f64::from(if own > 0.0 { own } else { self.mean_square });
         2.0 * ROOM * (2.0 * (mean_square + 1.0)).sqrt()
     }
@@ -72,13 +72,13 @@ impl Contributions {
 
 #[cfg(test)]
 mod tests {
-    use super::super::places::Names;
+    use super::super::device_index::Names;
     use super::*;
 
     #[test]
     fn news_are_of_new_devices_and_changed_samples() {
         let mut names = Names::default();
-        let (one, other) = (names.place(&"a".parse().unwrap()), names.place(&"b".parse().unwrap()));
+        let (one, other) = (names.index(&"a".parse().unwrap()), names.index(&"b".parse().unwrap()));
         let mut known = Contributions::default();
         assert_eq!(known.news(one, DatasetId(7), 40), Some(40));
         known.put(one, Contribution { dataset: DatasetId(7), samples: 40, mean_square: 3.0 });

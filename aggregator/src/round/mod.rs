@@ -6,7 +6,7 @@
 //!
 //! One file per phase: `gathering`, `collecting`, `committing`; beside them what `devices` say about themselves and the
 //! `registry` of them, the `uploads` on their way in, the model blobs on their way out in `serving`, and in `telling` the
-//! notice that says what is going on.
+//! announcement that says what is going on.
 
 mod absence;
 mod action;
@@ -14,10 +14,10 @@ mod collecting;
 mod committing;
 mod config;
 mod contributions;
+mod device_index;
 mod devices;
 mod gathering;
 mod model;
-mod places;
 mod registry;
 pub mod select;
 mod serving;
@@ -32,7 +32,7 @@ mod watchlist;
 use core::time::Duration;
 use std::collections::BTreeMap;
 
-use grapevine_protocol::{BootId, DeviceId, Refusal, Refused, RoundId, RunId, Task, ToAggregator, ToDevice};
+use grapevine_protocol::{DeviceId, Incarnation, Refusal, Refused, RoundId, RunId, ToAggregator, ToDevice};
 
 use action::Actions;
 pub use action::{Action, Durable, Event, OpenRound, Progress, RoundOutcome, Tell};
@@ -42,9 +42,9 @@ use committing::Committing;
 pub use config::{Auxiliary, Participants, Quarantine, RoundConfig};
 pub use contributions::Contribution;
 use contributions::Contributions;
+use device_index::{Answers, DeviceIndex};
 pub use gathering::choose;
 pub use model::{Content, Model, ModelError};
-use places::{Answers, Place};
 pub use registry::{DeviceRecord, Registry};
 pub use select::Select;
 use serving::Serving;
@@ -58,7 +58,7 @@ use watchlist::Watchlist;
 /// The machine. See the module's documentation for how to drive it.
 pub struct Coordinator {
     config: RoundConfig,
-    boot: BootId,
+    incarnation: Incarnation,
     was_connected: bool,
     /// Since when the broker is known to be gone: time stands still until it is back. At the start it runs.
     gone_at: Option<Duration>,
@@ -76,7 +76,7 @@ pub struct Coordinator {
     uploads: Uploads,
     serving: Serving,
     watchlist: Watchlist,
-    /// When the newest notice went out.
+    /// When the newest announcement went out.
     told_at: Option<Duration>,
     /// The round before this one: a device whose receipt was lost asks again after its round closed.
     closed: Option<(RoundId, Answers)>,
@@ -129,15 +129,15 @@ enum Phase {
 }
 
 impl Coordinator {
-    /// A run that goes on from `progress`, with the devices of the books and, after a stop in the middle of a round,
-    /// that round with its updates. Opens or continues a round as soon as enough devices are there. `boot` names this
+    /// A run that goes on from `progress`, with the devices of the registry and, after a stop in the middle of a round,
+    /// that round with its updates. Opens or continues a round as soon as enough devices are there. `incarnation` names this
     /// start, so that devices know that they have to say hello again.
     pub fn new(
         config: RoundConfig,
-        boot: BootId,
+        incarnation: Incarnation,
         run: RunId,
         progress: Progress,
-        books: Registry,
+        registry: Registry,
         open: Option<OpenRound>,
         now: Duration,
     ) -> Self {
@@ -145,11 +145,11 @@ impl Coordinator {
             closed: progress.closed.map(|round| (round, Answers::default())),
             uploads: Uploads::new(config.upload_bytes),
             config,
-            boot,
+            incarnation,
             was_connected: false,
             gone_at: None,
             run,
-            registry: books,
+            registry,
             contributions: Contributions::default(),
             gathered_at: None,
             has_small_news: false,
@@ -203,7 +203,7 @@ impl Coordinator {
     }
 
     /// The broker is there: what is retained there may be old, and while it was not there devices may have gone
-    /// without a word. A new boot in the notice makes every device say hello again.
+    /// without a word. A new incarnation in the announcement makes every device say hello again.
     pub fn handle_connected(&mut self, now: Duration) {
         let gone_at = self.gone_at.take().unwrap_or(now);
         if core::mem::replace(&mut self.was_connected, true) {
@@ -211,7 +211,7 @@ impl Coordinator {
             self.registry.all_away();
         }
         if let Phase::Collecting(collecting) = &mut self.phase {
-            collecting.notice.boot = self.boot;
+            collecting.announcement.incarnation = self.incarnation;
             collecting.go_on(now, gone_at, self.config.deadline);
             collecting.all_may_be_gone(now);
         }
@@ -228,20 +228,20 @@ impl Coordinator {
         if let ToAggregator::Hello(hello) = &message {
             return self.handle_hello(now, device, hello);
         }
-        let Some(place) = self.registry.heard(device, now, block.len()) else {
+        let Some(index) = self.registry.heard(device, now, block.len()) else {
             return self.refuse_device(device, None, Refusal::UnknownDevice);
         };
-        self.watchlist.said_more(place);
-        if self.registry.is_quarantined(place) {
+        self.watchlist.said_more(index);
+        if self.registry.is_quarantined(index) {
             // It was told when that began, and is told again with its next hello.
             return self.count(Some(device), Refusal::Quarantined);
         }
         match message {
             ToAggregator::Hello(_) => {}
-            ToAggregator::Want(want) => self.handle_want(now, place, &want),
-            ToAggregator::Offer(offer) => self.handle_offer(now, place, &offer, block),
-            ToAggregator::Block(header) => self.handle_block(now, place, &header, block),
-            ToAggregator::Leaving(leaving) => self.handle_leaving(now, place, &leaving),
+            ToAggregator::BlockRequest(request) => self.handle_block_request(now, index, &request),
+            ToAggregator::Offer(offer) => self.handle_offer(now, index, &offer, block),
+            ToAggregator::Block(header) => self.handle_block(now, index, &header, block),
+            ToAggregator::Goodbye(goodbye) => self.handle_goodbye(now, index, &goodbye),
         }
     }
 
@@ -250,7 +250,7 @@ impl Coordinator {
         self.count(device, reason);
         if let (Some(device), Refusal::Version) = (device, reason) {
             self.turn_away(now, device, reason);
-            self.actions.tell(Tell::Device(device.clone(), ToDevice::Refused(Refused { boot: None, reason })));
+            self.actions.tell(Tell::Device(device.clone(), ToDevice::Refused(Refused { incarnation: None, reason })));
         }
     }
 
@@ -261,12 +261,12 @@ impl Coordinator {
 
     /// What is known about a device.
     pub fn device(&self, device: &DeviceId) -> Option<DeviceRecord> {
-        self.registry.find(device).and_then(|place| self.registry.record(place))
+        self.registry.find(device).and_then(|index| self.registry.record(index))
     }
 
     /// The devices of which more is known than when [`Coordinator::handle_remembered`] was called last.
     pub fn news_of_devices(&self) -> impl Iterator<Item = (DeviceId, DeviceRecord)> {
-        let known = |place| Some((self.registry.names().id(place), self.registry.record(place)?));
+        let known = |index| Some((self.registry.names().id(index), self.registry.record(index)?));
         self.registry.changed().filter_map(known)
     }
 
@@ -298,20 +298,20 @@ impl Coordinator {
     /// Whether a number of rounds was asked for and all of them are done.
     fn is_over(&self) -> bool {
         let is_one_shot = self.config.params.method.is_one_shot();
-        self.config.rounds.is_some_and(|rounds| is_one_shot || self.progress.trained >= rounds)
+        self.config.rounds.is_some_and(|rounds| is_one_shot || self.progress.counters.trained >= rounds)
     }
 
     /// What a device told the run about its samples, as the ledger has it.
     pub fn handle_contribution(&mut self, device: &DeviceId, contribution: Contribution) {
-        let place = self.registry.place(device);
-        self.contributions.put(place, contribution);
+        let index = self.registry.index(device);
+        self.contributions.put(index, contribution);
     }
 
     /// Whether the open round gathers statistics that are put in the place of others: then
     /// [`Coordinator::handle_stored`] and [`Coordinator::handle_restored`] need what the device told before.
     pub fn replaces_statistics(&self) -> bool {
         let is_of_statistics = match &self.phase {
-            Phase::Collecting(collecting) => matches!(collecting.notice.task, Task::Statistics { .. }),
+            Phase::Collecting(collecting) => !collecting.request.is_training(),
             Phase::Sifting(sifting) => sifting.gathers_statistics(),
             Phase::Gathering | Phase::Committing(_) | Phase::Resting => false,
         };
@@ -324,12 +324,12 @@ impl Coordinator {
             return None;
         }
         let names = self.registry.names();
-        let mut able: Vec<Place> = self.registry.able().collect();
+        let mut able: Vec<DeviceIndex> = self.registry.able().collect();
         able.sort_unstable_by(|one, other| names.order(*one, *other));
         Some(Waiting {
             needed: self.config.min_devices.max(1),
             able: able.len(),
-            first: able.iter().take(FIRST_NAMES).map(|place| names.id(*place)).collect(),
+            first: able.iter().take(FIRST_NAMES).map(|index| names.id(*index)).collect(),
         })
     }
 
@@ -346,8 +346,8 @@ impl Coordinator {
         }
     }
 
-    fn send(&mut self, place: Place, message: ToDevice) {
-        self.actions.tell(Tell::Device(self.registry.names().id(place), message));
+    fn send(&mut self, index: DeviceIndex, message: ToDevice) {
+        self.actions.tell(Tell::Device(self.registry.names().id(index), message));
     }
 
     fn report(&mut self, event: Event) {

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use grapevine_models::{Conditions, FleetModel, Head, Heads, HeldBack, Memory, Merged, RoundSum, Samples, Statistics};
-use grapevine_protocol::{AidBody, BlobRef, HeadsBody, MemoryBody, StatisticsBody};
+use grapevine_models::{
+    Conditions, FleetModel, Head, Heads, HeldBack, RoundResult, RoundSum, Samples, ServerState, Statistics,
+};
+use grapevine_protocol::{BlobRef, HeadsBody, ServerStateBody, SideInformationBody, StatisticsBody};
 
 use super::RoundConfig;
 
@@ -29,11 +31,11 @@ pub struct Model {
     /// The heads; none before the first merge that makes any.
     pub heads: Option<Content>,
     /// What the method adds to the heads; none where it adds nothing, or before the first merge.
-    pub aid: Option<Content>,
+    pub side_information: Option<Content>,
     /// What only the aggregator knows, and never publishes; none where that is nothing.
-    pub memory: Option<Content>,
+    pub server_state: Option<Content>,
     /// The head that people classify with, where it is not the main one of `heads`.
-    pub in_use: Option<Content>,
+    pub inference_head: Option<Content>,
     /// The exact sum of the devices' statistics, never published; none where the method needs none.
     pub statistics: Option<Content>,
 }
@@ -59,13 +61,13 @@ pub(super) struct ModelAfter {
 }
 
 impl Model {
-    /// What people get: the head in use alone, or the heads as they are.
+    /// What people get: the inference head alone, or the heads as they are.
     pub fn for_use(&self) -> Option<&Content> {
-        self.in_use.as_ref().or(self.heads.as_ref())
+        self.inference_head.as_ref().or(self.heads.as_ref())
     }
 
     /// The head that people classify with, decoded.
-    pub fn head_in_use(&self, config: &RoundConfig) -> Option<Head> {
+    pub fn inference_head(&self, config: &RoundConfig) -> Option<Head> {
         heads(self.for_use(), config).ok().flatten().map(|heads| heads.main)
     }
 
@@ -76,20 +78,26 @@ impl Model {
     /// that went on without it would stay as it is for ever.
     pub fn decode(&self, config: &RoundConfig) -> Result<FleetModel, ModelError> {
         let shape = config.shape;
-        let memory = |content: &Content| MemoryBody::decode(&content.bytes, shape).map(|body| body.0);
-        let memory = self.memory.as_ref().map(memory).transpose();
-        let memory = memory.map_err(|_| ModelError::Unreadable("server state"))?.unwrap_or_default();
-        if self.heads.is_some() && !config.params.method.fits_memory(&memory, shape) {
+        let server_state = |content: &Content| ServerStateBody::decode(&content.bytes, shape).map(|body| body.0);
+        let server_state = self.server_state.as_ref().map(server_state).transpose();
+        let server_state = server_state.map_err(|_| ModelError::Unreadable("server state"))?.unwrap_or_default();
+        if self.heads.is_some() && !config.params.method.fits_server_state(&server_state, shape) {
             return Err(ModelError::Unreadable("server state"));
         }
-        let aid = |content: &Content| AidBody::decode(&content.bytes, shape).map(|body| body.0);
-        let aid = self.aid.as_ref().map(aid).transpose().map_err(|_| ModelError::Unreadable("side information"))?;
-        let in_use = heads(self.in_use.as_ref(), config)?.map(|heads| heads.main);
+        let side_information =
+            |content: &Content| SideInformationBody::decode(&content.bytes, shape).map(|body| body.0);
+        let side_information = self
+            .side_information
+            .as_ref()
+            .map(side_information)
+            .transpose()
+            .map_err(|_| ModelError::Unreadable("side information"))?;
+        let inference_head = heads(self.inference_head.as_ref(), config)?.map(|heads| heads.main);
         Ok(FleetModel {
             heads: heads(self.heads.as_ref(), config)?,
-            aid,
-            memory,
-            in_use,
+            side_information,
+            server_state,
+            inference_head,
             statistics: self.decoded_statistics(config)?,
         })
     }
@@ -110,7 +118,7 @@ impl Model {
     pub(super) fn after(&self, sum: RoundSum, trained: u32, config: &RoundConfig) -> Result<ModelAfter, ModelError> {
         let shape = config.shape;
         let known = self.decode(config)?;
-        let before = known.heads.clone().zip(known.in_use().cloned());
+        let before = known.heads.clone().zip(known.inference_head().cloned());
         let auxiliary = config.auxiliary.as_deref();
         let conditions = Conditions {
             params: &config.params,
@@ -119,25 +127,28 @@ impl Model {
             trained,
             auxiliary: auxiliary.and_then(|set| Samples::new(shape, &set.features, &set.labels).ok()),
         };
-        let Merged { heads, aid, memory, in_use, statistics, starts_anew, held_back } = sum.merge(known, &conditions);
-        let is_usable =
-            heads.iter().all(|heads| heads.check(shape).is_ok()) && in_use.iter().all(|head| head.check(shape).is_ok());
+        let RoundResult { heads, side_information, server_state, inference_head, statistics, starts_anew, held_back } =
+            sum.merge(known, &conditions);
+        let is_usable = heads.iter().all(|heads| heads.check(shape).is_ok())
+            && inference_head.iter().all(|head| head.check(shape).is_ok());
         if !is_usable {
             return Err(ModelError::Unusable);
         }
         let change = before.filter(|_| !starts_anew).map(|(before, used)| {
             let after = heads.as_ref().unwrap_or(&before);
-            distance(&before.main, &after.main).max(distance(&used, in_use.as_ref().unwrap_or(&after.main)))
+            distance(&before.main, &after.main).max(distance(&used, inference_head.as_ref().unwrap_or(&after.main)))
         });
         let content = |heads: Heads| Content::new(HeadsBody(heads).encode(shape));
-        let aid = aid.map(|aid| Content::new(AidBody(aid).encode(config.encoding)));
+        let side_information = side_information
+            .map(|side_information| Content::new(SideInformationBody(side_information).encode(config.encoding)));
         let former = |content: &Option<Content>| if starts_anew { None } else { content.clone() };
         let statistics = statistics.map(|statistics| Content::new(StatisticsBody(statistics).encode()));
         let model = Self {
             heads: heads.map(content).or_else(|| former(&self.heads)),
-            aid: aid.or_else(|| former(&self.aid)),
-            memory: (memory != Memory::default()).then(|| Content::new(MemoryBody(memory).encode())),
-            in_use: in_use.map(|main| content(Heads { main, supplementary: Head::zeros(shape) })),
+            side_information: side_information.or_else(|| former(&self.side_information)),
+            server_state: (server_state != ServerState::default())
+                .then(|| Content::new(ServerStateBody(server_state).encode())),
+            inference_head: inference_head.map(|main| content(Heads { main, supplementary: Head::zeros(shape) })),
             statistics: statistics.or_else(|| self.statistics.clone()),
         };
         Ok(ModelAfter { model, change, held_back, starts_anew })

@@ -8,10 +8,10 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 
 use grapevine_protocol::topics::BlobKind;
-use grapevine_protocol::{Bitmap, BlobRef, BlockSize, Want, block};
+use grapevine_protocol::{Bitmap, BlobRef, BlockRequest, BlockSize, block};
 
 use super::action::Tell;
-use super::places::{Column, Place, PlaceSet};
+use super::device_index::{Column, DeviceIndex, DeviceSet};
 use super::{Content, Coordinator, Model};
 
 /// How long the first requests for a blob are gathered before it is known who fetches it.
@@ -43,9 +43,9 @@ struct Served {
     /// How often blocks went out.
     flushes: u32,
     /// Who of the fetchers asked since the last blocks went out.
-    askers: PlaceSet,
+    askers: DeviceSet,
     /// Who fetches this blob.
-    fetchers: PlaceSet,
+    fetchers: DeviceSet,
     /// What they do; of a device that is no fetcher it means nothing.
     fetching: Column<Fetcher>,
     /// When it was last looked for fetchers to forget.
@@ -72,18 +72,18 @@ impl Served {
             wanted: Bitmap::none(blocks),
             published_at: vec![None; blocks],
             flushes: 0,
-            askers: PlaceSet::default(),
-            fetchers: PlaceSet::default(),
+            askers: DeviceSet::default(),
+            fetchers: DeviceSet::default(),
             fetching: Column::default(),
             looked_at: Duration::ZERO,
             flush_at: None,
         }
     }
 
-    fn take(&mut self, now: Duration, place: Place, missing: &Bitmap) {
+    fn take(&mut self, now: Duration, index: DeviceIndex, missing: &Bitmap) {
         self.forget_silent(now);
-        let is_new = self.fetchers.insert(place);
-        let fetcher = self.fetching.slot(place);
+        let is_new = self.fetchers.insert(index);
+        let fetcher = self.fetching.slot(index);
         let since = if is_new { self.flushes } else { fetcher.since };
         let (first, last) = (missing.iter().next(), missing.iter().last());
         // Who asks for the same blocks again lost them: it asks for the first that it misses, and once they have come it
@@ -97,7 +97,7 @@ impl Served {
         for index in missing.iter().filter(|&index| !on_its_way(self.published_at[index])) {
             self.wanted.insert(index);
         }
-        self.askers.insert(place);
+        self.askers.insert(index);
         if self.wanted.is_empty() {
             return;
         }
@@ -115,7 +115,7 @@ impl Served {
         if self.looked_at + LOOK <= now {
             self.looked_at = now;
             let asks = |asked_s: u32| u64::from(asked_s) + FORGET.as_secs() >= now.as_secs();
-            self.fetchers.retain(|place| self.fetching.get(place).is_some_and(|fetcher| asks(fetcher.asked_s)));
+            self.fetchers.retain(|index| self.fetching.get(index).is_some_and(|fetcher| asks(fetcher.asked_s)));
             self.askers.retain(|asker| self.fetchers.contains(asker));
         }
     }
@@ -148,7 +148,7 @@ fn seconds(time: Duration) -> u32 {
 impl Serving {
     /// Offers what a model's devices train with, and no other blobs.
     pub(super) fn offer(&mut self, model: &Model) {
-        self.offer_blobs(model.heads.as_ref(), model.aid.as_ref());
+        self.offer_blobs(model.heads.as_ref(), model.side_information.as_ref());
     }
 
     /// Offers what devices classify with, and no other blobs.
@@ -156,13 +156,13 @@ impl Serving {
         self.offer_blobs(model.for_use(), None);
     }
 
-    fn offer_blobs(&mut self, heads: Option<&Content>, aid: Option<&Content>) {
-        for (kind, content) in [(BlobKind::Heads, heads), (BlobKind::Aid, aid)] {
+    fn offer_blobs(&mut self, heads: Option<&Content>, side_information: Option<&Content>) {
+        for (kind, content) in [(BlobKind::Heads, heads), (BlobKind::SideInformation, side_information)] {
             let served = self.blobs.get(&kind).map(|served| served.content.blob);
             match content {
                 // Devices keep their heads. What comes beside them they fetch in every round, also where it is the same
                 // again: what went out for the round before is not on its way to them.
-                Some(content) if kind == BlobKind::Aid || served != Some(self.cut(content.blob)) => {
+                Some(content) if kind == BlobKind::SideInformation || served != Some(self.cut(content.blob)) => {
                     let content = Content { blob: self.cut(content.blob), ..content.clone() };
                     self.blobs.insert(kind, Served::new(content));
                 }
@@ -187,10 +187,10 @@ impl Serving {
     }
 
     /// A device begins anew: nothing that went out before is on its way to it.
-    pub(super) fn forget(&mut self, place: Place) {
+    pub(super) fn forget(&mut self, index: DeviceIndex) {
         for served in self.blobs.values_mut() {
-            served.fetchers.remove(place);
-            served.askers.remove(place);
+            served.fetchers.remove(index);
+            served.askers.remove(index);
         }
     }
 
@@ -211,12 +211,12 @@ impl Coordinator {
         true
     }
 
-    /// A device needs blocks. A blob that is no longer the fleet's is not served: the device missed a notice.
-    pub(super) fn handle_want(&mut self, now: Duration, place: Place, want: &Want) {
-        let served = self.serving.blobs.values_mut().find(|served| served.content.blob == want.blob);
-        let Some(served) = served else { return self.tell_one(place) };
-        if served.wanted.blocks() == want.missing.blocks() {
-            served.take(now, place, &want.missing);
+    /// A device needs blocks. A blob that is no longer the fleet's is not served: the device missed an announcement.
+    pub(super) fn handle_block_request(&mut self, now: Duration, index: DeviceIndex, request: &BlockRequest) {
+        let served = self.serving.blobs.values_mut().find(|served| served.content.blob == request.blob);
+        let Some(served) = served else { return self.tell_one(index) };
+        if served.wanted.blocks() == request.missing.blocks() {
+            served.take(now, index, &request.missing);
         }
     }
 
@@ -227,7 +227,7 @@ impl Coordinator {
             room -= due.count();
             for index in due.iter() {
                 if let Some((header, bytes)) = block(&served.content.blob, &served.content.bytes, index) {
-                    served.fetchers.iter().for_each(|place| self.registry.count_down(place, bytes.len()));
+                    served.fetchers.iter().for_each(|index| self.registry.count_down(index, bytes.len()));
                     self.actions.tell(Tell::Followers(*kind, header, bytes.to_vec()));
                 }
             }
@@ -237,27 +237,27 @@ impl Coordinator {
 
 #[cfg(test)]
 mod tests {
-    use super::super::places::Names;
+    use super::super::device_index::Names;
     use super::*;
 
     /// All blocks that go out within a second when a device asks for all.
-    fn served(serving: &mut Serving, now: Duration, place: Place, blob: BlobRef) -> usize {
-        let served = serving.blobs.get_mut(&BlobKind::Aid).unwrap();
+    fn served(serving: &mut Serving, now: Duration, index: DeviceIndex, blob: BlobRef) -> usize {
+        let served = serving.blobs.get_mut(&BlobKind::SideInformation).unwrap();
         assert_eq!(served.content.blob, blob);
-        served.take(now, place, &Bitmap::all(blob.blocks()));
+        served.take(now, index, &Bitmap::all(blob.blocks()));
         served.due(now + Duration::from_secs(1), BURST).count()
     }
 
     #[test]
     fn what_is_the_same_in_the_next_round_is_served_at_once() {
         let content = Content::new(vec![7; 200_000]);
-        let (blob, place) = (content.blob, Names::default().place(&"camera-1".parse().unwrap()));
-        let model = Model { aid: Some(content), ..Model::default() };
+        let (blob, index) = (content.blob, Names::default().index(&"camera-1".parse().unwrap()));
+        let model = Model { side_information: Some(content), ..Model::default() };
         let mut serving = Serving::default();
         serving.offer(&model);
-        assert_eq!(served(&mut serving, Duration::ZERO, place, blob), 4);
-        assert_eq!(served(&mut serving, Duration::from_millis(1_100), place, blob), 0, "they are on their way");
+        assert_eq!(served(&mut serving, Duration::ZERO, index, blob), 4);
+        assert_eq!(served(&mut serving, Duration::from_millis(1_100), index, blob), 0, "they are on their way");
         serving.offer(&model);
-        assert_eq!(served(&mut serving, Duration::from_millis(1_200), place, blob), 4);
+        assert_eq!(served(&mut serving, Duration::from_millis(1_200), index, blob), 4);
     }
 }

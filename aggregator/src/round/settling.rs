@@ -3,10 +3,9 @@
 
 use core::time::Duration;
 
-use grapevine_models::{Step, Sums};
-use grapevine_protocol::Task;
+use grapevine_models::{Request, Sums};
 
-use super::places::PlaceSet;
+use super::device_index::DeviceSet;
 use super::{Coordinator, Phase};
 
 /// A round that changes the heads by less than this share of their length counts for nothing.
@@ -21,7 +20,9 @@ const ROUNDS_BETWEEN: u32 = 20;
 /// How far a run has come since it last learned of new samples.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Rounds of training since the run last started anew, see [`grapevine_models::Merged::starts_anew`].
+    /// Rounds of training that were merged.
+    pub trained: u32,
+    /// Rounds of training since the run last started anew, see [`grapevine_models::RoundResult::starts_anew`].
     pub since_start: u32,
     /// Rounds of training since samples came that the run did not know.
     pub since_news: u32,
@@ -58,6 +59,7 @@ pub enum Untaken {
 impl Counters {
     /// After a round of training. `change` is relative to the length of the heads, and `None` for the first ones.
     pub(super) fn trained(&mut self, change: Option<f32>, has_news: bool) {
+        self.trained += 1;
         self.since_start += 1;
         self.since_news = if has_news { 0 } else { self.since_news + 1 };
         self.still = if change.is_some_and(|change| change < STILL) { self.still + 1 } else { 0 };
@@ -67,27 +69,22 @@ impl Counters {
     /// After a round of statistics.
     pub(super) fn gathered(&mut self, starts_anew: bool) {
         let since_start = if starts_anew { 0 } else { self.since_start };
-        *self = Self { since_start, ..Self::default() };
+        *self = Self { trained: self.trained, since_start, ..Self::default() };
     }
 }
 
 impl Coordinator {
-    /// What is to be done next in this run.
-    pub(super) fn next_task(&self, now: Duration) -> Task {
-        let has_statistics = self.progress.model.statistics.is_some();
-        let next = |has_sums, trained| {
-            let rounds = self.config.rounds.unwrap_or(u32::MAX);
-            match self.config.params.next_step(has_sums, trained, rounds) {
-                Step::Gather(extent) => Task::Statistics { extent },
-                Step::Train => Task::Train,
-                Step::Done => Task::Rest,
-            }
+    /// What the next round asks; `None` where nothing is to be learned.
+    pub(super) fn next_request(&self, now: Duration) -> Option<Request> {
+        let (has_statistics, trained) = (self.progress.model.statistics.is_some(), self.progress.counters.trained);
+        let next = |has_statistics| {
+            self.config.params.next_request(has_statistics, trained, self.config.rounds.unwrap_or(u32::MAX))
         };
-        let task = next(has_statistics, self.progress.trained);
         if has_statistics && self.news_are_due(now) {
-            return next(false, self.progress.trained);
+            return next(false);
         }
-        if task == Task::Train && self.has_settled() && !self.awaits_first_rounds(now) { Task::Rest } else { task }
+        let rests = self.has_settled() && !self.awaits_first_rounds(now);
+        next(has_statistics).filter(|request| !request.is_training() || !rests)
     }
 
     /// Whether further rounds with the same samples would change nothing that counts. With a number of rounds that was
@@ -158,16 +155,16 @@ impl Coordinator {
     }
 
     /// The devices that can take part and hold samples that the run does not know, and of how many.
-    pub(super) fn news(&self, now: Duration) -> (PlaceSet, u64) {
-        let mut news = PlaceSet::default();
+    pub(super) fn news(&self, now: Duration) -> (DeviceSet, u64) {
+        let mut news = DeviceSet::default();
         let mut samples = 0_u64;
         let has_statistics = self.config.params.needs() != Sums::Nothing;
-        for place in self.registry.there().filter(|place| !self.registry.is_silent(*place, now)) {
-            let Some((dataset, held)) = self.registry.dataset(place) else { continue };
+        for index in self.registry.there().filter(|index| !self.registry.is_silent(*index, now)) {
+            let Some((dataset, held)) = self.registry.dataset(index) else { continue };
             // Who has nothing any more cannot train, but what it told can be taken off.
             let can_answer = held > 0 || has_statistics;
-            if let Some(new) = self.contributions.news(place, dataset, held).filter(|_| can_answer) {
-                news.insert(place);
+            if let Some(new) = self.contributions.news(index, dataset, held).filter(|_| can_answer) {
+                news.insert(index);
                 samples += new;
             }
         }
@@ -186,12 +183,12 @@ mod tests {
         counters.trained(Some(0.5), false);
         counters.trained(Some(STILL / 2.0), false);
         counters.trained(Some(0.0), false);
-        assert_eq!(counters, Counters { since_start: 4, since_news: 3, still: 2, is_unchanged: true });
+        assert_eq!(counters, Counters { trained: 4, since_start: 4, since_news: 3, still: 2, is_unchanged: true });
         counters.trained(Some(0.2), true);
-        assert_eq!(counters, Counters { since_start: 5, since_news: 0, still: 0, is_unchanged: false });
+        assert_eq!(counters, Counters { trained: 5, since_start: 5, since_news: 0, still: 0, is_unchanged: false });
         counters.gathered(false);
         assert_eq!(counters.since_start, 5);
         counters.gathered(true);
-        assert_eq!(counters, Counters::default());
+        assert_eq!(counters, Counters { trained: 5, ..Counters::default() });
     }
 }

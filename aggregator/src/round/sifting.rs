@@ -7,10 +7,10 @@
 use core::time::Duration;
 
 use grapevine_models::RoundSum;
-use grapevine_protocol::{DeviceId, Digest, Refusal, Task};
+use grapevine_protocol::{DeviceId, Digest, Refusal};
 
 use super::action::Durable;
-use super::places::Place;
+use super::device_index::DeviceIndex;
 use super::{Collecting, Coordinator, Event, ModelError, Phase};
 
 /// Taking out more than one in so many updates blames devices for what the model was before.
@@ -20,7 +20,7 @@ const LEAST_KEPT: usize = 4;
 pub(super) struct Sifting {
     collecting: Collecting,
     /// Taken out, each with the digest of its update.
-    suspects: Vec<(Place, Digest)>,
+    suspects: Vec<(DeviceIndex, Digest)>,
     /// The first so many updates of the others can be merged.
     usable: usize,
     /// The first so many cannot.
@@ -29,13 +29,13 @@ pub(super) struct Sifting {
     wanted: usize,
     /// So many were added until now, this one last.
     added: usize,
-    last: Option<(Place, Digest)>,
+    last: Option<(DeviceIndex, Digest)>,
     sum: RoundSum,
 }
 
 impl Sifting {
     pub(super) fn gathers_statistics(&self) -> bool {
-        matches!(self.collecting.notice.task, Task::Statistics { .. })
+        !self.collecting.request.is_training()
     }
 
     /// Updates that are not taken out.
@@ -44,16 +44,22 @@ impl Sifting {
     }
 
     /// Adds the next update of this pass.
-    fn add(&mut self, place: Place, device: &DeviceId, content: &[u8], former: Option<&[u8]>) -> Result<(), Refusal> {
-        if self.added == self.wanted || self.suspects.iter().any(|(suspect, _)| *suspect == place) {
+    fn add(
+        &mut self,
+        index: DeviceIndex,
+        device: &DeviceId,
+        content: &[u8],
+        former: Option<&[u8]>,
+    ) -> Result<(), Refusal> {
+        if self.added == self.wanted || self.suspects.iter().any(|(suspect, _)| *suspect == index) {
             return Ok(());
         }
         let update = self.collecting.decode(content)?;
         let former = self.collecting.former(former)?;
-        let added = self.sum.add_in_place_of(former.as_ref(), device.as_str(), &update.content, update.samples);
+        let added = self.sum.add_in_place_of(former.as_ref(), device.as_str(), &update.response, update.samples);
         added.map_err(|_| Refusal::Storage)?;
         self.added += 1;
-        self.last = Some((place, Digest::of(content)));
+        self.last = Some((index, Digest::of(content)));
         Ok(())
     }
 
@@ -79,8 +85,8 @@ impl Sifting {
 impl Coordinator {
     /// Looks for the updates of which the merged model is unusable.
     pub(super) fn sift(&mut self, now: Duration, collecting: Collecting) {
-        let round = collecting.notice.round;
-        match self.empty_sum(collecting.notice.task) {
+        let round = collecting.announcement.round;
+        match self.empty_sum(collecting.request) {
             Ok(sum) => {
                 let all = collecting.accepted.len();
                 let sifting = Sifting {
@@ -102,9 +108,9 @@ impl Coordinator {
 
     /// An update of the round that is sifted, as the ledger has it. `former` is as in [`Coordinator::handle_restored`].
     pub fn handle_reread(&mut self, device: &DeviceId, content: &[u8], former: Option<&[u8]>) {
-        let place = self.registry.place(device);
+        let index = self.registry.index(device);
         let Phase::Sifting(sifting) = &mut self.phase else { return };
-        if let Err(reason) = sifting.add(place, device, content, former) {
+        if let Err(reason) = sifting.add(index, device, content, former) {
             self.count(Some(device), reason);
         }
     }
@@ -112,8 +118,8 @@ impl Coordinator {
     /// The ledger has no more updates of the round.
     pub fn handle_all_reread(&mut self, now: Duration) {
         let Phase::Sifting(mut sifting) = core::mem::replace(&mut self.phase, Phase::Gathering) else { return };
-        let (round, task) = (sifting.collecting.notice.round, sifting.collecting.notice.task);
-        let next = match self.empty_sum(task) {
+        let (round, request) = (sifting.collecting.announcement.round, sifting.collecting.request);
+        let next = match self.empty_sum(request) {
             Ok(next) => next,
             Err(fault) => return self.discard_round(now, round, fault),
         };
@@ -138,12 +144,12 @@ impl Coordinator {
     }
 
     /// The round is merged without this update, and its device is blamed.
-    fn take_out(&mut self, collecting: &mut Collecting, (place, digest): (Place, Digest)) {
-        let round = collecting.notice.round;
-        let device = self.registry.names().id(place);
-        collecting.take_out(place);
+    fn take_out(&mut self, collecting: &mut Collecting, (index, digest): (DeviceIndex, Digest)) {
+        let round = collecting.announcement.round;
+        let device = self.registry.names().id(index);
+        collecting.take_out(index);
         self.actions.durable(Durable::DropUpdate(self.run, round, device.clone()));
         self.report(Event::UpdateTakenOut { device, round });
-        self.refuse_update(place, self.run, round, digest, Refusal::Absurd);
+        self.refuse_update(index, self.run, round, digest, Refusal::Absurd);
     }
 }

@@ -1,17 +1,18 @@
-//! The notice: what the fleet is doing, told to all when it changes, and again to whoever may have missed it.
+//! The announcement: what the fleet is doing, told to all when it changes, and again to whoever may have missed it.
 //!
-//! A broker keeps the newest notice for devices that come, but it drops messages from full queues, and a device that
+//! A broker keeps the newest announcement for devices that come, but it drops messages from full queues, and a device that
 //! missed one waits in silence. So who shows that it lives in the past is told at once, and all are told now and then.
 
 use core::time::Duration;
 
-use grapevine_protocol::{BlobRef, BootId, Notice, RoundId, Task, ToDevice};
+use grapevine_models::Request;
+use grapevine_protocol::{BlobRef, Incarnation, RoundAnnouncement, RoundId, Task, ToDevice};
 
 use super::action::Tell;
-use super::places::Place;
+use super::device_index::DeviceIndex;
 use super::{Content, Coordinator, Phase};
 
-/// Between two notices that say the same: 50 bytes a minute for an idle device.
+/// Between two announcements that say the same: 50 bytes a minute for an idle device.
 pub(super) const TELL_AGAIN: Duration = Duration::from_secs(300);
 
 impl Coordinator {
@@ -20,16 +21,16 @@ impl Coordinator {
     pub(super) fn tell(&mut self, now: Duration) {
         self.told_at = Some(now);
         if !matches!(self.phase, Phase::Sifting(_) | Phase::Committing(_)) {
-            let notice = self.notice();
-            self.actions.tell(Tell::Everybody(notice));
+            let announcement = self.announcement();
+            self.actions.tell(Tell::Everybody(announcement));
         }
     }
 
     /// Tells one device, which asks for what is over.
-    pub(super) fn tell_one(&mut self, place: Place) {
+    pub(super) fn tell_one(&mut self, index: DeviceIndex) {
         if !matches!(self.phase, Phase::Sifting(_) | Phase::Committing(_)) {
-            let notice = self.notice();
-            self.send(place, ToDevice::Notice(notice));
+            let announcement = self.announcement();
+            self.send(index, ToDevice::RoundAnnouncement(announcement));
         }
     }
 
@@ -51,51 +52,55 @@ impl Coordinator {
         }
     }
 
-    /// The next notice makes every device say hello.
+    /// The next announcement makes every device say hello.
     pub(super) fn call_roll(&mut self) {
-        self.boot = BootId(self.boot.0.wrapping_add(1));
+        self.incarnation = Incarnation(self.incarnation.0.wrapping_add(1));
         self.watchlist.roll_is_called();
     }
 
-    /// The start that the newest notice names: that of this aggregator, counted on with each roll call.
-    pub fn boot(&self) -> BootId {
-        self.boot
+    /// The start that the newest announcement names: that of this aggregator, counted on with each roll call.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
     }
 
-    /// The notice of what the fleet is doing now.
-    pub(super) fn notice(&self) -> Notice {
+    /// The announcement of what the fleet is doing now.
+    pub(super) fn announcement(&self) -> RoundAnnouncement {
         match &self.phase {
             Phase::Collecting(collecting) => {
-                let notice = collecting.notice.clone();
+                let announcement = collecting.announcement.clone();
                 let cut = |blob: Option<BlobRef>| blob.map(|blob| self.serving.cut(blob));
-                Notice { heads: cut(notice.heads), aid: cut(notice.aid), ..notice }
+                RoundAnnouncement {
+                    heads: cut(announcement.heads),
+                    side_information: cut(announcement.side_information),
+                    ..announcement
+                }
             }
-            Phase::Gathering | Phase::Sifting(_) | Phase::Committing(_) => self.notice_of(Task::Wait, 0),
-            Phase::Resting => self.notice_of(Task::Rest, u64::MAX),
+            Phase::Gathering | Phase::Sifting(_) | Phase::Committing(_) => self.announcement_of(Task::Wait, 0),
+            Phase::Resting => self.announcement_of(Task::Rest, u64::MAX),
         }
     }
 
-    pub(super) fn notice_of(&self, task: Task, highest_ticket: u64) -> Notice {
+    pub(super) fn announcement_of(&self, task: Task, selection_threshold: u64) -> RoundAnnouncement {
         let reference = |content: Option<&Content>| content.map(|content| self.serving.cut(content.blob));
         let model = &self.progress.model;
-        let trains = task == Task::Train;
-        Notice {
-            boot: self.boot,
+        let trains = task.request().is_some_and(Request::is_training);
+        RoundAnnouncement {
+            incarnation: self.incarnation,
             run: self.run,
             round: RoundId(self.progress.next_round),
             task,
             shape: self.config.shape,
-            params: *self.config.params,
+            params: self.config.params,
             encoding: self.config.encoding,
             heads: match task {
                 Task::Rest => reference(model.for_use()),
-                Task::Train | Task::Wait => reference(model.heads.as_ref()),
-                // They are of the samples alone.
-                Task::Statistics { .. } => None,
+                // Statistics are of the samples alone.
+                Task::Round(request) if !request.is_training() => None,
+                Task::Round(_) | Task::Wait => reference(model.heads.as_ref()),
             },
-            aid: reference(model.aid.as_ref()).filter(|_| trains),
+            side_information: reference(model.side_information.as_ref()).filter(|_| trains),
             seed: self.config.seed,
-            highest_ticket,
+            selection_threshold,
             only: Vec::new(),
             closes_in_ms: u32::try_from(self.config.deadline.as_millis()).unwrap_or(u32::MAX),
         }

@@ -1,12 +1,12 @@
-//! What a person should know about devices that the books do not say: who is turned away, whose name two devices use, and
-//! who does not seem to hear any answer.
+//! What a person should know about devices that the registry does not say: who is turned away, whose name two devices use,
+//! and who does not seem to hear any answer.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
 
-use grapevine_protocol::{BootId, DeviceId, Refusal};
+use grapevine_protocol::{DeviceId, Incarnation, Refusal};
 
-use super::places::Place;
+use super::device_index::DeviceIndex;
 
 /// Devices that are kept in mind, the newest ones.
 const MOST: usize = 64;
@@ -33,13 +33,13 @@ pub struct TurnedAway {
 #[derive(Default)]
 pub(super) struct Watchlist {
     turned_away: BTreeMap<DeviceId, TurnedAway>,
-    starts: BTreeMap<Place, Starts>,
-    hellos: BTreeMap<Place, Hellos>,
+    starts: BTreeMap<DeviceIndex, Starts>,
+    hellos: BTreeMap<DeviceIndex, Hellos>,
 }
 
 /// The hellos of a device that said nothing else.
 struct Hellos {
-    boot: BootId,
+    incarnation: Incarnation,
     first: Duration,
     last: Duration,
     count: u32,
@@ -48,7 +48,7 @@ struct Hellos {
 /// The newest changes between starts of one device.
 struct Starts {
     /// The start before the newest.
-    former: BootId,
+    former: Incarnation,
     changed_at: Duration,
     /// How often the former start came back.
     turns: u32,
@@ -78,39 +78,45 @@ impl Watchlist {
 
     /// A known device said hello with another start than before. `true` as long as two starts take turns: they are two
     /// devices, for one that starts again never goes back to a start before.
-    pub(super) fn takes_turns(&mut self, place: Place, former: BootId, boot: BootId, now: Duration) -> bool {
+    pub(super) fn takes_turns(
+        &mut self,
+        index: DeviceIndex,
+        former: Incarnation,
+        incarnation: Incarnation,
+        now: Duration,
+    ) -> bool {
         self.starts.retain(|_, starts| now < starts.changed_at + TURNS_WITHIN);
-        if former == boot {
-            return self.starts.get(&place).is_some_and(|starts| starts.turns >= TURNS);
+        if former == incarnation {
+            return self.starts.get(&index).is_some_and(|starts| starts.turns >= TURNS);
         }
-        if self.starts.len() >= MOST && !self.starts.contains_key(&place) {
-            let oldest = self.starts.iter().min_by_key(|(_, starts)| starts.changed_at).map(|(place, _)| *place);
+        if self.starts.len() >= MOST && !self.starts.contains_key(&index) {
+            let oldest = self.starts.iter().min_by_key(|(_, starts)| starts.changed_at).map(|(index, _)| *index);
             if let Some(oldest) = oldest {
                 self.starts.remove(&oldest);
             }
         }
-        let starts = self.starts.entry(place).or_insert(Starts { former, changed_at: now, turns: 0 });
-        let has_returned = starts.former == boot;
+        let starts = self.starts.entry(index).or_insert(Starts { former, changed_at: now, turns: 0 });
+        let has_returned = starts.former == incarnation;
         *starts = Starts { former, changed_at: now, turns: if has_returned { starts.turns + 1 } else { 0 } };
         starts.turns >= TURNS
     }
 
     /// A device that is welcome said hello.
-    pub(super) fn said_hello(&mut self, place: Place, boot: BootId, now: Duration) {
+    pub(super) fn said_hello(&mut self, index: DeviceIndex, incarnation: Incarnation, now: Duration) {
         self.hellos.retain(|_, hellos| now < hellos.last + HELLOS_WITHIN);
-        if self.hellos.len() >= MOST && !self.hellos.contains_key(&place) {
+        if self.hellos.len() >= MOST && !self.hellos.contains_key(&index) {
             return;
         }
-        let hellos = self.hellos.entry(place).or_insert(Hellos { boot, first: now, last: now, count: 0 });
-        if hellos.boot != boot || now >= hellos.first + HELLOS_WITHIN && hellos.count < HELLOS {
-            *hellos = Hellos { boot, first: now, last: now, count: 0 };
+        let hellos = self.hellos.entry(index).or_insert(Hellos { incarnation, first: now, last: now, count: 0 });
+        if hellos.incarnation != incarnation || now >= hellos.first + HELLOS_WITHIN && hellos.count < HELLOS {
+            *hellos = Hellos { incarnation, first: now, last: now, count: 0 };
         }
         (hellos.last, hellos.count) = (now, hellos.count + 1);
     }
 
     /// A device said something else, so it heard that it is welcome; or its connection broke.
-    pub(super) fn said_more(&mut self, place: Place) {
-        self.hellos.remove(&place);
+    pub(super) fn said_more(&mut self, index: DeviceIndex) {
+        self.hellos.remove(&index);
     }
 
     /// All devices say hello now, for they are asked to.
@@ -119,15 +125,15 @@ impl Watchlist {
     }
 
     /// A device that does not seem to hear any answer.
-    pub(super) fn deaf(&self, now: Duration) -> Option<Place> {
+    pub(super) fn deaf(&self, now: Duration) -> Option<DeviceIndex> {
         let is_deaf = |hellos: &Hellos| hellos.count >= HELLOS && now < hellos.last + HELLOS_WITHIN;
-        self.hellos.iter().find(|(_, hellos)| is_deaf(hellos)).map(|(place, _)| *place)
+        self.hellos.iter().find(|(_, hellos)| is_deaf(hellos)).map(|(index, _)| *index)
     }
 
-    /// The books have no such place any more.
-    pub(super) fn forget(&mut self, place: Place) {
-        self.starts.remove(&place);
-        self.hellos.remove(&place);
+    /// The registry has no such index any more.
+    pub(super) fn forget(&mut self, index: DeviceIndex) {
+        self.starts.remove(&index);
+        self.hellos.remove(&index);
     }
 
     /// Who is turned away, by name.
@@ -138,7 +144,7 @@ impl Watchlist {
 
 #[cfg(test)]
 mod tests {
-    use super::super::places::Names;
+    use super::super::device_index::Names;
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -149,8 +155,10 @@ mod tests {
 
     #[test]
     fn two_starts_that_take_turns_are_two_devices_and_restarts_are_not() {
-        let (mut list, place) = (Watchlist::default(), Names::default().place(&device(0)));
-        let mut hello = |former, boot, at| list.takes_turns(place, BootId(former), BootId(boot), SECOND * at);
+        let (mut list, index) = (Watchlist::default(), Names::default().index(&device(0)));
+        let mut hello = |former, incarnation, at| {
+            list.takes_turns(index, Incarnation(former), Incarnation(incarnation), SECOND * at)
+        };
         assert!(!hello(1, 2, 0) && !hello(2, 3, 1) && !hello(3, 4, 2), "starts that never come back");
         assert!(!hello(4, 3, 3), "a late hello of the start before");
         assert!(hello(3, 4, 4) && hello(4, 4, 5) && hello(4, 3, 6));
@@ -159,19 +167,19 @@ mod tests {
 
     #[test]
     fn a_device_that_only_ever_says_hello_is_deaf() {
-        let (mut list, place) = (Watchlist::default(), Names::default().place(&device(0)));
+        let (mut list, index) = (Watchlist::default(), Names::default().index(&device(0)));
         // The pauses of a device that nobody answers: 2, 4, 8, 16 and 32 s.
         let hellos = [0, 2, 6, 14, 30, 62].map(|at| SECOND * at);
-        hellos[..4].iter().for_each(|at| list.said_hello(place, BootId(1), *at));
+        hellos[..4].iter().for_each(|at| list.said_hello(index, Incarnation(1), *at));
         assert_eq!(list.deaf(hellos[3]), None);
-        hellos[4..].iter().for_each(|at| list.said_hello(place, BootId(1), *at));
-        assert_eq!(list.deaf(hellos[5]), Some(place));
+        hellos[4..].iter().for_each(|at| list.said_hello(index, Incarnation(1), *at));
+        assert_eq!(list.deaf(hellos[5]), Some(index));
         assert_eq!(list.deaf(SECOND * 400), None, "it is off");
-        list.said_more(place);
+        list.said_more(index);
         assert_eq!(list.deaf(hellos[5]), None);
         // One roll call every five minutes.
         for minute in (0..60).step_by(5) {
-            list.said_hello(place, BootId(1), SECOND * 60 * minute);
+            list.said_hello(index, Incarnation(1), SECOND * 60 * minute);
             assert_eq!(list.deaf(SECOND * 60 * minute), None);
         }
     }

@@ -56,25 +56,34 @@ impl Executor {
         Self { kept_heads, updates: Vec::new(), waiting: None, refusals: BTreeMap::new() }
     }
 
-    /// Whether something waits for room on the disk.
-    pub fn is_waiting(&self) -> bool {
-        self.waiting.is_some()
+    /// Does what waits for room on the disk, if anything does.
+    ///
+    /// # Errors
+    /// As [`Executor::run`].
+    pub fn retry<L: Ledger>(
+        &mut self,
+        machine: &mut Coordinator,
+        ledger: &mut L,
+        publisher: &mut impl Publisher<L>,
+    ) -> Result<(), StoreError> {
+        match self.waiting.take() {
+            Some(work) => self.attempt(work, machine, ledger, publisher),
+            None => Ok(()),
+        }
     }
 
     /// Does all that the machine wants.
     ///
     /// # Errors
     /// If the ledger cannot be read or written. If the disk is full ([`StoreError::is_full`]), nothing is lost: the next
-    /// call goes on with the same action.
+    /// call of this or of [`Executor::retry`] goes on with the same action.
     pub fn run<L: Ledger>(
         &mut self,
         machine: &mut Coordinator,
         ledger: &mut L,
         publisher: &mut impl Publisher<L>,
     ) -> Result<(), StoreError> {
-        if let Some(work) = self.waiting.take() {
-            self.attempt(work, machine, ledger, publisher)?;
-        }
+        self.retry(machine, ledger, publisher)?;
         loop {
             match publisher.call(|| machine.poll_action()) {
                 // Updates that come together are stored together, after everything else.
@@ -141,7 +150,9 @@ impl Executor {
         match action {
             Durable::KeepDevice(device) => ledger::keep_device(ledger, machine, device, publisher.now()),
             Durable::ForgetDevices(devices) => ledger::forget_devices(ledger, devices),
-            Durable::OpenRound { notice, expected, chosen } => ledger::open_round(ledger, notice, *expected, *chosen),
+            Durable::OpenRound { announcement, expected, chosen } => {
+                ledger::open_round(ledger, announcement, *expected, *chosen)
+            }
             Durable::StoreUpdate(update) => store_updates(core::slice::from_ref(update), machine, ledger, publisher),
             Durable::RereadUpdates(run, round) => reread(*run, *round, machine, ledger, publisher),
             Durable::DropUpdate(run, round, device) => ledger.drop_update(run.0, round.0, device.as_str()),

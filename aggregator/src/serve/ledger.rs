@@ -4,9 +4,10 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
 use grapevine_host::clock::unix_ms;
-use grapevine_models::HeldBack;
+use grapevine_models::{HeldBack, Request};
 use grapevine_protocol::{
-    BootId, DatasetId, DeviceId, Digest, Notice, Refusal, RoundId, RunId, Task, ToDevice, decode_to_device, encode,
+    DatasetId, DeviceId, Digest, Incarnation, Refusal, RoundAnnouncement, RoundId, RunId, ToDevice, decode_to_device,
+    encode,
 };
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +59,9 @@ struct RunConfig {
 }
 
 /// The machine as it stood when the ledger was last written, or a fresh one.
+///
+/// # Errors
+/// If the ledger cannot be read or written, its newest run is of another configuration, or its model cannot be used.
 pub fn restore(store: &mut impl Ledger, options: &ServeOptions) -> Result<Coordinator, LedgerError> {
     // What a crash left between a file and its row.
     store.collect_garbage(&BTreeSet::new())?;
@@ -66,10 +70,10 @@ pub fn restore(store: &mut impl Ledger, options: &ServeOptions) -> Result<Coordi
         RunChoice::New(_) => None,
     };
     // One by one: a large fleet must not be in memory a second time, not even for a moment.
-    let mut books = Registry::default();
+    let mut registry = Registry::default();
     store.each_device(&mut |row| {
         if let Some((device, record)) = record(row, &options.round.select) {
-            books.remember(&device, record);
+            registry.remember(&device, record);
         }
     })?;
     let (run, progress, open) = match newest {
@@ -77,9 +81,9 @@ pub fn restore(store: &mut impl Ledger, options: &ServeOptions) -> Result<Coordi
         None => (begin(store, options)?, Progress::default(), None),
     };
     progress.model.decode(&options.round)?;
-    let (round, closed) = (open.as_ref().map(|open| open.notice.round), progress.closed);
+    let (round, closed) = (open.as_ref().map(|open| open.announcement.round), progress.closed);
     let mut coordinator =
-        Coordinator::new(options.round.clone(), options.boot, run, progress, books, open, Duration::ZERO);
+        Coordinator::new(options.round.clone(), options.incarnation, run, progress, registry, open, Duration::ZERO);
     if let Some(closed) = closed {
         each_update(store, run, closed, |device, digest| {
             coordinator.handle_merged_before(&device, &Digest(digest));
@@ -105,6 +109,9 @@ pub fn restore(store: &mut impl Ledger, options: &ServeOptions) -> Result<Coordi
 
 /// The update of statistics that a device's new one is put in the place of, where the open round gathers statistics and the
 /// device told some before.
+///
+/// # Errors
+/// If the ledger or the update cannot be read.
 pub fn former_statistics(
     store: &impl Ledger,
     coordinator: &Coordinator,
@@ -186,9 +193,9 @@ fn resume(store: &impl Ledger, row: &RunRow, options: &ServeOptions) -> Result<R
     };
     let model = Model {
         heads: content(newest.and_then(|round| round.heads))?,
-        aid: content(newest.and_then(|round| round.aid))?,
-        memory: content(newest.and_then(|round| round.memory))?,
-        in_use: content(newest.and_then(|round| round.in_use))?,
+        side_information: content(newest.and_then(|round| round.side_information))?,
+        server_state: content(newest.and_then(|round| round.server_state))?,
+        inference_head: content(newest.and_then(|round| round.inference_head))?,
         statistics: content(newest.and_then(|round| round.statistics))?,
     };
     let last = store.newest_round(row.run)?;
@@ -199,7 +206,6 @@ fn resume(store: &impl Ledger, row: &RunRow, options: &ServeOptions) -> Result<R
     let next_round = last.as_ref().map_or(0, |round| round.round + u32::from(open.is_none()));
     let progress = Progress {
         next_round,
-        trained: store.count_merged(row.run, "train")?,
         counters: newest.map(|round| counters(round.counters)).unwrap_or_default(),
         model,
         closed: newest.map(|round| RoundId(round.round)),
@@ -208,11 +214,11 @@ fn resume(store: &impl Ledger, row: &RunRow, options: &ServeOptions) -> Result<R
 }
 
 fn open_round_of(round: &RoundRow) -> Result<OpenRound, LedgerError> {
-    let Ok((ToDevice::Notice(notice), _)) = decode_to_device(&round.notice) else {
+    let Ok((ToDevice::RoundAnnouncement(announcement), _)) = decode_to_device(&round.announcement) else {
         return Err(StoreError::Unreadable { what: "open round" }.into());
     };
     Ok(OpenRound {
-        notice,
+        announcement,
         expected: round.expected as usize,
         chosen: round.chosen as usize,
         extensions: round.extensions,
@@ -220,20 +226,31 @@ fn open_round_of(round: &RoundRow) -> Result<OpenRound, LedgerError> {
     })
 }
 
-/// Writes a round down before its notice goes out: it waits for `expected` updates of `chosen` devices.
-pub fn open_round(store: &mut impl Ledger, notice: &Notice, expected: usize, chosen: usize) -> Result<(), StoreError> {
+/// Writes a round down before its announcement goes out: it waits for `expected` updates of `chosen` devices.
+///
+/// # Errors
+/// If the ledger cannot be written.
+pub fn open_round(
+    store: &mut impl Ledger,
+    announcement: &RoundAnnouncement,
+    expected: usize,
+    chosen: usize,
+) -> Result<(), StoreError> {
     store.open_round(&NewRound {
-        run: notice.run.0,
-        round: notice.round.0,
-        task: task_name(notice.task).into(),
+        run: announcement.run.0,
+        round: announcement.round.0,
+        task: announcement.task.request().map_or("nothing", Request::name).into(),
         opened_ms: unix_ms(),
         expected: u32::try_from(expected).unwrap_or(u32::MAX),
         chosen: u32::try_from(chosen).unwrap_or(u32::MAX),
-        notice: encode(&ToDevice::Notice(notice.clone()), &[]),
+        announcement: encode(&ToDevice::RoundAnnouncement(announcement.clone()), &[]),
     })
 }
 
 /// Makes updates durable, all of them or none. Only then may their devices get receipts.
+///
+/// # Errors
+/// If the ledger cannot be written, or the round of an update is not collecting updates.
 pub fn store_updates(store: &mut impl Ledger, updates: &[AcceptedUpdate]) -> Result<(), StoreError> {
     let accepted_ms = unix_ms();
     let rows: Vec<(NewUpdate, &[u8])> = updates
@@ -255,23 +272,28 @@ pub fn store_updates(store: &mut impl Ledger, updates: &[AcceptedUpdate]) -> Res
 }
 
 /// Makes a merged model durable: blobs first, then the row that names them.
+///
+/// # Errors
+/// If the ledger or a blob cannot be written, or the round is not collecting updates.
 pub fn commit(store: &mut impl Ledger, outcome: &RoundOutcome) -> Result<(), StoreError> {
     let mut keep = |content: &Option<Content>| -> Result<Option<crate::store::Digest>, StoreError> {
         content.as_ref().map(|content| store.put_blob(&content.bytes)).transpose()
     };
-    let Model { heads, aid, memory, in_use, statistics } = &outcome.model;
-    let (heads, aid, memory, in_use) = (keep(heads)?, keep(aid)?, keep(memory)?, keep(in_use)?);
+    let Model { heads, side_information, server_state, inference_head, statistics } = &outcome.model;
+    let (heads, side_information, server_state, inference_head) =
+        (keep(heads)?, keep(side_information)?, keep(server_state)?, keep(inference_head)?);
     let statistics = keep(statistics)?;
     store.commit_round(&MergedRound {
         run: outcome.run.0,
         round: outcome.round.0,
         closed_ms: unix_ms(),
         heads,
-        aid,
-        memory,
-        in_use,
+        side_information,
+        server_state,
+        inference_head,
         statistics,
         counters: CountersRow {
+            trained: outcome.counters.trained,
             since_start: outcome.counters.since_start,
             since_news: outcome.counters.since_news,
             still: outcome.counters.still,
@@ -284,10 +306,10 @@ pub fn commit(store: &mut impl Ledger, outcome: &RoundOutcome) -> Result<(), Sto
 
 /// What a round's updates are to the run, once it is merged.
 fn takes_in(outcome: &RoundOutcome) -> TakesIn {
-    match (outcome.takes_in, outcome.task) {
-        (false, _) | (true, Task::Wait | Task::Rest) => TakesIn::Nothing,
-        (true, Task::Statistics { .. }) => TakesIn::Statistics,
-        (true, Task::Train) => TakesIn::Samples,
+    match (outcome.takes_in, outcome.request.is_training()) {
+        (false, _) => TakesIn::Nothing,
+        (true, false) => TakesIn::Statistics,
+        (true, true) => TakesIn::Samples,
     }
 }
 
@@ -307,21 +329,27 @@ pub(super) fn note(outcome: &RoundOutcome) -> Option<String> {
 }
 
 fn counters(row: CountersRow) -> Counters {
-    let CountersRow { since_start, since_news, still, is_unchanged } = row;
-    Counters { since_start, since_news, still, is_unchanged }
+    let CountersRow { trained, since_start, since_news, still, is_unchanged } = row;
+    Counters { trained, since_start, since_news, still, is_unchanged }
 }
 
 /// Lets go of what nothing needs after a merge: its updates, what earlier rounds published beside their heads, and all
 /// heads but the newest `kept_heads`.
+///
+/// # Errors
+/// If the ledger cannot be read or written, or a blob cannot be deleted.
 pub fn forget(store: &mut impl Ledger, outcome: &RoundOutcome, kept_heads: u32) -> Result<(), StoreError> {
     let (run, round) = (outcome.run.0, outcome.round.0);
     store.forget_updates_before(run, round + 1)?;
-    store.forget_aids_before(run, round)?;
+    store.forget_side_information_before(run, round)?;
     store.forget_old_heads(run, kept_heads).map(drop)
 }
 
 /// Writes down what is new about devices. A stop loses what was not written yet: figures for people, and the names of
 /// devices, which say hello again.
+///
+/// # Errors
+/// If the ledger cannot be written.
 pub fn remember_devices(
     store: &mut impl Ledger,
     coordinator: &mut Coordinator,
@@ -339,6 +367,9 @@ pub fn remember_devices(
 }
 
 /// Writes down what is known about one device.
+///
+/// # Errors
+/// If the ledger cannot be written.
 pub fn keep_device(
     store: &mut impl Ledger,
     coordinator: &Coordinator,
@@ -358,6 +389,9 @@ pub fn forget_devices(store: &mut impl Ledger, devices: &[DeviceId]) -> Result<(
 }
 
 /// Adds refusals to the counts by reason.
+///
+/// # Errors
+/// If the ledger cannot be written.
 pub fn remember_refusals(store: &mut impl Ledger, refusals: &BTreeMap<Refusal, u64>) -> Result<(), StoreError> {
     let counts: BTreeMap<String, u64> =
         refusals.iter().map(|(reason, count)| (reason.name().to_owned(), *count)).collect();
@@ -368,10 +402,10 @@ fn row(device: &DeviceId, record: &DeviceRecord, wall_clock: u64, now: Duration)
     let ago = now.saturating_sub(record.last_seen).as_millis();
     DeviceRow {
         device: device.to_string(),
-        boot: record.boot.0,
+        incarnation: record.incarnation.0,
         samples: record.samples,
         dataset: record.dataset.0,
-        labels: record.labels.clone(),
+        attributes: record.attributes.clone(),
         last_seen_ms: wall_clock.saturating_sub(u64::try_from(ago).unwrap_or(u64::MAX)),
         state: if record.present { PRESENT } else { GONE }.into(),
         rounds_done: record.rounds_done,
@@ -384,17 +418,17 @@ fn row(device: &DeviceId, record: &DeviceRecord, wall_clock: u64, now: Duration)
     }
 }
 
-/// A device of the books. It is gone until it says hello, whatever it was before the stop; but an update of it that was on
+/// A device of the registry. It is gone until it says hello, whatever it was before the stop; but an update of it that was on
 /// its way then may come first, so it is known whether rounds choose from it.
 fn record(row: DeviceRow, select: &Select) -> Option<(DeviceId, DeviceRecord)> {
     let reason = |name: &str| Refusal::ALL.into_iter().find(|reason| reason.name() == name);
     let failures = row.failures.iter().filter_map(|(name, count)| Some((reason(name)?, *count)));
     let record = DeviceRecord {
-        boot: BootId(row.boot),
+        incarnation: Incarnation(row.incarnation),
         samples: row.samples,
         dataset: DatasetId(row.dataset),
-        is_eligible: select.matches(&row.labels),
-        labels: row.labels,
+        is_eligible: select.matches(&row.attributes),
+        attributes: row.attributes,
         present: false,
         last_seen: Duration::ZERO,
         rounds_done: row.rounds_done,
@@ -407,13 +441,4 @@ fn record(row: DeviceRow, select: &Select) -> Option<(DeviceId, DeviceRecord)> {
         bytes_down: row.bytes_down,
     };
     row.device.parse().ok().map(|device| (device, record))
-}
-
-pub(super) fn task_name(task: Task) -> &'static str {
-    match task {
-        Task::Wait => "wait",
-        Task::Statistics { .. } => "statistics",
-        Task::Train => "train",
-        Task::Rest => "rest",
-    }
 }

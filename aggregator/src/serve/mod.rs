@@ -3,8 +3,8 @@
 mod echo;
 pub mod executor;
 pub mod ledger;
-mod pace;
 pub mod requests;
+mod schedule;
 mod shell;
 mod told;
 mod troubles;
@@ -17,7 +17,7 @@ use grapevine_host::transport::{Event as Link, Options, StartError, Traffic, Tra
 use grapevine_host::{BrokerAddress, Service, Shutdown};
 use grapevine_models::Head;
 use grapevine_protocol::limits::MAX_FRAME_BYTES;
-use grapevine_protocol::{AGGREGATOR, BootId, DeviceId, FleetId, Refusal, RoundId, RunId, topics};
+use grapevine_protocol::{AGGREGATOR, DeviceId, FleetId, Incarnation, Refusal, RoundId, RunId, topics};
 
 use crate::round::{Event, RoundConfig, RoundOutcome, Waiting};
 use crate::store::{Store, StoreError};
@@ -43,7 +43,7 @@ pub struct ServeOptions {
     /// What the run is to do.
     pub round: RoundConfig,
     /// This start of the program, drawn at random.
-    pub boot: BootId,
+    pub incarnation: Incarnation,
     /// Go on with the ledger's run, or begin another.
     pub run: RunChoice,
     /// MQTT keep-alive.
@@ -63,7 +63,7 @@ pub trait Observer {
     /// Anything worth a line in a log.
     fn event(&mut self, _event: &Event) {}
 
-    /// A merged round is durable; `in_use` is the head that people classify with after it.
+    /// A merged round is durable; `inference_head` is the head that people classify with after it.
     fn merged(&mut self, _outcome: &RoundOutcome, _in_use: Option<&Head>) {}
 
     /// Where things stand: a moment after every change, twice a minute without any, and once at the end.
@@ -161,6 +161,10 @@ pub enum ServeError {
 }
 
 /// Serves rounds until `shutdown`. A stop at any moment is resumed by the next call with the same ledger.
+///
+/// # Errors
+/// If the MQTT client cannot be started, or its thread panics. If the ledger cannot be read or written, or its newest
+/// run is of another configuration.
 pub fn serve(
     options: &ServeOptions,
     store: Store,

@@ -16,7 +16,7 @@ const FOLDER: &str = "requests";
 pub enum Request {
     /// To hear a quarantined device again.
     Release,
-    /// To take a device out of the books.
+    /// To take a device out of the registry.
     Forget,
 }
 

@@ -31,6 +31,9 @@ pub struct BackedUp {
 impl Store {
     /// Writes the ledger and every blob it names into one tar file, durably and as a whole or not at all. Unpacked into
     /// an empty folder it is a state folder again.
+    ///
+    /// # Errors
+    /// If the ledger or a blob cannot be read, or the file cannot be written.
     pub fn back_up(&self, target: &Path) -> Result<BackedUp, StoreError> {
         let failed = |action, error| StoreError::io(action, target, error);
         let folder = match target.parent() {

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 
 use rusqlite::params;
 
-use super::labels::LabelsText;
+use super::attributes::AttributesText;
 use super::rows::{Bits, DEVICE_COLUMNS, RUN_COLUMNS};
 use super::{DeviceRow, GONE, RunRow, Store, StoreError};
 
 impl Store {
     /// Opens a run; it is the current one from now on.
+    ///
+    /// # Errors
+    /// If the run is in the ledger already, or the ledger cannot be written.
     pub fn open_run(&mut self, run: &RunRow) -> Result<(), StoreError> {
         self.write("open a run in", |transaction| {
             transaction.execute(
@@ -21,6 +24,9 @@ impl Store {
     }
 
     /// Marks a run as finished.
+    ///
+    /// # Errors
+    /// If the ledger cannot be written, or was opened for reading only.
     pub fn finish_run(&mut self, run: u64) -> Result<(), StoreError> {
         self.write("finish a run in", |transaction| {
             transaction.execute("UPDATE runs SET finished = 1 WHERE run = ?1", [Bits(run)])
@@ -29,16 +35,25 @@ impl Store {
     }
 
     /// The run that was opened last, finished or not.
+    ///
+    /// # Errors
+    /// If the ledger cannot be read.
     pub fn current_run(&self) -> Result<Option<RunRow>, StoreError> {
         self.row(&format!("SELECT {RUN_COLUMNS} FROM runs ORDER BY number DESC LIMIT 1"), [], RunRow::read)
     }
 
     /// Adds a device or replaces what is known about it.
+    ///
+    /// # Errors
+    /// If the ledger cannot be written, or was opened for reading only.
     pub fn upsert_device(&mut self, device: &DeviceRow) -> Result<(), StoreError> {
         self.upsert_devices([device.clone()])
     }
 
     /// Like [`Store::upsert_device`], for several devices in one transaction.
+    ///
+    /// # Errors
+    /// If the ledger cannot be written, or was opened for reading only.
     pub fn upsert_devices(&mut self, devices: impl IntoIterator<Item = DeviceRow>) -> Result<(), StoreError> {
         self.write("write devices to", |transaction| {
             let mut statement = transaction.prepare_cached(&format!(
@@ -50,9 +65,9 @@ impl Store {
             for device in devices {
                 statement.execute(params![
                     device.device,
-                    Bits(device.boot),
+                    Bits(device.incarnation),
                     device.samples,
-                    LabelsText(device.labels.clone()),
+                    AttributesText(device.attributes.clone()),
                     Bits(device.last_seen_ms),
                     device.state,
                     device.rounds_done,
@@ -72,6 +87,9 @@ impl Store {
     }
 
     /// Lets a quarantined device take part again.
+    ///
+    /// # Errors
+    /// If the ledger cannot be written, or was opened for reading only.
     pub fn release_device(&mut self, device: &str) -> Result<(), StoreError> {
         self.write("release a device in", |transaction| {
             transaction.execute("UPDATE devices SET quarantined = NULL, strikes = 0 WHERE device = ?1", [device])
@@ -105,6 +123,9 @@ impl Store {
     }
 
     /// Every device ever heard, sorted by id.
+    ///
+    /// # Errors
+    /// If the ledger cannot be read.
     pub fn devices(&self) -> Result<Vec<DeviceRow>, StoreError> {
         let mut devices = Vec::new();
         self.each_device(&mut |device| devices.push(device))?;
@@ -112,6 +133,9 @@ impl Store {
     }
 
     /// Like [`Store::devices`], one after the other.
+    ///
+    /// # Errors
+    /// If the ledger cannot be read.
     pub fn each_device(&self, take: &mut dyn FnMut(DeviceRow)) -> Result<(), StoreError> {
         let query = format!(
             "SELECT {DEVICE_COLUMNS}, reason, count FROM devices LEFT JOIN failures USING (device) ORDER BY device"
@@ -133,6 +157,9 @@ impl Store {
     }
 
     /// Adds to the count of each refusal reason.
+    ///
+    /// # Errors
+    /// If the ledger cannot be written, or was opened for reading only.
     pub fn add_refusals(&mut self, counts: &BTreeMap<String, u64>) -> Result<(), StoreError> {
         self.write("count refusals in", |transaction| {
             for (reason, count) in counts {
@@ -147,6 +174,9 @@ impl Store {
     }
 
     /// How often each reason led to a refusal.
+    ///
+    /// # Errors
+    /// If the ledger cannot be read.
     pub fn refusals(&self) -> Result<BTreeMap<String, u64>, StoreError> {
         let pairs = self.rows("SELECT reason, count FROM refusals", [], |row| {
             Ok((row.get::<_, String>(0)?, row.get::<_, Bits>(1)?.0))

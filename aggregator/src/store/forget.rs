@@ -10,15 +10,18 @@ use super::{Collected, Digest, Store, StoreError};
 
 /// Every blob that a row names.
 const NAMED: &str = "SELECT heads FROM rounds WHERE heads IS NOT NULL AND heads_kept = 1 \
-                     UNION SELECT in_use FROM rounds WHERE in_use IS NOT NULL AND heads_kept = 1 \
-                     UNION SELECT aid FROM rounds WHERE aid IS NOT NULL \
-                     UNION SELECT memory FROM rounds WHERE memory IS NOT NULL \
+                     UNION SELECT inference_head FROM rounds WHERE inference_head IS NOT NULL AND heads_kept = 1 \
+                     UNION SELECT side_information FROM rounds WHERE side_information IS NOT NULL \
+                     UNION SELECT server_state FROM rounds WHERE server_state IS NOT NULL \
                      UNION SELECT statistics FROM rounds WHERE statistics IS NOT NULL \
                      UNION SELECT digest FROM contributions WHERE digest IS NOT NULL \
                      UNION SELECT digest FROM updates WHERE blob_kept = 1";
 
 impl Store {
     /// Deletes every file among the blobs that neither a row nor `keep` names, such as what a crash left behind.
+    ///
+    /// # Errors
+    /// If the ledger cannot be read or was opened for reading only, or a file cannot be deleted.
     pub fn collect_garbage(&mut self, keep: &BTreeSet<Digest>) -> Result<Collected, StoreError> {
         self.check_writable()?;
         let mut keep = keep.clone();
@@ -33,6 +36,9 @@ impl Store {
 
     /// Deletes the blobs of a run's updates before `round`, unless something else names them; the rows stay. Statistics that
     /// are part of the fleet's sum stay, too, until the device tells others.
+    ///
+    /// # Errors
+    /// If the ledger cannot be read or written, or a blob cannot be deleted.
     pub fn forget_updates_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError> {
         self.check_writable()?;
         self.let_go(
@@ -47,16 +53,19 @@ impl Store {
 
     /// Deletes what earlier rounds of a run gave to the devices beside the heads, and what only the aggregator knew, of
     /// which only the newest is ever read again.
-    pub fn forget_aids_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError> {
+    ///
+    /// # Errors
+    /// If the ledger cannot be read or written, or a blob cannot be deleted.
+    pub fn forget_side_information_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError> {
         self.check_writable()?;
         self.let_go(
-            "forget aids in",
-            "SELECT aid FROM rounds WHERE run = ?1 AND round < ?2 AND aid IS NOT NULL \
+            "forget side information in",
+            "SELECT side_information FROM rounds WHERE run = ?1 AND round < ?2 AND side_information IS NOT NULL \
              UNION SELECT statistics FROM rounds WHERE run = ?1 AND round < ?2 AND statistics IS NOT NULL \
-             UNION SELECT memory FROM rounds WHERE run = ?1 AND round < ?2 AND memory IS NOT NULL",
+             UNION SELECT server_state FROM rounds WHERE run = ?1 AND round < ?2 AND server_state IS NOT NULL",
             &[
-                "UPDATE rounds SET aid = NULL WHERE run = ?1 AND round < ?2 AND aid IS NOT NULL",
-                "UPDATE rounds SET memory = NULL WHERE run = ?1 AND round < ?2 AND memory IS NOT NULL",
+                "UPDATE rounds SET side_information = NULL WHERE run = ?1 AND round < ?2 AND side_information IS NOT NULL",
+                "UPDATE rounds SET server_state = NULL WHERE run = ?1 AND round < ?2 AND server_state IS NOT NULL",
                 "UPDATE rounds SET statistics = NULL WHERE run = ?1 AND round < ?2 AND statistics IS NOT NULL",
             ],
             (run, round),
@@ -65,6 +74,9 @@ impl Store {
 
     /// Deletes the heads of a run's merged rounds but the newest `kept`, unless something else names them, and the rows of
     /// the updates that are in them. The digests of the heads, the number of the updates and their samples stay.
+    ///
+    /// # Errors
+    /// If the ledger cannot be read or written, or a blob cannot be deleted.
     pub fn forget_old_heads(&mut self, run: u64, kept: u32) -> Result<Collected, StoreError> {
         self.check_writable()?;
         let oldest = self.row(
@@ -76,7 +88,7 @@ impl Store {
         self.let_go(
             "forget heads in",
             "SELECT heads FROM rounds WHERE run = ?1 AND round < ?2 AND heads_kept = 1 AND heads IS NOT NULL \
-             UNION SELECT in_use FROM rounds WHERE run = ?1 AND round < ?2 AND heads_kept = 1 AND in_use IS NOT NULL",
+             UNION SELECT inference_head FROM rounds WHERE run = ?1 AND round < ?2 AND heads_kept = 1 AND inference_head IS NOT NULL",
             &[
                 "UPDATE rounds SET heads_kept = 0 WHERE run = ?1 AND round < ?2 AND heads_kept = 1",
                 &count_updates("run = ?1 AND round < ?2"),
@@ -105,6 +117,9 @@ impl Store {
     }
 
     /// Deletes the updates and the contributions that no run will go on with: those of every run but `run`.
+    ///
+    /// # Errors
+    /// If the ledger cannot be written, or was opened for reading only.
     pub fn forget_updates_of_other_runs(&mut self, run: u64) -> Result<(), StoreError> {
         self.write("forget updates in", |transaction| {
             transaction.execute(&count_updates("run <> ?1"), params![Bits(run)])?;
@@ -140,9 +155,9 @@ impl Store {
 
     fn is_named(&self, digest: &Digest) -> Result<bool, StoreError> {
         let query = "SELECT 1 FROM updates WHERE blob_kept = 1 AND digest = ?1 \
-                     UNION ALL SELECT 1 FROM rounds WHERE aid = ?1 OR memory = ?1 OR statistics = ?1 \
+                     UNION ALL SELECT 1 FROM rounds WHERE side_information = ?1 OR server_state = ?1 OR statistics = ?1 \
                      UNION ALL SELECT 1 FROM contributions WHERE digest = ?1 \
-                     UNION ALL SELECT 1 FROM rounds WHERE heads_kept = 1 AND (heads = ?1 OR in_use = ?1) LIMIT 1";
+                     UNION ALL SELECT 1 FROM rounds WHERE heads_kept = 1 AND (heads = ?1 OR inference_head = ?1) LIMIT 1";
         Ok(self.row(query, [digest], |_| Ok(()))?.is_some())
     }
 }
@@ -150,7 +165,7 @@ impl Store {
 /// The statement that writes down, for the rounds that `fit`, what is to be known of their updates when those are gone.
 fn count_updates(fit: &str) -> String {
     format!(
-        "UPDATE rounds SET notice = x'', \
+        "UPDATE rounds SET announcement = x'', \
          accepted = (SELECT count(*) FROM updates WHERE updates.run = rounds.run AND updates.round = rounds.round), \
          samples = (SELECT coalesce(sum(updates.samples), 0) FROM updates \
                     WHERE updates.run = rounds.run AND updates.round = rounds.round) \

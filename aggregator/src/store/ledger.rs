@@ -12,7 +12,11 @@ use super::{
 /// A call that returned `Ok` is durable. A power cut during a call leaves what was there before it, with any of its
 /// blobs, or all of it: a blob is on the disk before a row names it, and the rows of one call are one transaction.
 /// Every method is documented at [`Store`].
-#[allow(missing_docs, reason = "each method says the same as the one of `Store` that it stands for")]
+#[allow(
+    missing_docs,
+    clippy::missing_errors_doc,
+    reason = "each method says the same as the one of `Store` that it stands for"
+)]
 pub trait Ledger {
     fn collect_garbage(&mut self, keep: &BTreeSet<Digest>) -> Result<Collected, StoreError>;
 
@@ -22,7 +26,6 @@ pub trait Ledger {
 
     fn newest_round(&self, run: u64) -> Result<Option<RoundRow>, StoreError>;
     fn newest_merged(&self, run: u64) -> Result<Option<RoundRow>, StoreError>;
-    fn count_merged(&self, run: u64, task: &str) -> Result<u32, StoreError>;
     fn open_round(&mut self, round: &NewRound) -> Result<(), StoreError>;
     fn commit_round(&mut self, merged: &MergedRound) -> Result<(), StoreError>;
     fn extend_round(&mut self, run: u64, round: u32) -> Result<(), StoreError>;
@@ -34,7 +37,7 @@ pub trait Ledger {
     fn accept_updates(&mut self, updates: &[(NewUpdate, &[u8])]) -> Result<Vec<Accepted>, StoreError>;
     fn drop_update(&mut self, run: u64, round: u32, device: &str) -> Result<(), StoreError>;
     fn forget_updates_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError>;
-    fn forget_aids_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError>;
+    fn forget_side_information_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError>;
     fn forget_old_heads(&mut self, run: u64, kept: u32) -> Result<Collected, StoreError>;
     fn forget_updates_of_other_runs(&mut self, run: u64) -> Result<(), StoreError>;
 
@@ -70,10 +73,6 @@ impl Ledger for Store {
 
     fn newest_merged(&self, run: u64) -> Result<Option<RoundRow>, StoreError> {
         Self::newest_merged(self, run)
-    }
-
-    fn count_merged(&self, run: u64, task: &str) -> Result<u32, StoreError> {
-        Self::count_merged(self, run, task)
     }
 
     fn open_round(&mut self, round: &NewRound) -> Result<(), StoreError> {
@@ -116,8 +115,8 @@ impl Ledger for Store {
         Self::forget_updates_before(self, run, round)
     }
 
-    fn forget_aids_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError> {
-        Self::forget_aids_before(self, run, round)
+    fn forget_side_information_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError> {
+        Self::forget_side_information_before(self, run, round)
     }
 
     fn forget_old_heads(&mut self, run: u64, kept: u32) -> Result<Collected, StoreError> {

@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Params, Row, Transaction};
 
+mod attributes;
 mod backup;
 mod blobs;
 mod error;
 mod fleet;
 mod forget;
-mod labels;
 mod ledger;
 mod rounds;
 mod rows;
@@ -23,12 +23,12 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
+pub use attributes::attributes_json;
 pub use backup::BackedUp;
 use blobs::Blobs;
 pub use blobs::Collected;
 pub(crate) use blobs::sha256;
 pub use error::StoreError;
-pub use labels::labels_json;
 pub use ledger::Ledger;
 pub use rows::{
     Accepted, ContributionRow, CountersRow, DeviceRow, Digest, GONE, MergedRound, NewRound, NewUpdate, PRESENT,
@@ -53,6 +53,10 @@ pub struct Store {
 
 impl Store {
     /// Opens the state folder for writing, makes or migrates what is missing, and keeps every other writer out.
+    ///
+    /// # Errors
+    /// If the folder or the ledger cannot be written, another process writes to it, or the ledger is another program's
+    /// or a newer release's.
     pub fn open(state: &Path) -> Result<Self, StoreError> {
         blobs::create_folder(state)?;
         let lock = lock(state)?;
@@ -74,6 +78,9 @@ impl Store {
     }
 
     /// Opens the state folder for reading, beside a process that writes to it.
+    ///
+    /// # Errors
+    /// If there is no ledger yet, it cannot be read, or it is another program's or another release's.
     pub fn open_read_only(state: &Path) -> Result<Self, StoreError> {
         let path = state.join(LEDGER);
         if !path.is_file() {
@@ -106,12 +113,18 @@ impl Store {
     }
 
     /// Stores one blob; when this returns, it is on the disk under its digest.
+    ///
+    /// # Errors
+    /// If the blob cannot be written, or the ledger was opened for reading only.
     pub fn put_blob(&mut self, bytes: &[u8]) -> Result<Digest, StoreError> {
         self.check_writable()?;
         self.blobs.put(bytes)
     }
 
     /// Reads one blob and checks it against its digest.
+    ///
+    /// # Errors
+    /// If the blob is missing or damaged, or cannot be read.
     pub fn blob(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
         self.blobs.read(digest)
     }

@@ -10,10 +10,13 @@ use super::{
 
 impl Store {
     /// Opens a round of a known run.
+    ///
+    /// # Errors
+    /// If the run is unknown, the round was opened before, or the ledger cannot be written.
     pub fn open_round(&mut self, round: &NewRound) -> Result<(), StoreError> {
         self.write("open a round in", |transaction| {
             transaction.execute(
-                "INSERT INTO rounds (run, round, phase, task, opened_ms, expected, notice, chosen) \
+                "INSERT INTO rounds (run, round, phase, task, opened_ms, expected, announcement, chosen) \
                  VALUES (?1, ?2, 'collecting', ?3, ?4, ?5, ?6, ?7)",
                 params![
                     Bits(round.run),
@@ -21,7 +24,7 @@ impl Store {
                     round.task,
                     Bits(round.opened_ms),
                     round.expected,
-                    round.notice,
+                    round.announcement,
                     round.chosen,
                 ],
             )?;
@@ -32,32 +35,37 @@ impl Store {
     }
 
     /// Closes a collecting round as merged, in one transaction; its blobs must be stored already.
+    ///
+    /// # Errors
+    /// If one of its blobs is missing or damaged, the round is not collecting updates, or the ledger cannot be written.
     pub fn commit_round(&mut self, merged: &MergedRound) -> Result<(), StoreError> {
-        let named = [&merged.heads, &merged.aid, &merged.memory, &merged.in_use, &merged.statistics];
+        let named =
+            [&merged.heads, &merged.side_information, &merged.server_state, &merged.inference_head, &merged.statistics];
         for digest in named.into_iter().flatten() {
             self.blobs.read(digest)?;
         }
-        let CountersRow { since_start, since_news, still, is_unchanged } = merged.counters;
+        let CountersRow { trained, since_start, since_news, still, is_unchanged } = merged.counters;
         let changed = self.write("commit a round to", |transaction| {
             take_in(transaction, merged)?;
             transaction.execute(
-                "UPDATE rounds SET phase = 'merged', closed_ms = ?3, heads = ?4, aid = ?5, memory = ?6, \
-                 in_use = ?7, statistics = ?8, since_start = ?9, since_news = ?10, still = ?11, is_unchanged = ?12, \
-                 note = ?13 WHERE run = ?1 AND round = ?2 AND phase = 'collecting'",
+                "UPDATE rounds SET phase = 'merged', closed_ms = ?3, heads = ?4, side_information = ?5, server_state = ?6, \
+                 inference_head = ?7, statistics = ?8, since_start = ?9, since_news = ?10, still = ?11, is_unchanged = ?12, \
+                 note = ?13, trained = ?14 WHERE run = ?1 AND round = ?2 AND phase = 'collecting'",
                 params![
                     Bits(merged.run),
                     merged.round,
                     Bits(merged.closed_ms),
                     merged.heads,
-                    merged.aid,
-                    merged.memory,
-                    merged.in_use,
+                    merged.side_information,
+                    merged.server_state,
+                    merged.inference_head,
                     merged.statistics,
                     since_start,
                     since_news,
                     still,
                     is_unchanged,
                     merged.note,
+                    trained,
                 ],
             )
         })?;
@@ -65,6 +73,9 @@ impl Store {
     }
 
     /// Gives a collecting round more time once more.
+    ///
+    /// # Errors
+    /// If the round is not collecting updates, or the ledger cannot be written.
     pub fn extend_round(&mut self, run: u64, round: u32) -> Result<(), StoreError> {
         let changed = self.write("extend a round in", |transaction| {
             transaction.execute(
@@ -76,6 +87,9 @@ impl Store {
     }
 
     /// Closes a collecting round without a merge.
+    ///
+    /// # Errors
+    /// If the round is not collecting updates, or the ledger cannot be written.
     pub fn abandon_round(&mut self, run: u64, round: u32, closed_ms: u64) -> Result<(), StoreError> {
         let changed = self.write("abandon a round in", |transaction| {
             transaction.execute(
@@ -88,18 +102,27 @@ impl Store {
     }
 
     /// Every round of a run, oldest first.
+    ///
+    /// # Errors
+    /// If the ledger cannot be read.
     pub fn rounds(&self, run: u64) -> Result<Vec<RoundRow>, StoreError> {
         let query = format!("SELECT {ROUND_COLUMNS} FROM rounds WHERE run = ?1 ORDER BY round");
         self.rows(&query, [Bits(run)], RoundRow::read)
     }
 
     /// The round of a run that was opened last.
+    ///
+    /// # Errors
+    /// If the ledger cannot be read.
     pub fn newest_round(&self, run: u64) -> Result<Option<RoundRow>, StoreError> {
         let query = format!("SELECT {ROUND_COLUMNS} FROM rounds WHERE run = ?1 ORDER BY round DESC LIMIT 1");
         self.row(&query, [Bits(run)], RoundRow::read)
     }
 
     /// The newest merged round of a run: where its heads are.
+    ///
+    /// # Errors
+    /// If the ledger cannot be read.
     pub fn newest_merged(&self, run: u64) -> Result<Option<RoundRow>, StoreError> {
         let query = format!(
             "SELECT {ROUND_COLUMNS} FROM rounds WHERE run = ?1 AND phase = 'merged' ORDER BY round DESC LIMIT 1"
@@ -107,18 +130,18 @@ impl Store {
         self.row(&query, [Bits(run)], RoundRow::read)
     }
 
-    /// How many rounds of a run that asked for this were merged.
-    pub fn count_merged(&self, run: u64, task: &str) -> Result<u32, StoreError> {
-        let query = "SELECT count(*) FROM rounds WHERE run = ?1 AND task = ?2 AND phase = 'merged'";
-        Ok(self.row(query, params![Bits(run), task], |row| row.get(0))?.unwrap_or(0))
-    }
-
     /// Writes one update to the ledger of a collecting round; when this returns, a receipt may be sent.
+    ///
+    /// # Errors
+    /// If the round is not collecting updates, or the ledger or the blob cannot be written.
     pub fn accept_update(&mut self, update: &NewUpdate, bytes: &[u8]) -> Result<Accepted, StoreError> {
         Ok(self.accept_updates(&[(update.clone(), bytes)])?[0])
     }
 
     /// Like [`Store::accept_update`] for several updates: blobs first, then all rows in one transaction or none.
+    ///
+    /// # Errors
+    /// If one of the rounds is not collecting updates, or the ledger or a blob cannot be written.
     pub fn accept_updates(&mut self, updates: &[(NewUpdate, &[u8])]) -> Result<Vec<Accepted>, StoreError> {
         self.check_writable()?;
         // Known ones are set aside before anything is written: a device that resends must not cost disk space.
@@ -141,6 +164,9 @@ impl Store {
     }
 
     /// The accepted updates of one round, sorted by device.
+    ///
+    /// # Errors
+    /// If the ledger cannot be read.
     pub fn updates(&self, run: u64, round: u32) -> Result<Vec<UpdateRow>, StoreError> {
         let mut updates = Vec::new();
         self.each_update(run, round, &mut |update| updates.push(update))?;
@@ -148,6 +174,9 @@ impl Store {
     }
 
     /// Like [`Store::updates`], one after the other.
+    ///
+    /// # Errors
+    /// If the ledger cannot be read.
     pub fn each_update(&self, run: u64, round: u32, take: &mut dyn FnMut(UpdateRow)) -> Result<(), StoreError> {
         let query = format!("SELECT {UPDATE_COLUMNS} FROM updates WHERE run = ?1 AND round = ?2 ORDER BY device");
         self.each_row(&query, params![Bits(run), round], |row| {
@@ -157,6 +186,9 @@ impl Store {
     }
 
     /// What each device told a run of its samples, sorted by device.
+    ///
+    /// # Errors
+    /// If the ledger cannot be read.
     pub fn each_contribution(&self, run: u64, take: &mut dyn FnMut(ContributionRow)) -> Result<(), StoreError> {
         let query = format!("SELECT {CONTRIBUTION_COLUMNS} FROM contributions WHERE run = ?1 ORDER BY device");
         self.each_row(&query, [Bits(run)], |row| {
@@ -166,6 +198,9 @@ impl Store {
     }
 
     /// What a device told a run of its samples.
+    ///
+    /// # Errors
+    /// If the ledger cannot be read.
     pub fn contribution(&self, run: u64, device: &str) -> Result<Option<ContributionRow>, StoreError> {
         let query = format!("SELECT {CONTRIBUTION_COLUMNS} FROM contributions WHERE run = ?1 AND device = ?2");
         self.row(&query, params![Bits(run), device], ContributionRow::read)

@@ -3,12 +3,12 @@
 use core::fmt;
 use std::collections::BTreeMap;
 
-use grapevine_protocol::Labels;
+use grapevine_protocol::Attributes;
 use rusqlite::Row;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use serde::{Serialize, Serializer};
 
-use super::labels::LabelsText;
+use super::attributes::AttributesText;
 
 /// A SHA-256.
 pub type Digest = [u8; 32];
@@ -46,13 +46,13 @@ pub struct DeviceRow {
     /// The device's id.
     pub device: String,
     /// Its id of this start, to tell a restart from a reconnect.
-    pub boot: u64,
+    pub incarnation: u64,
     /// Samples it says it holds.
     pub samples: u32,
     /// Which samples they are, see [`grapevine_protocol::DatasetId`].
     pub dataset: u64,
     /// What it says about itself.
-    pub labels: Labels,
+    pub attributes: Attributes,
     /// When it was last heard, milliseconds since 1970.
     pub last_seen_ms: u64,
     /// What it was doing then.
@@ -100,8 +100,8 @@ pub struct NewRound {
     pub expected: u32,
     /// Devices chosen.
     pub chosen: u32,
-    /// The notice as published, so that a restart publishes the same bytes.
-    pub notice: Vec<u8>,
+    /// The announcement as published, so that a restart publishes the same bytes.
+    pub announcement: Vec<u8>,
 }
 
 /// What [`super::Store::commit_round`] needs; the blobs are stored before.
@@ -116,11 +116,11 @@ pub struct MergedRound {
     /// The blob of the merged heads; none for a round that makes none.
     pub heads: Option<Digest>,
     /// The blob of what the next round's devices need beside the heads.
-    pub aid: Option<Digest>,
+    pub side_information: Option<Digest>,
     /// The blob of what only the aggregator knows.
-    pub memory: Option<Digest>,
-    /// The blob of the head in use, where it is not the main one of the heads.
-    pub in_use: Option<Digest>,
+    pub server_state: Option<Digest>,
+    /// The blob of the inference head, where it is not the main one of the heads.
+    pub inference_head: Option<Digest>,
     /// The blob of the sum of the devices' statistics.
     pub statistics: Option<Digest>,
     /// How far the run is after it.
@@ -134,6 +134,8 @@ pub struct MergedRound {
 /// How far a run is, see [`crate::round::Counters`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct CountersRow {
+    /// Rounds of training that were merged.
+    pub trained: u32,
     /// Rounds of training since the run last started anew.
     pub since_start: u32,
     /// Rounds of training since samples came that the run did not know.
@@ -200,13 +202,13 @@ pub struct RoundRow {
     pub heads: Option<Digest>,
     /// The blob of what the next round's devices need beside the heads.
     #[serde(serialize_with = "optional_hex")]
-    pub aid: Option<Digest>,
+    pub side_information: Option<Digest>,
     /// The blob of what only the aggregator knows.
     #[serde(serialize_with = "optional_hex")]
-    pub memory: Option<Digest>,
-    /// The blob of the head in use, where it is not the main one of the heads.
+    pub server_state: Option<Digest>,
+    /// The blob of the inference head, where it is not the main one of the heads.
     #[serde(serialize_with = "optional_hex")]
-    pub in_use: Option<Digest>,
+    pub inference_head: Option<Digest>,
     /// The blob of the sum of the devices' statistics.
     #[serde(serialize_with = "optional_hex")]
     pub statistics: Option<Digest>,
@@ -215,12 +217,12 @@ pub struct RoundRow {
     pub counters: CountersRow,
     /// What people should know of it beside its figures.
     pub note: Option<String>,
-    /// Whether the blobs of the heads and of the head in use are still stored; see
+    /// Whether the blobs of the heads and of the inference head are still stored; see
     /// [`super::Store::forget_old_heads`].
     pub heads_kept: bool,
-    /// The notice as published; none once the rows of the round's updates are let go.
+    /// The announcement as published; none once the rows of the round's updates are let go.
     #[serde(skip)]
-    pub notice: Vec<u8>,
+    pub announcement: Vec<u8>,
 }
 
 /// What [`super::Store::accept_update`] needs beside the bytes.
@@ -322,16 +324,16 @@ impl RunRow {
 }
 
 /// Columns in the order [`DeviceRow::read`] wants them.
-pub(super) const DEVICE_COLUMNS: &str = "device, boot, samples, labels, last_seen_ms, state, rounds_done, last_round, \
+pub(super) const DEVICE_COLUMNS: &str = "device, incarnation, samples, attributes, last_seen_ms, state, rounds_done, last_round, \
     strikes, quarantined, bytes_up, bytes_down, dataset";
 
 impl DeviceRow {
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             device: row.get(0)?,
-            boot: row.get::<_, Bits>(1)?.0,
+            incarnation: row.get::<_, Bits>(1)?.0,
             samples: row.get(2)?,
-            labels: row.get::<_, LabelsText>(3)?.0,
+            attributes: row.get::<_, AttributesText>(3)?.0,
             last_seen_ms: row.get::<_, Bits>(4)?.0,
             state: row.get(5)?,
             rounds_done: row.get(6)?,
@@ -351,10 +353,10 @@ impl DeviceRow {
 pub(super) const ROUND_COLUMNS: &str = "run, round, phase, task, opened_ms, closed_ms, expected, \
     coalesce(accepted, \
         (SELECT count(*) FROM updates WHERE updates.run = rounds.run AND updates.round = rounds.round)), \
-    heads, aid, notice, memory, in_use, chosen, extensions, heads_kept, \
+    heads, side_information, announcement, server_state, inference_head, chosen, extensions, heads_kept, \
     coalesce(samples, (SELECT coalesce(sum(updates.samples), 0) FROM updates \
         WHERE updates.run = rounds.run AND updates.round = rounds.round)), \
-    statistics, since_start, since_news, still, is_unchanged, note";
+    statistics, since_start, since_news, still, is_unchanged, note, trained";
 
 impl RoundRow {
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
@@ -368,16 +370,17 @@ impl RoundRow {
             expected: row.get(6)?,
             accepted: row.get(7)?,
             heads: row.get(8)?,
-            aid: row.get(9)?,
-            notice: row.get(10)?,
-            memory: row.get(11)?,
-            in_use: row.get(12)?,
+            side_information: row.get(9)?,
+            announcement: row.get(10)?,
+            server_state: row.get(11)?,
+            inference_head: row.get(12)?,
             chosen: row.get(13)?,
             extensions: row.get(14)?,
             heads_kept: row.get(15)?,
             samples: row.get::<_, Bits>(16)?.0,
             statistics: row.get(17)?,
             counters: CountersRow {
+                trained: row.get(23)?,
                 since_start: row.get(18)?,
                 since_news: row.get(19)?,
                 still: row.get(20)?,

@@ -10,12 +10,14 @@ use super::StoreError;
 const APPLICATION_ID: i64 = 0x4752_5056;
 
 /// Step `n` brings a ledger from schema version `n` to `n + 1`. Steps are only ever appended.
-const MIGRATIONS: [&str; 5] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5];
+const MIGRATIONS: [&str; 1] = [VERSION_1];
 
 /// The schema version this program writes.
 pub(super) const VERSION: usize = MIGRATIONS.len();
 
-// Unsigned 64-bit values are stored bit for bit in SQLite's signed integers, so `run` and `seed` are not ordered.
+// Unsigned 64-bit values are stored bit for bit in SQLite's signed integers, so `run` and `seed` are not ordered. A round
+// outlives the rows of its updates by their number and their samples. The indices hold what can still be deleted, so that
+// finding it takes no longer after many rounds.
 const VERSION_1: &str = "
 CREATE TABLE runs (
     number       INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -27,103 +29,78 @@ CREATE TABLE runs (
     finished     INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE devices (
-    device          TEXT PRIMARY KEY,
-    boot            INTEGER NOT NULL,
-    samples         INTEGER NOT NULL,
-    hardware        TEXT NOT NULL,
-    last_seen_ms    INTEGER NOT NULL,
-    state           TEXT NOT NULL,
-    rounds_done     INTEGER NOT NULL,
-    updates_refused INTEGER NOT NULL,
-    bytes_up        INTEGER NOT NULL,
-    bytes_down      INTEGER NOT NULL
+    device       TEXT PRIMARY KEY,
+    incarnation  INTEGER NOT NULL,
+    samples      INTEGER NOT NULL,
+    dataset      INTEGER NOT NULL,
+    attributes   TEXT NOT NULL,
+    last_seen_ms INTEGER NOT NULL,
+    state        TEXT NOT NULL,
+    rounds_done  INTEGER NOT NULL,
+    last_round   INTEGER,
+    strikes      INTEGER NOT NULL,
+    quarantined  TEXT,
+    bytes_up     INTEGER NOT NULL,
+    bytes_down   INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE rounds (
-    run          INTEGER NOT NULL REFERENCES runs (run),
-    round        INTEGER NOT NULL,
-    phase        TEXT NOT NULL CHECK (phase IN ('collecting', 'merged', 'abandoned')),
-    task         TEXT NOT NULL,
-    opened_ms    INTEGER NOT NULL,
-    closed_ms    INTEGER,
-    expected     INTEGER NOT NULL,
-    heads        BLOB CHECK (length(heads) = 32),
-    aid          BLOB CHECK (length(aid) = 32),
-    notice       BLOB NOT NULL,
-    PRIMARY KEY (run, round)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX rounds_heads ON rounds (heads);
-CREATE INDEX rounds_aid ON rounds (aid);
-CREATE TABLE updates (
-    run         INTEGER NOT NULL,
-    round       INTEGER NOT NULL,
-    device      TEXT NOT NULL,
-    digest      BLOB NOT NULL CHECK (length(digest) = 32),
-    samples     INTEGER NOT NULL,
-    accepted_ms INTEGER NOT NULL,
-    blob_kept   INTEGER NOT NULL DEFAULT 1,
-    PRIMARY KEY (run, round, device),
-    FOREIGN KEY (run, round) REFERENCES rounds (run, round)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX updates_with_blob ON updates (digest) WHERE blob_kept = 1;
-CREATE TABLE refusals (
-    reason TEXT PRIMARY KEY,
-    count  INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-";
-
-// What only the aggregator remembers, and the head in use where it is not the main one of `heads`.
-const VERSION_2: &str = "
-ALTER TABLE rounds ADD COLUMN memory BLOB CHECK (length(memory) = 32);
-ALTER TABLE rounds ADD COLUMN in_use BLOB CHECK (length(in_use) = 32);
-CREATE INDEX rounds_memory ON rounds (memory);
-CREATE INDEX rounds_in_use ON rounds (in_use);
-";
-
-// Labels in place of a text about the hardware; failures by reason and quarantine; how a round went; heads that went.
-const VERSION_3: &str = "
-ALTER TABLE devices DROP COLUMN hardware;
-ALTER TABLE devices DROP COLUMN updates_refused;
-ALTER TABLE devices ADD COLUMN labels TEXT NOT NULL DEFAULT '{}';
-ALTER TABLE devices ADD COLUMN last_round INTEGER;
-ALTER TABLE devices ADD COLUMN strikes INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE devices ADD COLUMN quarantined TEXT;
 CREATE TABLE failures (
     device TEXT NOT NULL,
     reason TEXT NOT NULL,
     count  INTEGER NOT NULL,
     PRIMARY KEY (device, reason)
 ) STRICT, WITHOUT ROWID;
-ALTER TABLE rounds ADD COLUMN chosen INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE rounds ADD COLUMN extensions INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE rounds ADD COLUMN heads_kept INTEGER NOT NULL DEFAULT 1;
-UPDATE rounds SET chosen = expected;
-";
-
-// A round outlives the rows of its updates by their number and their samples. The indices hold what is still to be let
-// go, so that finding it takes no longer after many rounds.
-const VERSION_4: &str = "
-ALTER TABLE rounds ADD COLUMN accepted INTEGER;
-ALTER TABLE rounds ADD COLUMN samples INTEGER;
+CREATE TABLE rounds (
+    run              INTEGER NOT NULL REFERENCES runs (run),
+    round            INTEGER NOT NULL,
+    phase            TEXT NOT NULL CHECK (phase IN ('collecting', 'merged', 'abandoned')),
+    task             TEXT NOT NULL,
+    opened_ms        INTEGER NOT NULL,
+    closed_ms        INTEGER,
+    expected         INTEGER NOT NULL,
+    chosen           INTEGER NOT NULL,
+    extensions       INTEGER NOT NULL DEFAULT 0,
+    announcement     BLOB NOT NULL,
+    accepted         INTEGER,
+    samples          INTEGER,
+    heads            BLOB CHECK (length(heads) = 32),
+    heads_kept       INTEGER NOT NULL DEFAULT 1,
+    side_information BLOB CHECK (length(side_information) = 32),
+    server_state     BLOB CHECK (length(server_state) = 32),
+    inference_head   BLOB CHECK (length(inference_head) = 32),
+    statistics       BLOB CHECK (length(statistics) = 32),
+    trained          INTEGER NOT NULL DEFAULT 0,
+    since_start      INTEGER NOT NULL DEFAULT 0,
+    since_news       INTEGER NOT NULL DEFAULT 0,
+    still            INTEGER NOT NULL DEFAULT 0,
+    is_unchanged     INTEGER NOT NULL DEFAULT 0,
+    note             TEXT,
+    PRIMARY KEY (run, round)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX rounds_heads ON rounds (heads);
+CREATE INDEX rounds_side_information ON rounds (side_information);
+CREATE INDEX rounds_server_state ON rounds (server_state);
+CREATE INDEX rounds_inference_head ON rounds (inference_head);
+CREATE INDEX rounds_statistics ON rounds (statistics);
 CREATE INDEX rounds_with_updates ON rounds (run, round) WHERE accepted IS NULL;
 CREATE INDEX rounds_with_heads ON rounds (run, round) WHERE heads_kept = 1;
-CREATE INDEX rounds_with_aid ON rounds (run, round) WHERE aid IS NOT NULL;
-CREATE INDEX rounds_with_memory ON rounds (run, round) WHERE memory IS NOT NULL;
-CREATE INDEX updates_kept ON updates (run, round) WHERE blob_kept = 1;
-";
-
-// Which samples a device holds and what it told of them; the exact sum of that; how far a run is.
-const VERSION_5: &str = "
-ALTER TABLE devices ADD COLUMN dataset INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE updates ADD COLUMN dataset INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE updates ADD COLUMN mean_square REAL NOT NULL DEFAULT 0;
-ALTER TABLE rounds ADD COLUMN statistics BLOB CHECK (length(statistics) = 32);
-ALTER TABLE rounds ADD COLUMN since_start INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE rounds ADD COLUMN since_news INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE rounds ADD COLUMN still INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE rounds ADD COLUMN is_unchanged INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE rounds ADD COLUMN note TEXT;
+CREATE INDEX rounds_with_side_information ON rounds (run, round) WHERE side_information IS NOT NULL;
+CREATE INDEX rounds_with_server_state ON rounds (run, round) WHERE server_state IS NOT NULL;
 CREATE INDEX rounds_with_statistics ON rounds (run, round) WHERE statistics IS NOT NULL;
-CREATE INDEX rounds_statistics ON rounds (statistics);
+CREATE TABLE updates (
+    run         INTEGER NOT NULL,
+    round       INTEGER NOT NULL,
+    device      TEXT NOT NULL,
+    digest      BLOB NOT NULL CHECK (length(digest) = 32),
+    samples     INTEGER NOT NULL,
+    dataset     INTEGER NOT NULL,
+    mean_square REAL NOT NULL,
+    accepted_ms INTEGER NOT NULL,
+    blob_kept   INTEGER NOT NULL DEFAULT 1,
+    PRIMARY KEY (run, round, device),
+    FOREIGN KEY (run, round) REFERENCES rounds (run, round)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX updates_with_blob ON updates (digest) WHERE blob_kept = 1;
+CREATE INDEX updates_kept ON updates (run, round) WHERE blob_kept = 1;
 CREATE TABLE contributions (
     run         INTEGER NOT NULL,
     device      TEXT NOT NULL,
@@ -134,6 +111,10 @@ CREATE TABLE contributions (
     PRIMARY KEY (run, device)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX contributions_digest ON contributions (digest) WHERE digest IS NOT NULL;
+CREATE TABLE refusals (
+    reason TEXT PRIMARY KEY,
+    count  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 ";
 
 /// Brings the ledger at `path` to [`VERSION`], each step in one transaction.
@@ -174,27 +155,5 @@ pub(super) fn check_version(connection: &Connection, path: &Path) -> Result<usiz
     match usize::try_from(found) {
         Ok(version) if version <= VERSION => Ok(version),
         Ok(_) | Err(_) => Err(StoreError::NewerSchema { path: path.to_path_buf(), found, supported: VERSION }),
-    }
-}
-
-#[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-
-    /// A ledger as the second release wrote it, with a device and a round.
-    pub(in crate::store) fn write_version_2(path: &Path) {
-        let connection = Connection::open(path).unwrap();
-        connection.execute_batch(VERSION_1).unwrap();
-        connection.execute_batch(VERSION_2).unwrap();
-        connection
-            .execute_batch(
-                "INSERT INTO runs VALUES (1, 5, 'north', 0, '{}', 0, 0);
-                 INSERT INTO devices VALUES ('pi-1', 1, 9, 'aarch64, 4 cores', 1, 'away', 2, 1, 3, 4);
-                 INSERT INTO rounds (run, round, phase, task, opened_ms, expected, notice)
-                 VALUES (5, 0, 'collecting', 'train', 0, 3, x'00');",
-            )
-            .unwrap();
-        connection.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
-        connection.pragma_update(None, "user_version", 2).unwrap();
     }
 }

@@ -11,8 +11,9 @@ use grapevine_host::manifest;
 use grapevine_host::transport::{Event, Options};
 use grapevine_models::{Head, Heads, Shape};
 use grapevine_protocol::{
-    BlobRef, BootId, DatasetId, DeviceId, Digest, Encoding, FleetId, Hello, LabelValue, Labels, Notice, Offer, Receipt,
-    Task, ToAggregator, ToDevice, Update, UpdateContent, block, class_list_digest, decode_to_device, encode, topics,
+    AttributeValue, Attributes, BlobRef, DatasetId, DeviceId, Digest, Encoding, FleetId, Hello, Incarnation, Offer,
+    Receipt, Response, RoundAnnouncement, Task, ToAggregator, ToDevice, Update, block, class_list_digest,
+    decode_to_device, encode, topics,
 };
 
 use crate::program::{Program, extractor};
@@ -26,8 +27,8 @@ pub(crate) struct Device {
     name: DeviceId,
     transport: Transport,
     events: Receiver<Event>,
-    /// A notice is retained, so it may come before what is waited for.
-    newest: RefCell<Option<Notice>>,
+    /// An announcement is retained, so it may come before what is waited for.
+    newest: RefCell<Option<RoundAnnouncement>>,
 }
 
 impl Device {
@@ -45,7 +46,7 @@ impl Device {
         let name: DeviceId = name.parse().unwrap();
         let (sender, events) = unbounded();
         let mut options = Options::new(broker.parse().unwrap(), format!("north.{name}"));
-        options.subscriptions = vec![topics::notice(&fleet), topics::down(&fleet, &name)];
+        options.subscriptions = vec![topics::announcement(&fleet), topics::down(&fleet, &name)];
         let transport = Transport::start(options, move |event| drop(sender.send(event))).unwrap();
         let device = Self { fleet, name, transport, events, newest: RefCell::new(None) };
         device.wait("a connection", |event| matches!(event, Event::Connected).then_some(()));
@@ -55,13 +56,13 @@ impl Device {
     pub(crate) fn hello(&self) -> Hello {
         let (manifest, _) = manifest::load(extractor().as_ref()).unwrap();
         Hello {
-            boot: BootId(7),
+            incarnation: Incarnation(7),
             extractor: Digest::from_hex(&manifest.sha256).unwrap(),
             classes: class_list_digest(CLASSES),
             shape: shape(),
             samples: 40,
             dataset: DatasetId(1),
-            labels: labels(),
+            attributes: attributes(),
         }
     }
 
@@ -69,9 +70,9 @@ impl Device {
         loop {
             let event = self.events.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{what} never came"));
             if let Event::Message { payload, .. } = &event
-                && let Ok((ToDevice::Notice(notice), _)) = decode_to_device(payload)
+                && let Ok((ToDevice::RoundAnnouncement(announcement), _)) = decode_to_device(payload)
             {
-                self.newest.replace(Some(notice));
+                self.newest.replace(Some(announcement));
             }
             if let Some(found) = want(&event) {
                 return found;
@@ -90,40 +91,44 @@ impl Device {
         self.transport.publish(&topics::up(&self.fleet, &self.name), encode(message, block), false).unwrap();
     }
 
-    /// The notice of a round of training from `least` on, or of the end of the run.
-    pub(crate) fn notice(&self, task: Task, least: u32) -> Notice {
-        let fits = |notice: &Notice| notice.task == task && notice.round.0 >= least;
+    /// The announcement of a round of training from `least` on, or of the end of the run.
+    pub(crate) fn announcement(&self, task: Task, least: u32) -> RoundAnnouncement {
+        let fits = |announcement: &RoundAnnouncement| announcement.task == task && announcement.round.0 >= least;
         let known = self.newest.borrow().clone().filter(fits);
         known.unwrap_or_else(|| {
-            self.hear(format_args!("a notice of {task:?} from round {least} on"), |message| {
-                if let ToDevice::Notice(notice) = message { Some(notice).filter(fits) } else { None }
+            self.hear(format_args!("an announcement of {task:?} from round {least} on"), |message| {
+                if let ToDevice::RoundAnnouncement(announcement) = message {
+                    Some(announcement).filter(fits)
+                } else {
+                    None
+                }
             })
         })
     }
 
     /// Sends a head of one value and waits until it is stored.
-    pub(crate) fn answer(&self, notice: &Notice, value: f32) -> Receipt {
-        self.offer(notice, &update(value))
+    pub(crate) fn answer(&self, announcement: &RoundAnnouncement, value: f32) -> Receipt {
+        self.offer(announcement, &update(value))
     }
 
     /// Offers any bytes of one block as its update and waits for the receipt.
-    pub(crate) fn offer(&self, notice: &Notice, content: &[u8]) -> Receipt {
-        self.send(notice, content);
-        self.receipt(notice, content)
+    pub(crate) fn offer(&self, announcement: &RoundAnnouncement, content: &[u8]) -> Receipt {
+        self.send(announcement, content);
+        self.receipt(announcement, content)
     }
 
     /// Offers any bytes of one block as its update.
-    pub(crate) fn send(&self, notice: &Notice, content: &[u8]) {
+    pub(crate) fn send(&self, announcement: &RoundAnnouncement, content: &[u8]) {
         let blob = BlobRef::of(content);
         let (header, bytes) = block(&blob, content, 0).unwrap();
-        let offer = Offer { run: notice.run, round: notice.round, blob, crc: header.crc };
+        let offer = Offer { run: announcement.run, round: announcement.round, blob, crc: header.crc };
         self.say(&ToAggregator::Offer(offer), bytes);
     }
 
-    pub(crate) fn receipt(&self, notice: &Notice, content: &[u8]) -> Receipt {
+    pub(crate) fn receipt(&self, announcement: &RoundAnnouncement, content: &[u8]) -> Receipt {
         let receipt = self
             .hear("a receipt", |message| if let ToDevice::Receipt(receipt) = message { Some(receipt) } else { None });
-        assert_eq!((receipt.round, receipt.digest), (notice.round, Digest::of(content)));
+        assert_eq!((receipt.round, receipt.digest), (announcement.round, Digest::of(content)));
         receipt
     }
 }
@@ -132,18 +137,18 @@ impl Device {
 pub(crate) fn update(value: f32) -> Vec<u8> {
     let head = Head { weight: vec![value; shape().weights()], bias: vec![-value; shape().classes()] };
     let heads = Heads { main: head, supplementary: Head::zeros(shape()) };
-    let content = UpdateContent::Trained { heads: Some(heads), prototypes: Default::default(), loss: None };
-    Update { samples: 40, dataset: DatasetId(1), content }.encode(shape(), Encoding::F32)
+    let content = Response::Heads { heads, prototypes: None, loss: None };
+    Update { samples: 40, dataset: DatasetId(1), response: content }.encode(shape(), Encoding::F32)
 }
 
 pub(crate) fn shape() -> Shape {
     Shape::new(CLASSES.len(), 64).unwrap()
 }
 
-pub(crate) fn labels() -> Labels {
-    let mut labels = Labels::default();
-    labels.insert("site", LabelValue::text("by hand").unwrap()).unwrap();
-    labels
+pub(crate) fn attributes() -> Attributes {
+    let mut attributes = Attributes::default();
+    attributes.insert("site", AttributeValue::text("by hand").unwrap()).unwrap();
+    attributes
 }
 
 /// Standard output of a success, as JSON.

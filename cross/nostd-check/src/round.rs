@@ -4,10 +4,10 @@ use alloc::borrow::Cow;
 use alloc::vec::Vec;
 
 use grapevine_models::{
-    Balance, Head, Local, LocalTraining, Method, OwnPrototypes, Params, Prototypes, Samples, Shape, Trained,
+    Balance, Head, LocalObjective, LocalTraining, Method, OwnPrototypes, Params, Prototypes, Samples, Shape,
 };
 use grapevine_protocol::{
-    Assembler, BlobRef, DatasetId, Encoding, Task, ToAggregator, Update, UpdateContent, block, decode_to_aggregator, encode,
+    Assembler, BlobRef, DatasetId, Encoding, Response, ToAggregator, Update, block, decode_to_aggregator, encode,
 };
 
 use crate::golden::{Case, Numbers};
@@ -28,10 +28,11 @@ pub fn play(case: &Case) -> Outcome {
     let shape = Shape::new(case.classes, case.features_per_sample).expect("the case has a shape");
     let bytes = train(case, shape);
     let received = received(&bytes);
-    let update = Update::decode(&received, shape, Task::Train, Method::RedGrape).expect("what was packed is read");
+    let update =
+        Update::decode(&received, shape, Method::RedGrape.training_request()).expect("what was packed is read");
     assert_eq!(update.samples as usize, case.labels.len(), "samples");
-    let UpdateContent::Trained { heads: Some(heads), prototypes, .. } = update.content else {
-        panic!("the update has no heads");
+    let Response::Heads { heads, prototypes: Some(prototypes), .. } = update.response else {
+        panic!("the update has no heads or no prototypes");
     };
     let wrong_heads =
         error(&heads.main, &case.expected_main).max(error(&heads.supplementary, &case.expected_supplementary));
@@ -52,11 +53,11 @@ fn train(case: &Case, shape: Shape) -> Vec<u8> {
     let samples = Samples::new(shape, case.features, case.labels).expect("the case's samples fit");
     let (heads, fleet) = (case.heads(), case.prototypes());
     let own = OwnPrototypes::new(Cow::Owned(heads.main.clone()), samples, 1);
-    let local = Local { balance: Balance::Prototypes(&fleet), ..Local::PLAIN };
-    let mut training = LocalTraining::new(samples, heads, local, case.balanced_samples, params);
+    let local = LocalObjective { balance: Balance::Prototypes(&fleet), ..LocalObjective::PLAIN };
+    let mut training = LocalTraining::new(samples, heads, local, case.balanced_samples, params.training());
     case.batches.iter().for_each(|batch| training.step(batch));
-    let trained = Trained { heads: Some(training.into_heads()), prototypes: Some(own), loss: None };
-    Update::encode_trained(&trained, case.labels.len() as u32, DatasetId::default(), shape, Encoding::F32)
+    let response = Response::Heads { heads: training.into_heads(), prototypes: Some(own), loss: None };
+    Update::encode_response(&response, case.labels.len() as u32, DatasetId::default(), shape, Encoding::F32)
 }
 
 /// In frames, block by block, as over a broker.

@@ -144,15 +144,16 @@ impl Work<'_> {
 
     fn likely(&mut self, image: &[u8]) -> Result<Seen, String> {
         let samples = self.latest.samples().map_err(|error| sentence(&error))?;
-        let Some(in_use) = self.latest.in_use().map_err(|error| sentence(&error))? else {
+        let Some(inference_head) = self.latest.inference_head().map_err(|error| sentence(&error))? else {
             return Err("the head is gone; `edge-client run` gets the fleet's".into());
         };
-        let mut predictions = self.classifier.classify(in_use, &samples, image).map_err(|error| sentence(&error))?;
+        let mut predictions =
+            self.classifier.classify(inference_head, &samples, image).map_err(|error| sentence(&error))?;
         let name = |class: u16| self.classes.get(usize::from(class)).cloned().unwrap_or_default();
-        let never_learned = in_use.never_learned().map(name).collect();
+        let never_learned = inference_head.never_learned().map(name).collect();
         predictions.truncate(usize::from(self.arguments.top));
         let samples = samples.iter().copied().map(u64::from).sum();
-        Ok(Seen { round: in_use.round, samples, predictions, never_learned })
+        Ok(Seen { round: inference_head.round, samples, predictions, never_learned })
     }
 }
 

@@ -13,7 +13,7 @@ use grapevine_edge_client::image_input::ImageInput;
 use grapevine_edge_client::ingest::{
     Cores, Ingest, IngestError, Plan, Progress, Report, check_features, ingest_features,
 };
-use grapevine_edge_client::resources::{Governor, Resources};
+use grapevine_edge_client::resources::{Resources, Throttle};
 use grapevine_edge_client::source::{Source, Split};
 use grapevine_edge_client::store::{Replacement, Store, StoreError};
 use grapevine_edge_client::watch::Watch;
@@ -21,7 +21,7 @@ use grapevine_host::Shutdown;
 use grapevine_host::sentence::sentence;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
-use super::beside::Beside;
+use super::background_task::BackgroundTask;
 use super::ingested::{Ingested, Stored};
 use super::intake::Intakes;
 use super::setup::Setup;
@@ -82,9 +82,9 @@ pub(super) fn ingest(common: &Common, arguments: &Arguments) -> anyhow::Result<A
 fn ingest_until(common: &Common, arguments: &Arguments, shutdown: &Shutdown) -> anyhow::Result<Answer> {
     let setup = Setup::load(common.configuration()?)?;
     let started = now();
-    let governor = govern(&setup)?;
+    let throttle = govern(&setup)?;
     let take_in = if arguments.watch { follow } else { once };
-    let outcome = take_in(&setup, arguments, &governor, shutdown)?;
+    let outcome = take_in(&setup, arguments, &throttle, shutdown)?;
     let Outcome { report, store, failure } = outcome;
     let state = &setup.config.state;
     if arguments.reset && store.is_some() {
@@ -155,7 +155,7 @@ impl Target {
 }
 
 /// Everything that is there now.
-fn once(setup: &Setup, arguments: &Arguments, governor: &Governor, shutdown: &Shutdown) -> anyhow::Result<Outcome> {
+fn once(setup: &Setup, arguments: &Arguments, throttle: &Throttle, shutdown: &Shutdown) -> anyhow::Result<Outcome> {
     let (path, split, classes) = (&arguments.path, arguments.split, &setup.config.classes);
     // Before the store is touched: wrong data cost nothing.
     match Source::open_for(path, classes)? {
@@ -165,9 +165,9 @@ fn once(setup: &Setup, arguments: &Arguments, governor: &Governor, shutdown: &Sh
             let target = Target::open(setup, arguments)?;
             let input = ImageInput::new(&setup.manifest.input);
             let store = target.store();
-            let ingest = Ingest { classes, input: &input, extractor: &extractor, store, governor, cores: Cores::All };
+            let ingest = Ingest { classes, input: &input, extractor: &extractor, store, throttle, cores: Cores::All };
             let bar = bar(plan.total(), "extracting");
-            let result = ingest.images(&plan, &|progress| show(&bar, progress), &|| !governor.passes(shutdown));
+            let result = ingest.images(&plan, &|progress| show(&bar, progress), &|| !throttle.passes(shutdown));
             bar.finish_and_clear();
             target.settle(result)
         }
@@ -188,20 +188,20 @@ pub(super) fn in_background(
     setup: &Setup,
     folder: &Path,
     store: &Arc<Store>,
-    governor: &Governor,
+    throttle: &Throttle,
     shutdown: &Shutdown,
-) -> anyhow::Result<Beside> {
+) -> anyhow::Result<BackgroundTask> {
     let (extractor, input) = (setup.extractor(shutdown)?, ImageInput::new(&setup.manifest.input));
     let (classes, store, shutdown) = (setup.config.classes.clone(), store.clone(), shutdown.clone());
-    let (governor, state) = (governor.clone(), setup.config.state.clone());
+    let (throttle, state) = (throttle.clone(), setup.config.state.clone());
     let mut watch = Watch::new(folder);
     // What an earlier process said is over.
     Intakes::note(&state, folder, &Report::default());
     tracing::info!(watch = %folder.display(), "storing images as they come");
-    Beside::start("ingest", move || {
-        governor.stand_back();
-        let (classes, store, governor) = (&classes, &*store, &governor);
-        let ingest = Ingest { classes, input: &input, extractor: &extractor, store, governor, cores: Cores::One };
+    BackgroundTask::start("ingest", move || {
+        throttle.lower_priority();
+        let (classes, store, throttle) = (&classes, &*store, &throttle);
+        let ingest = Ingest { classes, input: &input, extractor: &extractor, store, throttle, cores: Cores::One };
         let folder = watch.folder().to_owned();
         let mut observe = |report: &Report| observe(&state, &folder, report);
         if let Err(error) = ingest.follow(&mut watch, &shutdown, &mut observe) {
@@ -211,14 +211,14 @@ pub(super) fn in_background(
     })
 }
 
-fn follow(setup: &Setup, arguments: &Arguments, governor: &Governor, shutdown: &Shutdown) -> anyhow::Result<Outcome> {
+fn follow(setup: &Setup, arguments: &Arguments, throttle: &Throttle, shutdown: &Shutdown) -> anyhow::Result<Outcome> {
     let extractor = setup.extractor(shutdown)?;
     let mut watch = Watch::new(&arguments.path);
     // A folder that is away later may come back; one that was never there is a mistake.
     watch.check()?;
     if arguments.reset {
         // What is there now replaces the store as a whole, or not at all.
-        let first = once(setup, arguments, governor, shutdown)?;
+        let first = once(setup, arguments, throttle, shutdown)?;
         if first.store.is_none() || first.failure.is_some() || first.report.stopped {
             return Ok(first);
         }
@@ -238,22 +238,22 @@ fn follow(setup: &Setup, arguments: &Arguments, governor: &Governor, shutdown: &
     })?;
     let input = ImageInput::new(&setup.manifest.input);
     let classes = &setup.config.classes;
-    let ingest = Ingest { classes, input: &input, extractor: &extractor, store: &store, governor, cores: Cores::All };
+    let ingest = Ingest { classes, input: &input, extractor: &extractor, store: &store, throttle, cores: Cores::All };
     let state = &setup.config.state;
     let result = ingest.follow(&mut watch, shutdown, &mut |report| observe(state, &arguments.path, report));
     Target::Store(store).settle(result)
 }
 
 /// Lets the threads that extract yield as the configuration says. Called once.
-fn govern(setup: &Setup) -> anyhow::Result<Governor> {
+fn govern(setup: &Setup) -> anyhow::Result<Throttle> {
     let resources = &setup.config.resources;
     // The threads' number bounds them already; turns would only make them wait.
-    let governor = Governor::new(&Resources { threads: None, ..resources.clone() });
-    let (first, others) = (governor.clone(), governor.clone());
-    first.stand_back();
+    let throttle = Throttle::new(&Resources { threads: None, ..resources.clone() });
+    let (first, others) = (throttle.clone(), throttle.clone());
+    first.lower_priority();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(resources.threads.map_or(0, NonZeroUsize::get));
-    pool.start_handler(move |_| others.stand_back()).build_global()?;
-    Ok(governor)
+    pool.start_handler(move |_| others.lower_priority()).build_global()?;
+    Ok(throttle)
 }
 
 /// One line for each batch of a watched folder, and a note for `status`.

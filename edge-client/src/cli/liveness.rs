@@ -23,7 +23,7 @@ const FILE: &str = "status.json";
 /// Locked as long as a `run` lives: a kill lets go of it at once, whatever the last status says.
 const LOCK: &str = "run.lock";
 /// Between two files when nothing changes.
-const BEAT: Duration = Duration::from_secs(30);
+const WRITE_EVERY: Duration = Duration::from_secs(30);
 /// Least time between two files: fast rounds must not wear the disk.
 const REST: Duration = Duration::from_secs(1);
 
@@ -91,7 +91,7 @@ pub(super) struct Liveness {
 }
 
 /// Writes the file on a thread of its own, so that a slow disk holds up no message.
-pub(super) struct Heart {
+pub(super) struct StatusWriter {
     liveness: Liveness,
     changes: Sender<Liveness>,
     thread: JoinHandle<()>,
@@ -99,7 +99,7 @@ pub(super) struct Heart {
     _lock: Option<File>,
 }
 
-impl Heart {
+impl StatusWriter {
     /// Writes the first file at once and fails if it cannot be written. The figures of `outgoing` are in every file.
     pub(super) fn start(state: &Path, outgoing: Option<Arc<Outgoing>>) -> anyhow::Result<Self> {
         let path = state.join(FILE);
@@ -123,8 +123,8 @@ impl Heart {
             started: seconds_now(),
             seen: 0,
         };
-        let pulse = Pulse { path, outgoing };
-        pulse.write(&liveness)?;
+        let file = StatusFile { path, outgoing };
+        file.write(&liveness)?;
         // Nobody else holds it for more than a moment: whoever runs has the store to itself.
         let lock = File::create(state.join(LOCK)).ok().filter(|lock| lock.lock().is_ok());
         let (changes, receiver) = unbounded();
@@ -132,7 +132,7 @@ impl Heart {
         let thread = thread::Builder::new()
             .name("status".into())
             .stack_size(256 * 1024)
-            .spawn(move || pulse.beat(first, &receiver))
+            .spawn(move || file.follow(first, &receiver))
             .context("cannot start a thread; the system is out of memory or of threads")?;
         Ok(Self { liveness, changes, thread, _lock: lock })
     }
@@ -237,12 +237,12 @@ impl Liveness {
 }
 
 /// What the file is written with.
-struct Pulse {
+struct StatusFile {
     path: PathBuf,
     outgoing: Option<Arc<Outgoing>>,
 }
 
-impl Pulse {
+impl StatusFile {
     /// Writes the file, with the figures of this moment.
     fn write(&self, liveness: &Liveness) -> Result<(), files::WriteError> {
         let now = Liveness {
@@ -261,9 +261,9 @@ impl Pulse {
         }
     }
 
-    fn beat(&self, mut newest: Liveness, changes: &Receiver<Liveness>) {
+    fn follow(&self, mut newest: Liveness, changes: &Receiver<Liveness>) {
         loop {
-            let ended = match changes.recv_timeout(BEAT) {
+            let ended = match changes.recv_timeout(WRITE_EVERY) {
                 Ok(change) => {
                     newest = change;
                     let (last, ended) = rest(changes);
@@ -332,16 +332,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert!(read(folder.path()).is_none());
         assert_eq!(is_running(folder.path()), None);
-        let mut heart = Heart::start(folder.path(), None).unwrap();
+        let mut writer = StatusWriter::start(folder.path(), None).unwrap();
         let first = read(folder.path()).unwrap();
         assert_eq!((first.pid, first.state, first.round), (process::id(), Phase::Connecting, None));
         for event in [Event::Connected, Event::Welcome, Event::RoundBegan(RoundId(7)), Event::Delivered(RoundId(7))] {
-            heart.note(&event);
+            writer.note(&event);
         }
-        heart.note(&Event::Refused(Refusal::Classes));
-        assert_eq!(heart.liveness.state, Phase::Waiting);
+        writer.note(&Event::Refused(Refusal::Classes));
+        assert_eq!(writer.liveness.state, Phase::Waiting);
         assert_eq!(is_running(folder.path()), Some(true));
-        heart.stop();
+        writer.stop();
         assert_eq!(is_running(folder.path()), Some(false));
         let last = read(folder.path()).unwrap();
         assert_eq!((last.state, last.round, last.delivered), (Phase::Stopped, Some(7), 1));

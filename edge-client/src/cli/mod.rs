@@ -2,7 +2,7 @@
 //!
 //! Results go to standard output, everything else to standard error; a failure is one line.
 
-mod beside;
+mod background_task;
 mod classify;
 mod correct;
 mod failure;

@@ -10,14 +10,14 @@ use grapevine_edge_client::config::Predictions;
 use grapevine_edge_client::device::{self, DeviceOptions};
 use grapevine_edge_client::extractor::trial::TrialError;
 use grapevine_edge_client::predict::{Outgoing, Predictor};
-use grapevine_edge_client::resources::Governor;
+use grapevine_edge_client::resources::Throttle;
 use grapevine_edge_client::session::{Event, Identity};
 use grapevine_edge_client::store::Store;
 use grapevine_host::{BrokerAddress, Service, Shutdown};
-use grapevine_protocol::{BootId, class_list_digest};
+use grapevine_protocol::{Incarnation, class_list_digest};
 
-use super::beside::Beside;
-use super::liveness::Heart;
+use super::background_task::BackgroundTask;
+use super::liveness::StatusWriter;
 use super::setup::Setup;
 use super::{Answer, Common, INTERRUPTED, ingest};
 
@@ -62,26 +62,26 @@ fn run_until(common: &Common, arguments: &Arguments, shutdown: &Shutdown) -> any
     let setup = Setup::load(config)?;
     let store = Arc::new(setup.open_store()?);
     let samples: u32 = store.counts()?.iter().sum();
-    let governor = Governor::new(&setup.config.resources);
+    let throttle = Throttle::new(&setup.config.resources);
     let predict = setup.config.predict.as_ref();
-    let predicting = predict.map(|predict| Predicting::prepare(&setup, predict, &store, &governor, shutdown));
+    let predicting = predict.map(|predict| Predicting::prepare(&setup, predict, &store, &throttle, shutdown));
     let predicting = predicting.transpose()?;
     let outgoing = predicting.as_ref().map(|predicting| predicting.outgoing.clone());
-    let options = options(&setup, outgoing.clone(), governor);
+    let options = options(&setup, outgoing.clone(), throttle);
     let (fleet, device) = (&options.fleet, &options.identity.device);
     tracing::info!(%fleet, %device, broker = %options.broker, samples, "starting");
     if samples == 0 && setup.config.ingest_watch.is_none() {
         tracing::warn!("there are no samples, so this device only waits; stop it and run `edge-client ingest DIR`");
     }
-    let mut heart = Heart::start(&setup.config.state, outgoing)?;
+    let mut writer = StatusWriter::start(&setup.config.state, outgoing)?;
     let predictor = predicting.map(|predicting| predicting.start(shutdown)).transpose()?;
     let watch = setup.config.ingest_watch.as_deref();
-    let ingest = watch.map(|folder| ingest::in_background(&setup, folder, &store, &options.governor, shutdown));
+    let ingest = watch.map(|folder| ingest::in_background(&setup, folder, &store, &options.throttle, shutdown));
     let ingest = ingest.transpose()?;
     let mut finished = false;
     let outcome = device::run(&options, &store, shutdown, &mut |event| {
-        heart.note(event);
-        options.service.status(&heart.line());
+        writer.note(event);
+        options.service.status(&writer.line());
         if arguments.until_finished && matches!(event, Event::Rests(_)) {
             finished = true;
             shutdown.request();
@@ -91,7 +91,7 @@ fn run_until(common: &Common, arguments: &Arguments, shutdown: &Shutdown) -> any
     shutdown.request();
     let limit = shutdown.requested_at().expect("requested a line above") + device::LEAVE_BEHIND;
     ingest.into_iter().chain(predictor).for_each(|beside| beside.finish(limit));
-    heart.stop();
+    writer.stop();
     let report = outcome?;
     let traffic = report.traffic;
     tracing::info!(
@@ -116,48 +116,48 @@ impl Predicting {
         setup: &Setup,
         predict: &Predictions,
         store: &Arc<Store>,
-        governor: &Governor,
+        throttle: &Throttle,
         shutdown: &Shutdown,
     ) -> anyhow::Result<Self> {
         let outgoing = Arc::new(Outgoing::new(&predict.topic));
         let classifier = Classifier::new(setup.extractor(shutdown)?, setup.config.classes.clone())?;
         let latest = LatestHead::of(store.clone());
         let device = setup.config.device.clone();
-        let predictor = Predictor::new(device, classifier, latest, &predict.watch, outgoing.clone(), governor.clone());
+        let predictor = Predictor::new(device, classifier, latest, &predict.watch, outgoing.clone(), throttle.clone());
         tracing::info!(watch = %predict.watch.display(), topic = predict.topic, "predicting");
         Ok(Self { predictor, outgoing })
     }
 
-    fn start(self, shutdown: &Shutdown) -> anyhow::Result<Beside> {
+    fn start(self, shutdown: &Shutdown) -> anyhow::Result<BackgroundTask> {
         let shutdown = shutdown.clone();
-        Beside::start("predict", move || self.predictor.run(&shutdown))
+        BackgroundTask::start("predict", move || self.predictor.run(&shutdown))
     }
 }
 
-fn options(setup: &Setup, outgoing: Option<Arc<Outgoing>>, governor: Governor) -> DeviceOptions {
+fn options(setup: &Setup, outgoing: Option<Arc<Outgoing>>, throttle: Throttle) -> DeviceOptions {
     let config = &setup.config;
     DeviceOptions {
         fleet: config.fleet.clone(),
         broker: config.broker.clone(),
         identity: Identity {
             device: config.device.clone(),
-            boot: new_boot(),
+            incarnation: new_incarnation(),
             extractor: setup.extractor,
             classes: class_list_digest(config.classes.iter().map(String::as_str)),
             shape: setup.shape,
-            labels: config.labels.clone(),
+            attributes: config.attributes.clone(),
         },
         keep_alive: config.keep_alive,
         longest_pause: config.longest_pause,
-        governor,
+        throttle,
         service: Service::from_environment(),
         outgoing,
     }
 }
 
 /// The standard library's hasher takes its keys from the system's random source: enough to tell two starts apart.
-fn new_boot() -> BootId {
-    BootId(RandomState::new().build_hasher().finish())
+fn new_incarnation() -> Incarnation {
+    Incarnation(RandomState::new().build_hasher().finish())
 }
 
 #[cfg(test)]
@@ -166,6 +166,6 @@ mod tests {
 
     #[test]
     fn boots_differ() {
-        assert_ne!(new_boot(), new_boot());
+        assert_ne!(new_incarnation(), new_incarnation());
     }
 }

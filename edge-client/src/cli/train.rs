@@ -6,18 +6,18 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::Args;
-use grapevine_edge_client::resources::Governor;
+use grapevine_edge_client::resources::Throttle;
 use grapevine_edge_client::session::Job;
 use grapevine_edge_client::store::{Dataset, NewestHead, Store};
 use grapevine_edge_client::work::{WorkError, work};
 use grapevine_host::Shutdown;
 use grapevine_models::evaluate::Accuracy;
 use grapevine_models::{
-    Conditions, FleetModel, Head, Heads, Method, Params, RoundSum, Samples, Shape, Start, Step, ValidParams,
-    class_counts,
+    FleetModel, Head, Heads, Init, Method, Params, Run, RunConfig, Samples, Shape, ValidParams, class_counts,
 };
 use grapevine_protocol::{
-    AidBody, BootId, DeviceId, Digest, Encoding, HeadsBody, Notice, RoundId, RunId, Task, Update,
+    DeviceId, Digest, Encoding, HeadsBody, Incarnation, RoundAnnouncement, RoundId, RunId, SideInformationBody, Task,
+    Update,
 };
 use serde::Serialize;
 
@@ -87,14 +87,14 @@ pub(super) fn train(common: &Common, arguments: &Arguments) -> anyhow::Result<An
     }
     let shape = setup.shape;
     let samples = Samples::new(shape, &dataset.features, &dataset.labels)?;
-    let governor = Governor::new(&setup.config.resources);
-    governor.stand_back();
-    let mut fleet = FleetOfOne::new(&setup.config.device, &dataset, samples, method, rounds, governor)?;
-    let from_newest_head = fleet.begin_with(newest.map(|newest| newest.main));
+    let throttle = Throttle::new(&setup.config.resources);
+    throttle.lower_priority();
+    let newest = newest.map(|newest| newest.main);
+    let mut fleet = FleetOfOne::new(&setup.config.device, &dataset, samples, method, rounds, throttle, newest)?;
     let started = now();
     while fleet.step()? {}
     let time = started.elapsed();
-    let head = fleet.model.in_use().cloned().unwrap_or_else(|| Head::zeros(shape));
+    let head = fleet.run.model().inference_head().cloned().unwrap_or_else(|| Head::zeros(shape));
     if save {
         keep(&store, shape, &head)?;
     }
@@ -105,7 +105,7 @@ pub(super) fn train(common: &Common, arguments: &Arguments) -> anyhow::Result<An
         method,
         rounds,
         samples: dataset.labels.len(),
-        from_newest_head,
+        from_newest_head: fleet.from_newest_head,
         ms_per_round: 1e3 * time.as_secs_f64() / f64::from(rounds),
         balanced_accuracy: accuracy.balanced(),
         by_class: by_class.map(|(class, (samples, &accuracy))| OfClass { class, samples, accuracy }).collect(),
@@ -118,13 +118,11 @@ pub(super) fn train(common: &Common, arguments: &Arguments) -> anyhow::Result<An
 struct FleetOfOne<'a> {
     device: &'a DeviceId,
     dataset: &'a Dataset,
-    samples: Samples<'a>,
-    notice: Notice,
-    params: ValidParams,
-    rounds: u32,
-    trained: u32,
-    model: FleetModel,
-    governor: Governor,
+    announcement: RoundAnnouncement,
+    run: Run<'a>,
+    throttle: Throttle,
+    /// Whether the newest head was the beginning.
+    from_newest_head: bool,
 }
 
 impl<'a> FleetOfOne<'a> {
@@ -134,68 +132,59 @@ impl<'a> FleetOfOne<'a> {
         samples: Samples<'a>,
         method: Method,
         rounds: u32,
-        governor: Governor,
-    ) -> Result<Self, WorkError> {
+        throttle: Throttle,
+        newest: Option<Head>,
+    ) -> anyhow::Result<Self> {
         let shape = samples.shape();
         let params = Params::defaults(method, shape.classes()).check()?;
-        let notice = Notice {
-            boot: BootId(0),
+        let announcement = RoundAnnouncement {
+            incarnation: Incarnation(0),
             run: RunId(LOCAL_RUN),
             round: RoundId(0),
             task: Task::Wait,
             shape,
-            params: *params,
+            params,
             encoding: Encoding::F32,
             heads: None,
-            aid: None,
+            side_information: None,
             seed: 0,
-            highest_ticket: u64::MAX,
+            selection_threshold: u64::MAX,
             only: Vec::new(),
             closes_in_ms: 0,
         };
-        let model = FleetModel::default();
-        Ok(Self { device, dataset, samples, notice, params, rounds, trained: 0, model, governor })
+        let heads =
+            newest.filter(|_| begins_anywhere(params)).map(|main| Heads { main, supplementary: Head::zeros(shape) });
+        let from_newest_head = heads.is_some();
+        // The device's samples are those of an aggregator that needs some: there is nobody else.
+        let config = RunConfig { shape, params, seed: announcement.seed, rounds, auxiliary: Some(samples) };
+        let run = Run::new(config, FleetModel { heads, ..FleetModel::default() });
+        Ok(Self { device, dataset, announcement, run, throttle, from_newest_head })
     }
 
-    /// Goes on from a head, where the method does not begin with one of its own; says whether it does.
-    fn begin_with(&mut self, main: Option<Head>) -> bool {
-        let Some(main) = main.filter(|_| !self.params.method.is_one_shot() && self.params.start == Start::Zeros) else {
-            return false;
-        };
-        self.model.heads = Some(Heads { main, supplementary: Head::zeros(self.notice.shape) });
-        true
-    }
-
-    /// The next step; `false` when there is none.
+    /// The next round; `false` when there is none.
     fn step(&mut self) -> anyhow::Result<bool> {
-        let step = self.params.next_step(self.model.statistics.is_some(), self.trained, self.rounds);
-        self.notice.task = match step {
-            Step::Gather(extent) => Task::Statistics { extent },
-            Step::Train => Task::Train,
-            Step::Done => return Ok(false),
-        };
-        let Notice { shape, task, .. } = self.notice;
-        let heads = self.model.heads.clone().map(|heads| Arc::from(HeadsBody(heads).encode(shape)));
-        let aid = self.model.aid.clone().map(|aid| Arc::from(AidBody(aid).encode(Encoding::F32)));
-        let (governor, stop) = (&self.governor, Shutdown::manual());
-        let job = Job { notice: self.notice.clone(), heads, aid };
-        let content = work(&job, self.device, self.dataset, &mut || governor.passes(&stop))?;
-        let update = Update::decode(&content, shape, task, self.params.method)?;
-        let mut sum = RoundSum::new(shape, step, &self.params, &self.model);
-        sum.add(self.device.as_str(), &update.content, update.samples)?;
-        let conditions = Conditions {
-            params: &self.params,
-            seed: self.notice.seed,
-            rounds: self.rounds,
-            trained: self.trained,
-            // Nobody else is here to have some.
-            auxiliary: Some(self.samples),
-        };
-        self.model.update(sum.merge(self.model.clone(), &conditions));
-        self.trained += u32::from(step == Step::Train);
-        self.notice.round.0 += 1;
+        let Some(request) = self.run.next_request() else { return Ok(false) };
+        self.announcement.task = Task::Round(request);
+        let (shape, model) = (self.announcement.shape, self.run.model());
+        let heads = model.heads.clone().map(|heads| Arc::from(HeadsBody(heads).encode(shape)));
+        let side_information = model.side_information.clone();
+        let side_information =
+            side_information.map(|content| Arc::from(SideInformationBody(content).encode(Encoding::F32)));
+        let (throttle, stop) = (&self.throttle, Shutdown::manual());
+        let job = Job { announcement: self.announcement.clone(), heads, side_information };
+        let content = work(&job, self.device, self.dataset, &mut || throttle.passes(&stop))?;
+        let update = Update::decode(&content, shape, request)?;
+        let mut sum = self.run.open_round(request);
+        sum.add(self.device.as_str(), &update.response, update.samples)?;
+        self.run.close_round(sum);
+        self.announcement.round.0 += 1;
         Ok(true)
     }
+}
+
+/// Whether a method trains from whatever head there is.
+fn begins_anywhere(params: ValidParams) -> bool {
+    !params.method.is_one_shot() && params.init == Init::Zeros
 }
 
 fn keep(store: &Store, shape: Shape, head: &Head) -> anyhow::Result<()> {
@@ -239,9 +228,9 @@ mod tests {
         let samples = Samples::new(shape, &dataset.features, &dataset.labels).unwrap();
         let device = "alone".parse().unwrap();
         for method in Method::ALL {
-            let mut fleet = FleetOfOne::new(&device, &dataset, samples, method, 5, Governor::default()).unwrap();
+            let mut fleet = FleetOfOne::new(&device, &dataset, samples, method, 5, Throttle::default(), None).unwrap();
             while fleet.step().unwrap() {}
-            let head = fleet.model.in_use().unwrap();
+            let head = fleet.run.model().inference_head().unwrap();
             assert_eq!(Accuracy::of(head, &samples).balanced(), 1.0, "{method}");
         }
     }

@@ -11,16 +11,16 @@ use grapevine_host::draft::{quoted, quoted_list};
 use grapevine_host::transport::is_topic;
 use grapevine_host::{BrokerAddress, config};
 use grapevine_models::limits::MAX_SAMPLES;
-use grapevine_protocol::{DeviceId, FleetId, LabelError, Labels, topics};
+use grapevine_protocol::{AttributeError, Attributes, DeviceId, FleetId, topics};
 use serde::Deserialize;
 
 use crate::resources::Resources;
 use crate::store::StoreLimits;
 
-mod labels;
+mod attributes;
 mod resources;
 
-pub use labels::{LabelFault, LabelsSection, of_this_machine};
+pub use attributes::{AttributeFault, LabelsSection, of_this_machine};
 pub use resources::ResourcesSection;
 
 /// Where the state lies when nothing else is said: beside the configuration.
@@ -70,7 +70,7 @@ pub struct Config {
     pub resources: ResourcesSection,
     /// What the device says about itself, so that the fleet can choose among its devices.
     #[serde(default)]
-    pub labels: LabelsSection,
+    pub attributes: LabelsSection,
 }
 
 /// See [`Config::store`].
@@ -160,7 +160,7 @@ pub struct ValidConfig {
     /// What training and extraction may take of the device.
     pub resources: Resources,
     /// What the device says about itself, what it finds out alone included.
-    pub labels: Labels,
+    pub attributes: Attributes,
 }
 
 /// A folder whose images are classified as they come, and where the predictions go.
@@ -198,15 +198,15 @@ pub enum ConfigError {
         /// What it may be.
         allowed: String,
     },
-    /// A label that cannot be one.
-    #[error("{}: `labels.{name}`: {fault}", path.display())]
-    Label {
+    /// An attribute that cannot be one.
+    #[error("{}: `attributes.{name}`: {fault}", path.display())]
+    Attribute {
         /// The configuration.
         path: PathBuf,
         /// Its name.
         name: String,
         /// The fault.
-        fault: LabelError,
+        fault: AttributeError,
     },
     /// A topic that cannot be published to, or that belongs to the protocol.
     #[error(
@@ -233,6 +233,9 @@ pub enum ConfigError {
 }
 
 /// Reads the file at `path` with `environment` over it (see [`grapevine_host::config`]), and checks it.
+///
+/// # Errors
+/// If the file is missing or cannot be read, or a key or a value in it or in the environment cannot be used.
 pub fn load(path: &Path, environment: impl IntoIterator<Item = (String, String)>) -> Result<ValidConfig, ConfigError> {
     config::load::<Config>(path, environment, ADVICE)?.check(path)
 }
@@ -240,6 +243,10 @@ pub fn load(path: &Path, environment: impl IntoIterator<Item = (String, String)>
 impl Config {
     /// Checks what the types do not, and makes the paths relative to the current folder. `path` is where the
     /// configuration lies.
+    ///
+    /// # Errors
+    /// If the class list cannot be used, a value is out of its range, or an attribute or the topic of predictions is
+    /// not allowed.
     pub fn check(self, path: &Path) -> Result<ValidConfig, ConfigError> {
         class_list::check(&self.classes).map_err(|source| ConfigError::Classes { path: path.to_owned(), source })?;
         let range = |key, value: String, fits: bool, allowed: String| {
@@ -262,9 +269,12 @@ impl Config {
         seconds("mqtt.longest_pause", longest_pause, PAUSE_SECONDS)?;
         let predict = self.predict.check(path, &self.fleet, &self.device)?;
         let resources = self.resources.check(path)?;
-        let labels = self.labels.check();
-        let labels =
-            labels.map_err(|LabelFault { name, fault }| ConfigError::Label { path: path.to_owned(), name, fault })?;
+        let attributes = self.attributes.check();
+        let attributes = attributes.map_err(|AttributeFault { name, fault }| ConfigError::Attribute {
+            path: path.to_owned(),
+            name,
+            fault,
+        })?;
         Ok(ValidConfig {
             fleet: self.fleet,
             device: self.device,
@@ -278,7 +288,7 @@ impl Config {
             predict,
             ingest_watch: self.ingest.watch.map(|watch| beside(path, &watch)),
             resources,
-            labels,
+            attributes,
         })
     }
 }
@@ -364,7 +374,7 @@ longest_pause = "60s"
 
 # What this device is, for a fleet that chooses among its devices: true, false, a whole number or a text each.
 # It says `arch`, `os`, `cores` and `memory_mb` by itself.
-[labels]
+[attributes]
 # mains = true
 # site = "north"
 "#,
@@ -454,8 +464,8 @@ mod tests {
                 "`store.max_samples_per_class` is 0; it must",
             ),
             ("# topic", "topic", "nothing is predicted; set `predict.watch`"),
-            ("# mains = true", "mains = 1.5", "a label is true, false, a whole number or a text"),
-            ("# mains = true", "arch = 'mine'", "`labels.arch`: every label is given once"),
+            ("# mains = true", "mains = 1.5", "an attribute is true, false, a whole number or a text"),
+            ("# mains = true", "arch = 'mine'", "`attributes.arch`: every attribute is given once"),
         ] {
             let text = draft().text().replace(from, to);
             let error = check(&text).unwrap_err().to_string();
@@ -474,15 +484,14 @@ mod tests {
         let text = draft().text().replace("# watch", "watch");
         let predict = check(&text).unwrap().predict.unwrap();
         assert_eq!(predict.watch, Path::new("etc/camera"));
-        assert_eq!(predict.topic, "grapevine/v1/north/predictions/camera-1");
+        assert_eq!(predict.topic, "grapevine/north/predictions/camera-1");
         let with_topic = |topic: &str| {
             let line = format!("topic = \"{topic}\"");
-            check(&text.replace("# topic = \"grapevine/v1/north/predictions/camera-1\"", &line))
+            check(&text.replace("# topic = \"grapevine/north/predictions/camera-1\"", &line))
         };
         assert_eq!(with_topic("plant/camera").unwrap().predict.unwrap().topic, "plant/camera");
         assert_eq!(with_topic(&predict.topic).unwrap().predict, Some(predict));
-        for topic in ["", "plant/#", "a/+/b", "grapevine/v1/north/up/camera-1", "grapevine/v1/north/predictions/other"]
-        {
+        for topic in ["", "plant/#", "a/+/b", "grapevine/north/up/camera-1", "grapevine/north/predictions/other"] {
             let error = with_topic(topic).unwrap_err().to_string();
             assert!(error.contains(&format!("`predict.topic` is `{topic}`; it must not")), "{error}");
         }

@@ -13,11 +13,11 @@ use grapevine_host::transport::{Event as Link, Options, PublishError, StartError
 use grapevine_host::{BrokerAddress, Service, Shutdown, cpu};
 use grapevine_protocol::limits::MAX_FRAME_BYTES;
 use grapevine_protocol::{
-    FleetId, HeadsBody, Leaving, Refusal, RoundId, RunId, ToAggregator, decode_to_device, encode, topics,
+    FleetId, Goodbye, HeadsBody, Refusal, RoundId, RunId, ToAggregator, decode_to_device, encode, topics,
 };
 
 use crate::predict::Outgoing;
-use crate::resources::Governor;
+use crate::resources::Throttle;
 use crate::session::{Action, Event, Identity, Session};
 use crate::store::{NewestHead, Store, StoreError};
 use told::Told;
@@ -53,7 +53,7 @@ pub struct DeviceOptions {
     /// Longest pause between attempts to reach the broker.
     pub longest_pause: Duration,
     /// What work waits for.
-    pub governor: Governor,
+    pub throttle: Throttle,
     /// Who is told that the device is well.
     pub service: Service,
     /// What is published beside the fleet's rounds, if anything.
@@ -89,6 +89,9 @@ pub enum RunError {
 }
 
 /// Takes part in the fleet's rounds until `shutdown`. `observe` hears what happens.
+///
+/// # Errors
+/// If the MQTT client or a thread cannot be started, the store cannot be read, or a thread panics.
 pub fn run(
     options: &DeviceOptions,
     store: &Arc<Store>,
@@ -97,7 +100,7 @@ pub fn run(
 ) -> Result<DeviceReport, RunError> {
     let (link_sender, link) = bounded(INCOMING);
     let transport = connect(options, link_sender)?;
-    let worker = Worker::start(store.clone(), options.identity.device.clone(), options.governor.clone());
+    let worker = Worker::start(store.clone(), options.identity.device.clone(), options.throttle.clone());
     let worker = worker.map_err(RunError::Thread)?;
     let samples = store.counts()?.iter().sum();
     let pending = store.outbox()?.map(from_entry);
@@ -122,10 +125,10 @@ fn connect(options: &DeviceOptions, events: Sender<Link>) -> Result<Transport, S
     transport.keep_alive = options.keep_alive;
     transport.will = Some(Will {
         topic: topics::up(fleet, device),
-        payload: encode(&ToAggregator::Leaving(Leaving { boot: options.identity.boot }), &[]),
+        payload: encode(&ToAggregator::Goodbye(Goodbye { incarnation: options.identity.incarnation }), &[]),
         retain: false,
     });
-    transport.subscriptions = vec![topics::down(fleet, device), topics::notice(fleet)];
+    transport.subscriptions = vec![topics::down(fleet, device), topics::announcement(fleet)];
     transport.max_packet_bytes = MAX_FRAME_BYTES + 1024;
     transport.max_incoming_bytes = MOST_FOREIGN_BYTES;
     transport.queue = QUEUE;
@@ -158,7 +161,7 @@ impl Shell<'_> {
     ) -> Result<DeviceReport, RunError> {
         let outgoing = self.options.outgoing.as_deref();
         let pushed = outgoing.map_or_else(never, |outgoing| outgoing.woken().clone());
-        let (done, paused) = (self.worker.done().clone(), self.options.governor.changes());
+        let (done, paused) = (self.worker.done().clone(), self.options.throttle.changes());
         self.options.service.ready();
         while !shutdown.is_requested() {
             self.act(observe);
@@ -260,7 +263,7 @@ impl Shell<'_> {
     }
 
     fn tell_pause(&mut self, observe: &mut dyn FnMut(&Event)) {
-        let pause = self.options.governor.pause();
+        let pause = self.options.throttle.pause();
         self.tell(&pause.map_or(Event::Resumed, |pause| Event::Paused(pause.to_string())), observe);
     }
 

@@ -56,7 +56,7 @@ impl Told {
             Event::Ignored(reason) => tracing::debug!(%reason, "ignored"),
             Event::Rests(round) => tracing::info!(round = round.0, "the fleet rests: it has nothing new to learn"),
             Event::GoesOn => tracing::info!("the fleet goes on"),
-            // The governor has told, wherever the pause began.
+            // The throttle has told, wherever the pause began.
             Event::Paused(_) | Event::Resumed => {}
             Event::NewHeads(digest) => tracing::debug!(?digest, "new heads"),
         }
@@ -92,7 +92,7 @@ pub fn unanswered(fleet: &FleetId, device: &DeviceId) -> String {
     let root = topics::root(fleet);
     format!(
         "the broker is there but nobody answers: start `aggregator serve` for the fleet {fleet} on it; if it runs, the \
-         broker drops messages, so allow `{fleet}.{device}` to write {up} and to read {root}/down/{device}, {root}/notice \
+         broker drops messages, so allow `{fleet}.{device}` to write {up} and to read {root}/down/{device}, {root}/announcement \
          and {root}/blob/+, and `{fleet}.{AGGREGATOR}` to read and write {root}/# (protocol/TOPICS.md shows the rules)"
     )
 }

@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use grapevine_host::{Shutdown, cpu};
 use grapevine_protocol::{DeviceId, Digest, RoundId, RunId};
 
-use crate::resources::Governor;
+use crate::resources::Throttle;
 use crate::session::{FinishedUpdate, Job};
 use crate::store::{OutboxEntry, Store, StoreError};
 use crate::work::{WorkError, work};
@@ -38,7 +38,7 @@ pub(super) struct Worker {
     thread: JoinHandle<Duration>,
     /// Ends the newest job.
     stop: Shutdown,
-    governor: Governor,
+    throttle: Throttle,
     steps: Arc<AtomicU64>,
     progress: Progress,
 }
@@ -61,14 +61,14 @@ impl Progress {
 }
 
 impl Worker {
-    pub(super) fn start(store: Arc<Store>, device: DeviceId, governor: Governor) -> io::Result<Self> {
+    pub(super) fn start(store: Arc<Store>, device: DeviceId, throttle: Throttle) -> io::Result<Self> {
         let (jobs, taken) = bounded(1);
         let (outcomes, done) = bounded(1);
         let steps = Arc::new(AtomicU64::new(0));
-        let working = Working { store, device, governor: governor.clone(), steps: steps.clone() };
+        let working = Working { store, device, throttle: throttle.clone(), steps: steps.clone() };
         let thread = thread::Builder::new().name("work".into()).stack_size(STACK_BYTES);
         let thread = thread.spawn(move || working.serve(&taken, &outcomes))?;
-        Ok(Self { jobs, done, thread, stop: Shutdown::manual(), governor, steps, progress: Progress::default() })
+        Ok(Self { jobs, done, thread, stop: Shutdown::manual(), throttle, steps, progress: Progress::default() })
     }
 
     /// Hands over a job; `false` if the thread is gone or has not done the one before.
@@ -95,7 +95,7 @@ impl Worker {
 
     /// Whether there is no job, or one that goes on or pauses.
     pub(super) fn is_well(&mut self, now: Duration) -> bool {
-        self.progress.is_well(now, self.steps.load(Ordering::Relaxed), self.governor.pause().is_some())
+        self.progress.is_well(now, self.steps.load(Ordering::Relaxed), self.throttle.pause().is_some())
     }
 
     /// Lets a job that is under way come to its end until `grace`, then ends it at its next step. One that has none
@@ -125,16 +125,16 @@ impl Worker {
 struct Working {
     store: Arc<Store>,
     device: DeviceId,
-    governor: Governor,
+    throttle: Throttle,
     steps: Arc<AtomicU64>,
 }
 
 impl Working {
     /// Does job after job; gives the processor time used.
     fn serve(self, jobs: &Receiver<(Job, Shutdown)>, done: &Sender<Done>) -> Duration {
-        self.governor.stand_back();
+        self.throttle.lower_priority();
         for (job, stop) in jobs {
-            let outcome = self.governor.in_turn(|| self.do_job(&job, &stop));
+            let outcome = self.throttle.in_turn(|| self.do_job(&job, &stop));
             if done.send(outcome).is_err() {
                 break;
             }
@@ -143,7 +143,7 @@ impl Working {
     }
 
     fn do_job(&self, job: &Job, stop: &Shutdown) -> Done {
-        let round = job.notice.round.0;
+        let round = job.announcement.round.0;
         match self.work_and_keep(job, stop) {
             Ok(update) => Done::Update(update),
             Err(Fault::Work(WorkError::Interrupted)) => {
@@ -160,12 +160,12 @@ impl Working {
     fn work_and_keep(&self, job: &Job, stop: &Shutdown) -> Result<FinishedUpdate, Fault> {
         let mut goes_on = || {
             self.steps.fetch_add(1, Ordering::Relaxed);
-            self.governor.passes(stop)
+            self.throttle.passes(stop)
         };
         let content = work(job, &self.device, &self.store.load_all()?, &mut goes_on)?;
         let entry = OutboxEntry {
-            run: job.notice.run.0,
-            round: job.notice.round.0,
+            run: job.announcement.run.0,
+            round: job.announcement.round.0,
             digest: Digest::of(&content).0,
             bytes: content,
         };

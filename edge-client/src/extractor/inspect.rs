@@ -113,6 +113,10 @@ pub struct Trial {
 
 /// Reads a model file and tries it: as its manifest says, or else with its own input shape and output. What cannot be
 /// read at all is an error; what can be read and not be run is a failure that says why.
+///
+/// # Errors
+/// If the file cannot be read, is too large, is no ONNX model, or holds one beyond the limits or with its weights
+/// elsewhere.
 pub fn inspect(path: &Path, question: &Question<'_>) -> Result<Inspection, ExtractorError> {
     let before = memory::resident_bytes();
     let bytes = file::read_bytes(path)?;

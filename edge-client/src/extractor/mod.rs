@@ -167,16 +167,26 @@ pub enum ExtractorError {
 
 impl Extractor {
     /// Loads the ONNX file of a manifest that was checked. The digest is the caller's business.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is no ONNX model, does not fit the manifest, or holds a model that cannot run here.
     pub fn load(manifest: &Manifest, onnx: &Path) -> Result<Self, ExtractorError> {
         Self::contained(manifest, onnx, || file::read(onnx))
     }
 
     /// [`Extractor::load`] for the bytes of an ONNX file. `name` is for messages alone.
+    ///
+    /// # Errors
+    /// If the bytes are no ONNX model, do not fit the manifest, or hold a model that cannot run here.
     pub fn from_bytes(manifest: &Manifest, bytes: &[u8], name: &Path) -> Result<Self, ExtractorError> {
         Self::contained(manifest, name, || file::parse(bytes, name))
     }
 
     /// The standardised features `[d]` of one image tensor, normalised and laid out as the manifest says.
+    ///
+    /// # Errors
+    /// If the tensor is not as long as the model's input, the model fails on it, or a feature is not finite or too
+    /// large.
     pub fn extract(&self, image: &[f32]) -> Result<Vec<f32>, ExtractorError> {
         let mut features = finite(self.runner.run(image)?)?;
         self.manifest.standardise(&mut features);
@@ -184,6 +194,9 @@ impl Extractor {
     }
 
     /// What the model gives for one image tensor, before it is standardised: `[d]`, all finite.
+    ///
+    /// # Errors
+    /// If the tensor is not as long as the model's input, the model fails on it, or a feature is not finite.
     pub fn extract_raw(&self, image: &[f32]) -> Result<Vec<f32>, ExtractorError> {
         finite(self.runner.run(image)?)
     }

@@ -122,12 +122,18 @@ impl ImageInput {
     }
 
     /// Reads an image file and gives its tensor, normalised, in the manifest's layout.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is no PNG or JPEG image, or is damaged or too large.
     pub fn load(&self, path: &Path) -> Result<Vec<f32>, ImageError> {
         let bytes = read_image_file(path)?;
         self.decode(&bytes).map_err(|source| ImageError::Decode { path: path.to_owned(), source })
     }
 
     /// [`ImageInput::load`] for bytes that were read already.
+    ///
+    /// # Errors
+    /// If the bytes are no PNG or JPEG image, or one that is damaged or too large.
     pub fn decode(&self, bytes: &[u8]) -> Result<Vec<f32>, DecodeError> {
         // Image files come from anywhere. Nothing the decoder touched is used after a panic.
         let image = catch_unwind(AssertUnwindSafe(|| decode_upright(bytes))).map_err(|_| DecodeError::Decoder)??;
@@ -136,6 +142,9 @@ impl ImageInput {
     }
 
     /// The tensor of an image from a source of data.
+    ///
+    /// # Errors
+    /// If the bytes cannot be decoded, or the pixels do not fit their size.
     pub fn prepare(&self, content: &Content) -> Result<Vec<f32>, DecodeError> {
         match content {
             Content::Encoded(bytes) => self.decode(bytes),
@@ -182,6 +191,9 @@ impl ImageInput {
 }
 
 /// Reads a whole image file, within [`MAX_IMAGE_BYTES`].
+///
+/// # Errors
+/// If the file cannot be read, or is larger than [`MAX_IMAGE_BYTES`].
 pub fn read_image_file(path: &Path) -> Result<Vec<u8>, ImageError> {
     let bytes = read_limited(path).map_err(|source| ImageError::Read { path: path.to_owned(), source })?;
     bytes.ok_or_else(|| ImageError::TooLarge { path: path.to_owned() })

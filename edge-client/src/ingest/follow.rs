@@ -122,11 +122,11 @@ impl Following {
         let labelled: Vec<(u16, &Arrival)> =
             arrivals.iter().filter_map(|arrival| Some((self.label(ingest, arrival)?, arrival))).collect();
         let outcomes = ingest.each(labelled.clone(), &|(label, arrival): (u16, &Arrival)| {
-            if !ingest.governor.passes(shutdown) {
+            if !ingest.throttle.passes(shutdown) {
                 return Outcome::Stopped;
             }
             match read_image(&arrival.path) {
-                Ok(content) => ingest.governor.in_turn(|| ingest.extract(label, &content)),
+                Ok(content) => ingest.throttle.in_turn(|| ingest.extract(label, &content)),
                 // A camera's other half may have taken it away.
                 Err(EntryError::Read(error)) if error.kind() == ErrorKind::NotFound => Outcome::Stopped,
                 Err(error) => error.into(),

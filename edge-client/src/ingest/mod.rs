@@ -22,7 +22,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crate::extractor::Extractor;
 use crate::image_input::ImageInput;
 use crate::passed_over::{PassedOver, Reason};
-use crate::resources::Governor;
+use crate::resources::Throttle;
 use crate::source::{Found, ImageSource, Item, Source, SourceError, Split};
 use crate::store::Store;
 use batch::{Batch, Image};
@@ -49,7 +49,7 @@ pub struct Ingest<'a> {
     /// Where features go.
     pub store: &'a Store,
     /// What extraction waits for, where it follows a folder.
-    pub governor: &'a Governor,
+    pub throttle: &'a Throttle,
     /// How much of the machine to take.
     pub cores: Cores,
 }
@@ -88,6 +88,9 @@ pub struct Plan<'a> {
 impl<'a> Plan<'a> {
     /// Looks for the classes of a split in the class list, and refuses data without one image of them. `path` is what
     /// the source was opened from.
+    ///
+    /// # Errors
+    /// If the split is not there, or holds no image of a class of the list.
     pub fn new(path: &Path, source: &'a ImageSource, split: Split, classes: &[String]) -> Result<Self, IngestError> {
         check_split(path, split, &source.splits())?;
         let label = |class: &String| (0_u16..).zip(classes).find(|(_, known)| *known == class).map(|(label, _)| label);
@@ -171,7 +174,7 @@ impl Ingest<'_> {
     ) -> Result<(), IngestError> {
         let mut sightings = Sightings::default();
         loop {
-            if self.governor.pause().is_some() {
+            if self.throttle.pause().is_some() {
                 // A pause may be long and end in a power cut.
                 batch.commit(self.store, report)?;
             }
@@ -223,6 +226,10 @@ impl Ingest<'_> {
 }
 
 /// Opens `path` and ingests its training split on all cores: [`Ingest::images`] in one call.
+///
+/// # Errors
+/// If the data cannot be read or used, or the store fails; [`IngestError::Partial`] if that is after some were dealt
+/// with.
 pub fn ingest(
     path: &Path,
     classes: &[String],
@@ -235,8 +242,8 @@ pub fn ingest(
     match Source::open_for(path, classes)? {
         Source::Images(source) => {
             let plan = Plan::new(path, &source, Split::Train, classes)?;
-            let governor = &Governor::default();
-            Ingest { classes, input, extractor, store, governor, cores: Cores::All }.images(&plan, progress, stop)
+            let throttle = &Throttle::default();
+            Ingest { classes, input, extractor, store, throttle, cores: Cores::All }.images(&plan, progress, stop)
         }
         Source::Features(source) => ingest_features(path, &source, Split::Train, classes, store, progress, stop),
     }

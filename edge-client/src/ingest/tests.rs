@@ -21,7 +21,7 @@ struct Device {
     extractor: Extractor,
     store: Store,
     classes: Vec<String>,
-    governor: Governor,
+    throttle: Throttle,
 }
 
 /// A device with the shipped digits extractor and an empty store.
@@ -35,7 +35,7 @@ fn device() -> Device {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("images")).unwrap();
     let store = Store::open(&folder.path().join("edge.redb"), &identity).unwrap();
-    Device { input: ImageInput::new(&manifest.input), folder, extractor, store, classes, governor: Governor::default() }
+    Device { input: ImageInput::new(&manifest.input), folder, extractor, store, classes, throttle: Throttle::default() }
 }
 
 impl Device {
@@ -63,8 +63,8 @@ impl Device {
     }
 
     fn following(&self, cores: Cores) -> Ingest<'_> {
-        let Self { classes, input, extractor, store, governor, .. } = self;
-        Ingest { classes, input, extractor, store, governor, cores }
+        let Self { classes, input, extractor, store, throttle, .. } = self;
+        Ingest { classes, input, extractor, store, throttle, cores }
     }
 }
 

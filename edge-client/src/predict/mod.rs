@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use crate::classify::{Classifier, LatestHead, Prediction, written};
 use crate::image_input::{ImageError, read_image_file};
-use crate::resources::Governor;
+use crate::resources::Throttle;
 use crate::watch::{Arrival, Watch};
 
 pub use outgoing::{Figures, MAX_WAITING, Outgoing};
@@ -38,7 +38,7 @@ pub struct Predictor {
     latest: LatestHead,
     watch: Watch,
     outgoing: Arc<Outgoing>,
-    governor: Governor,
+    throttle: Throttle,
     /// What was complained about last, so that a folder that stays away is mentioned once.
     complaint: Option<String>,
 }
@@ -72,21 +72,21 @@ struct Message<'a> {
 }
 
 impl Predictor {
-    /// Predictions for the images that come into `folder`, put into `outgoing`; `governor` says when they wait.
+    /// Predictions for the images that come into `folder`, put into `outgoing`; `throttle` says when they wait.
     pub fn new(
         device: DeviceId,
         classifier: Classifier,
         latest: LatestHead,
         folder: &Path,
         outgoing: Arc<Outgoing>,
-        governor: Governor,
+        throttle: Throttle,
     ) -> Self {
-        Self { device, classifier, latest, watch: Watch::new(folder), outgoing, governor, complaint: None }
+        Self { device, classifier, latest, watch: Watch::new(folder), outgoing, throttle, complaint: None }
     }
 
     /// Goes on until `shutdown`. What goes wrong is logged and tried again: a device that cannot predict can still learn.
     pub fn run(mut self, shutdown: &Shutdown) {
-        self.governor.stand_back();
+        self.throttle.lower_priority();
         let started = now();
         while !shutdown.is_requested() {
             let pause = self.look(started.elapsed(), shutdown);
@@ -109,9 +109,9 @@ impl Predictor {
         match self.watch.look(now) {
             Ok(arrivals) => {
                 self.complaint = None;
-                let governor = self.governor.clone();
-                for arrival in arrivals.iter().take_while(|_| governor.passes(shutdown)) {
-                    governor.in_turn(|| self.take(arrival));
+                let throttle = self.throttle.clone();
+                for arrival in arrivals.iter().take_while(|_| throttle.passes(shutdown)) {
+                    throttle.in_turn(|| self.take(arrival));
                 }
             }
             Err(error) => self.complain(sentence(&error)),
@@ -139,8 +139,11 @@ impl Predictor {
             image => image.map_err(|error| sentence(&error))?,
         };
         let samples = self.latest.samples().map_err(|error| sentence(&error))?;
-        let Some(in_use) = self.latest.in_use().map_err(|error| sentence(&error))? else { return Ok(None) };
-        let predictions = self.classifier.classify(in_use, &samples, &image).map_err(|error| sentence(&error))?;
+        let Some(inference_head) = self.latest.inference_head().map_err(|error| sentence(&error))? else {
+            return Ok(None);
+        };
+        let predictions =
+            self.classifier.classify(inference_head, &samples, &image).map_err(|error| sentence(&error))?;
         let likeliest = predictions.first().expect("a fleet has two classes or more");
         let message = Message {
             device: self.device.as_str(),
@@ -150,9 +153,9 @@ impl Predictor {
             probability: likeliest.probability,
             calibrated: false,
             predictions: &predictions[..predictions.len().min(TOP)],
-            round: in_use.round,
-            run: format!("{:016x}", in_use.run),
-            head: Digest(in_use.digest).to_string(),
+            round: inference_head.round,
+            run: format!("{:016x}", inference_head.run),
+            head: Digest(inference_head.digest).to_string(),
             time_ms: unix_ms(),
             dropped: self.outgoing.figures().dropped,
         };
@@ -199,10 +202,10 @@ mod tests {
 
     impl Scene {
         fn new() -> Self {
-            Self::governed(Governor::default())
+            Self::governed(Throttle::default())
         }
 
-        fn governed(governor: Governor) -> Self {
+        fn governed(throttle: Throttle) -> Self {
             let onnx = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/onnx");
             let manifest: Manifest = toml::from_str(&fs::read_to_string(onnx.join("digits.toml")).unwrap()).unwrap();
             let extractor = Extractor::load(&manifest, &onnx.join(&manifest.file)).unwrap();
@@ -218,7 +221,7 @@ mod tests {
                 LatestHead::of(store.clone()),
                 &folder.path().join("camera"),
                 outgoing.clone(),
-                governor,
+                throttle,
             );
             Self { folder, store, predictor, outgoing, now: Duration::ZERO }
         }
@@ -286,21 +289,21 @@ mod tests {
         fs::create_dir_all(&zone).unwrap();
         fs::write(zone.join("type"), "cpu-thermal\n").unwrap();
         fs::write(zone.join("temp"), "95000\n").unwrap();
-        let governor = Governor::new(&Resources {
+        let throttle = Throttle::new(&Resources {
             threads: None,
             nice: 0,
             limits: Limits { celsius: 80, battery_percent: 0 },
             check_every: Duration::from_millis(1),
             sensors: sensors.path().to_owned(),
         });
-        let mut scene = Scene::governed(governor.clone());
+        let mut scene = Scene::governed(throttle.clone());
         scene.store_head(1, 0);
         scene.write_image("1.png", 10);
         let outgoing = scene.outgoing.clone();
         let said = std::thread::scope(|scope| {
             let looking = scope.spawn(|| scene.after(4));
             let deadline = now() + Duration::from_secs(60);
-            while governor.pause().is_none() {
+            while throttle.pause().is_none() {
                 assert!(now() < deadline, "the sensors are never read");
                 std::thread::yield_now();
             }

@@ -1,11 +1,11 @@
 //! How training, extraction and predictions yield to whatever else the device does.
 //!
-//! [`Throttle`] decides, [`sensors`] reads, and a [`Governor`] is what working threads ask at every natural step:
+//! [`PauseRule`] decides, [`sensors`] reads, and a [`Throttle`] is what working threads ask at every natural step:
 //! between two mini-batches, between two images.
 
-mod gate;
+mod pause_rule;
+mod semaphore;
 mod sensors;
-mod throttle;
 
 use core::num::NonZeroUsize;
 use core::time::Duration;
@@ -16,8 +16,8 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use grapevine_host::{Shutdown, cpu};
 
-pub use gate::Gate;
-pub use throttle::{Heat, Limits, Pause, Readings, Throttle};
+pub use pause_rule::{Heat, Limits, Pause, PauseRule, Readings};
+pub use semaphore::Semaphore;
 
 /// Threads on which a running device works: one for the round, one for the images that come to be stored, one for those
 /// that come to be classified.
@@ -40,9 +40,9 @@ pub struct Resources {
 
 /// What working threads ask whether to go on. Clones share it; the default lets everything pass.
 #[derive(Clone, Debug, Default)]
-pub struct Governor {
+pub struct Throttle {
     nice: u8,
-    gate: Option<Gate>,
+    gate: Option<Semaphore>,
     watched: Option<Arc<Watched>>,
 }
 
@@ -57,19 +57,20 @@ struct Watched {
 
 #[derive(Debug)]
 struct State {
-    throttle: Throttle,
+    throttle: PauseRule,
     looked_at: Option<Instant>,
 }
 
-impl Governor {
-    /// Threads of one process that share this governor, or a clone, stay within `resources` together.
+impl Throttle {
+    /// Threads of one process that share this throttle, or a clone, stay within `resources` together.
     pub fn new(resources: &Resources) -> Self {
-        let gate = resources.threads.map(NonZeroUsize::get).filter(|threads| *threads < WORKING_THREADS).map(Gate::new);
+        let gate =
+            resources.threads.map(NonZeroUsize::get).filter(|threads| *threads < WORKING_THREADS).map(Semaphore::new);
         let (changed, changes) = bounded(1);
         let watched = Watched {
             check_every: resources.check_every,
             sensors: resources.sensors.clone(),
-            state: Mutex::new(State { throttle: Throttle::new(resources.limits), looked_at: None }),
+            state: Mutex::new(State { throttle: PauseRule::new(resources.limits), looked_at: None }),
             changed,
             changes,
         };
@@ -77,13 +78,13 @@ impl Governor {
     }
 
     /// Lets only so many devices of one process work at once, and pauses none.
-    pub fn gated(gate: Gate) -> Self {
+    pub fn gated(gate: Semaphore) -> Self {
         Self { gate: Some(gate), ..Self::default() }
     }
 
     /// Lets the calling thread stand back for others from now on.
-    pub fn stand_back(&self) {
-        if let (1.., Err(error)) = (self.nice, cpu::stand_back(self.nice)) {
+    pub fn lower_priority(&self) {
+        if let (1.., Err(error)) = (self.nice, cpu::lower_priority(self.nice)) {
             tracing::debug!(nice = self.nice, "the thread keeps its priority: {error}");
         }
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::throttle::{Heat, Readings};
+use super::pause_rule::{Heat, Readings};
 
 /// Zones that say the same whatever happens: Jetson boards give 100 °C for this one.
 const CONSTANT_ZONES: [&str; 1] = ["PMIC-Die"];

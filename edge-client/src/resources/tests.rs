@@ -35,39 +35,39 @@ fn heat(folder: &Path, celsius: i32) {
 #[test]
 fn work_waits_while_the_board_is_hot_and_goes_on_when_it_is_cool() {
     let board = board(85);
-    let governor = Governor::new(&resources(board.path()));
-    let changes = governor.changes();
+    let throttle = Throttle::new(&resources(board.path()));
+    let changes = throttle.changes();
     let work = {
-        let governor = governor.clone();
-        thread::spawn(move || governor.passes(&Shutdown::manual()))
+        let throttle = throttle.clone();
+        thread::spawn(move || throttle.passes(&Shutdown::manual()))
     };
     changes.recv_timeout(PATIENCE).unwrap();
-    assert_eq!(governor.pause(), Some(Pause::Hot(Heat { zone: "cpu-thermal".into(), celsius: 85 })));
+    assert_eq!(throttle.pause(), Some(Pause::Hot(Heat { zone: "cpu-thermal".into(), celsius: 85 })));
     assert!(!work.is_finished());
     heat(board.path(), 70);
     changes.recv_timeout(PATIENCE).unwrap();
-    assert!(work.join().unwrap() && governor.pause().is_none());
+    assert!(work.join().unwrap() && throttle.pause().is_none());
 }
 
 #[test]
 fn sensors_are_read_once_a_period() {
     let board = board(60);
-    let governor = Governor::new(&Resources { check_every: Duration::from_secs(3_600), ..resources(board.path()) });
-    assert!(governor.passes(&Shutdown::manual()));
+    let throttle = Throttle::new(&Resources { check_every: Duration::from_secs(3_600), ..resources(board.path()) });
+    assert!(throttle.passes(&Shutdown::manual()));
     heat(board.path(), 95);
-    assert!(governor.passes(&Shutdown::manual()) && governor.changes().is_empty());
+    assert!(throttle.passes(&Shutdown::manual()) && throttle.changes().is_empty());
 }
 
 #[test]
 fn a_wish_to_stop_ends_a_pause_at_once() {
     let board = board(95);
-    let governor = Governor::new(&Resources { check_every: Duration::from_secs(3_600), ..resources(board.path()) });
+    let throttle = Throttle::new(&Resources { check_every: Duration::from_secs(3_600), ..resources(board.path()) });
     let stop = Shutdown::manual();
     let work = {
-        let (governor, stop) = (governor.clone(), stop.clone());
-        thread::spawn(move || governor.passes(&stop))
+        let (throttle, stop) = (throttle.clone(), stop.clone());
+        thread::spawn(move || throttle.passes(&stop))
     };
-    governor.changes().recv_timeout(PATIENCE).unwrap();
+    throttle.changes().recv_timeout(PATIENCE).unwrap();
     stop.request();
     assert!(!work.join().unwrap());
 }
@@ -75,19 +75,19 @@ fn a_wish_to_stop_ends_a_pause_at_once() {
 #[test]
 fn a_budget_of_one_thread_is_kept() {
     let one = Resources { threads: NonZeroUsize::new(1), ..resources(Path::new("/nowhere")) };
-    let governor = Governor::new(&one);
+    let throttle = Throttle::new(&one);
     let inside = Arc::new(Mutex::new(()));
-    let alone = |governor: Governor, inside: Arc<Mutex<()>>| {
-        move || (0..200).all(|_| governor.in_turn(|| inside.try_lock().map(|_guard| thread::yield_now()).is_ok()))
+    let alone = |throttle: Throttle, inside: Arc<Mutex<()>>| {
+        move || (0..200).all(|_| throttle.in_turn(|| inside.try_lock().map(|_guard| thread::yield_now()).is_ok()))
     };
-    let other = thread::spawn(alone(governor.clone(), inside.clone()));
-    assert!(alone(governor, inside)() && other.join().unwrap());
+    let other = thread::spawn(alone(throttle.clone(), inside.clone()));
+    assert!(alone(throttle, inside)() && other.join().unwrap());
 }
 
 #[test]
 fn the_default_lets_everything_pass() {
-    let governor = Governor::default();
-    assert!(governor.passes(&Shutdown::manual()) && governor.pause().is_none());
-    assert_eq!(governor.in_turn(|| 7), 7);
-    governor.stand_back();
+    let throttle = Throttle::default();
+    assert!(throttle.passes(&Shutdown::manual()) && throttle.pause().is_none());
+    assert_eq!(throttle.in_turn(|| 7), 7);
+    throttle.lower_priority();
 }

@@ -1,10 +1,10 @@
-//! Fetching the fleet's heads and aid, block by block.
+//! Fetching the fleet's heads and side information, block by block.
 
 use core::time::Duration;
 use std::sync::Arc;
 
 use grapevine_protocol::topics::BlobKind;
-use grapevine_protocol::{Assembler, Bitmap, BlobRef, BlockHeader, ToAggregator, Want};
+use grapevine_protocol::{Assembler, Bitmap, BlobRef, BlockHeader, BlockRequest, ToAggregator};
 
 use super::{Action, Event, FIRST_PAUSE, Session, next_pause};
 
@@ -33,8 +33,8 @@ impl Session {
         let assembler = match Assembler::new(blob, limit) {
             Ok(assembler) => assembler,
             Err(error) => {
-                // A notice that names an impossible blob cannot be followed; the round goes on without this device.
-                self.answered = self.notice.as_ref().map(|notice| (notice.run, notice.round));
+                // An announcement that names an impossible blob cannot be followed; the round goes on without this device.
+                self.answered = self.announcement.as_ref().map(|announcement| (announcement.run, announcement.round));
                 return self.report(Event::Ignored(error.refusal()));
             }
         };
@@ -53,8 +53,8 @@ impl Session {
         download.pause = next_pause(download.pause);
         let missing = download.assembler.missing().first(WINDOW);
         download.outstanding = missing.clone();
-        let want = Want { blob: download.assembler.blob(), missing };
-        self.send(ToAggregator::Want(want));
+        let request = BlockRequest { blob: download.assembler.blob(), missing };
+        self.send(ToAggregator::BlockRequest(request));
     }
 
     /// After a reconnect of either side: asks for what is still missing, and for nothing that is here.
@@ -88,12 +88,12 @@ impl Session {
         }
     }
 
-    /// After another notice: a blob that it names too goes on where it is, any other is given up.
+    /// After another announcement: a blob that it names too goes on where it is, any other is given up.
     pub(super) fn review_download(&mut self) {
         let is_named = |download: &Download| {
-            let named = self.notice.as_ref().and_then(|notice| match download.kind {
-                BlobKind::Heads => notice.heads,
-                BlobKind::Aid => notice.aid,
+            let named = self.announcement.as_ref().and_then(|announcement| match download.kind {
+                BlobKind::Heads => announcement.heads,
+                BlobKind::SideInformation => announcement.side_information,
             });
             named == Some(download.assembler.blob())
         };
@@ -114,7 +114,7 @@ impl Session {
                 let content: Arc<[u8]> = content.into();
                 let slot = match download.kind {
                     BlobKind::Heads => &mut self.heads,
-                    BlobKind::Aid => &mut self.aid,
+                    BlobKind::SideInformation => &mut self.side_information,
                 };
                 *slot = Some((blob, content));
             }

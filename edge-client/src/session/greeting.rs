@@ -2,12 +2,12 @@
 
 use core::time::Duration;
 
-use grapevine_protocol::{BootId, Hello, Refusal, Refused, ToAggregator, Welcome};
+use grapevine_protocol::{Hello, Incarnation, Refusal, Refused, ToAggregator, Welcome};
 
 use super::{Action, Event, FIRST_PAUSE, LONGEST_PAUSE, Session};
 
 /// How long nothing may be heard before the connection is doubted: a broker that lost the subscriptions of a client still
-/// answers its pings, and who waits for a notice says nothing that could be answered. An aggregator that is there says
+/// answers its pings, and who waits for an announcement says nothing that could be answered. An aggregator that is there says
 /// something every few minutes.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
@@ -22,7 +22,7 @@ pub(super) struct Greeting {
     /// Since when nobody has answered; none once that was said, too.
     unanswered_since: Option<Duration>,
     /// The start of an aggregator whose fleet is of another shape, to which hello was said.
-    foreign: Option<BootId>,
+    foreign: Option<Incarnation>,
     /// When a message of another version was the reason for a hello.
     versioned_at: Option<Duration>,
     /// Whether it was said that nobody answers.
@@ -49,19 +49,19 @@ impl Session {
         self.link = Link::Greeting { again_at: now + self.jittered(pause), pause };
         let identity = &self.identity;
         let hello = Hello {
-            boot: identity.boot,
+            incarnation: identity.incarnation,
             extractor: identity.extractor,
             classes: identity.classes,
             shape: identity.shape,
             samples: self.samples,
             dataset: self.dataset,
-            labels: identity.labels.clone(),
+            attributes: identity.attributes.clone(),
         };
         self.send(ToAggregator::Hello(hello));
     }
 
     pub(super) fn handle_welcome(&mut self, now: Duration, welcome: &Welcome) {
-        if welcome.boot != self.identity.boot {
+        if welcome.incarnation != self.identity.incarnation {
             // A hello of an earlier start came late, and the aggregator believes it: it must hear of this one again. Not at
             // once: somebody else with this name would answer in the same way.
             if self.link == Link::Welcome {
@@ -82,25 +82,28 @@ impl Session {
     }
 
     pub(super) fn handle_refused(&mut self, now: Duration, refused: &Refused) {
-        if refused.boot == Some(self.identity.boot) {
+        if refused.incarnation == Some(self.identity.incarnation) {
             self.is_answered();
             self.report(Event::Refused(refused.reason));
             let again_at = now + self.jittered(LONGEST_PAUSE);
             self.link = Link::Greeting { again_at, pause: LONGEST_PAUSE };
-        } else if refused.boot.is_none() && refused.reason == Refusal::UnknownDevice && self.link == Link::Welcome {
-            // The aggregator lost its books or never had this device in them.
+        } else if refused.incarnation.is_none()
+            && refused.reason == Refusal::UnknownDevice
+            && self.link == Link::Welcome
+        {
+            // The aggregator lost its registry or never had this device in it.
             self.report(Event::Refused(refused.reason));
             self.greet(now, FIRST_PAUSE);
-        } else if refused.boot.is_none() && matches!(refused.reason, Refusal::Version | Refusal::SameName) {
+        } else if refused.incarnation.is_none() && matches!(refused.reason, Refusal::Version | Refusal::SameName) {
             self.report(Event::Refused(refused.reason));
         }
     }
 
     /// The fleet is of another shape than this device, perhaps since this moment. The aggregator names the reason when it
     /// refuses the next hello; nothing of the former fleet is of use any more.
-    pub(super) fn handle_foreign_shape(&mut self, now: Duration, boot: BootId) {
+    pub(super) fn handle_foreign_shape(&mut self, now: Duration, incarnation: Incarnation) {
         self.report(Event::Ignored(Refusal::Shape));
-        if self.greeting.foreign.replace(boot) == Some(boot) || self.link == Link::Offline {
+        if self.greeting.foreign.replace(incarnation) == Some(incarnation) || self.link == Link::Offline {
             return;
         }
         if self.working.is_some() {

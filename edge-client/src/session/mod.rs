@@ -17,8 +17,9 @@ use std::sync::Arc;
 use grapevine_models::Shape;
 use grapevine_protocol::topics::BlobKind;
 use grapevine_protocol::{
-    BlobRef, BootId, DatasetId, DeviceId, Digest, Labels, Leaving, Notice, Receipt, Refusal, RoundId, RunId, Task,
-    ToAggregator, ToDevice, is_selected, largest_aid, largest_heads,
+    Attributes, BlobRef, DatasetId, DeviceId, Digest, Goodbye, Incarnation, Receipt, Refusal, Request,
+    RoundAnnouncement, RoundId, RunId, Task, ToAggregator, ToDevice, is_selected, largest_heads,
+    largest_side_information,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -39,7 +40,7 @@ pub struct Identity {
     /// Its name in the fleet.
     pub device: DeviceId,
     /// This start of the program.
-    pub boot: BootId,
+    pub incarnation: Incarnation,
     /// SHA-256 of the extractor's file.
     pub extractor: Digest,
     /// Digest of the class list.
@@ -47,7 +48,7 @@ pub struct Identity {
     /// Classes and features.
     pub shape: Shape,
     /// What it says about itself.
-    pub labels: Labels,
+    pub attributes: Attributes,
 }
 
 /// What the shell does for the session.
@@ -69,7 +70,7 @@ pub enum Action {
     SaveHeads {
         /// The run they belong to.
         run: RunId,
-        /// The round whose notice named them.
+        /// The round whose announcement named them.
         round: RoundId,
         /// Their blob.
         content: Arc<[u8]>,
@@ -99,7 +100,7 @@ pub enum Event {
     Delivered(RoundId),
     /// An update was dropped: its round is over.
     Outdated(RoundId),
-    /// Something that does not belong was ignored: no message of this protocol, a notice of another fleet's shape,
+    /// Something that does not belong was ignored: no message of this protocol, an announcement of another fleet's shape,
     /// damaged blocks.
     Ignored(Refusal),
     /// The fleet has nothing to learn for now, and its newest heads, if it has any, are kept.
@@ -126,11 +127,11 @@ pub enum Event {
 #[derive(Clone, Debug)]
 pub struct Job {
     /// What the aggregator asked for.
-    pub notice: Notice,
+    pub announcement: RoundAnnouncement,
     /// The fleet's heads; none in the first round.
     pub heads: Option<Arc<[u8]>>,
     /// Prototypes, means or prior, where the method has one.
-    pub aid: Option<Arc<[u8]>>,
+    pub side_information: Option<Arc<[u8]>>,
 }
 
 /// A finished piece of work, as it lies in the outbox on disk.
@@ -153,14 +154,14 @@ pub struct Session {
     link: Link,
     /// Whether rounds choose from devices like this one.
     is_eligible: bool,
-    notice: Option<Notice>,
+    announcement: Option<RoundAnnouncement>,
     /// Whether it was reported that the fleet rests.
     rests: bool,
     /// The round this device last answered or gave up; it works on none twice.
     answered: Option<(RunId, RoundId)>,
     working: Option<(RunId, RoundId)>,
     heads: Option<(BlobRef, Arc<[u8]>)>,
-    aid: Option<(BlobRef, Arc<[u8]>)>,
+    side_information: Option<(BlobRef, Arc<[u8]>)>,
     saved: Option<Digest>,
     download: Option<Download>,
     outbox: Outbox,
@@ -174,7 +175,7 @@ pub struct Session {
 impl Session {
     /// A device that is not connected yet. `pending` is what a former start left in the outbox.
     pub fn new(identity: Identity, samples: u32, dataset: DatasetId, pending: Option<FinishedUpdate>) -> Self {
-        let rng = ChaCha8Rng::seed_from_u64(identity.boot.0);
+        let rng = ChaCha8Rng::seed_from_u64(identity.incarnation.0);
         let answered = pending.as_ref().map(|update| (update.run, update.round));
         Self {
             identity,
@@ -182,12 +183,12 @@ impl Session {
             dataset,
             link: Link::Offline,
             is_eligible: false,
-            notice: None,
+            announcement: None,
             rests: false,
             answered,
             working: None,
             heads: None,
-            aid: None,
+            side_information: None,
             saved: None,
             download: None,
             outbox: Outbox::new(pending),
@@ -289,8 +290,8 @@ impl Session {
         match message {
             ToDevice::Welcome(welcome) => self.handle_welcome(now, &welcome),
             ToDevice::Refused(refused) => self.handle_refused(now, &refused),
-            ToDevice::Notice(notice) => self.handle_notice(now, notice),
-            ToDevice::Want(want) => self.handle_want(now, &want),
+            ToDevice::RoundAnnouncement(announcement) => self.handle_announcement(now, announcement),
+            ToDevice::BlockRequest(request) => self.handle_block_request(now, &request),
             ToDevice::Block(header) => self.handle_block(now, &header, block),
             ToDevice::Receipt(receipt) => self.handle_receipt(now, &receipt),
         }
@@ -298,24 +299,21 @@ impl Session {
 
     /// The message for the broker to publish when this device vanishes.
     pub fn last_will(&self) -> ToAggregator {
-        ToAggregator::Leaving(Leaving { boot: self.identity.boot })
+        ToAggregator::Goodbye(Goodbye { incarnation: self.identity.incarnation })
     }
 
-    fn handle_notice(&mut self, now: Duration, notice: Notice) {
-        if notice.shape != self.identity.shape {
-            return self.handle_foreign_shape(now, notice.boot);
+    fn handle_announcement(&mut self, now: Duration, announcement: RoundAnnouncement) {
+        if announcement.shape != self.identity.shape {
+            return self.handle_foreign_shape(now, announcement.incarnation);
         }
-        if notice.params.check().is_err() {
-            return self.report(Event::Ignored(Refusal::Absurd));
-        }
-        if self.is_stale(&notice) {
+        if self.is_stale(&announcement) {
             return;
         }
-        if self.outbox.round().is_some_and(|(run, round)| run != notice.run || round < notice.round) {
+        if self.outbox.round().is_some_and(|(run, round)| run != announcement.run || round < announcement.round) {
             self.drop_outdated();
         }
-        if self.notice.as_ref() != Some(&notice) {
-            let former = self.notice.replace(notice);
+        if self.announcement.as_ref() != Some(&announcement) {
+            let former = self.announcement.replace(announcement);
             if former.as_ref().is_some_and(|former| former.task == Task::Rest) && !self.is_resting() {
                 self.rests = false;
                 self.report(Event::GoesOn);
@@ -323,10 +321,10 @@ impl Session {
             self.rests &= former.as_ref().is_some_and(|former| self.is_current(former.run, former.round));
             self.review_download();
             self.review_work();
-            // An aggregator that started again has no devices in its books, and one that came after this device never
+            // An aggregator that started again has no devices in its registry, and one that came after this device never
             // heard its hello.
-            let boot = self.notice.as_ref().map(|notice| notice.boot);
-            let is_new_start = former.as_ref().map(|former| former.boot) != boot;
+            let incarnation = self.announcement.as_ref().map(|announcement| announcement.incarnation);
+            let is_new_start = former.as_ref().map(|former| former.incarnation) != incarnation;
             let is_unanswered = matches!(self.link, Link::Greeting { .. });
             if is_new_start && (is_unanswered || (self.link == Link::Welcome && former.is_some())) {
                 return self.greet(now, FIRST_PAUSE);
@@ -356,13 +354,16 @@ impl Session {
         }
     }
 
-    /// A notice of a round before one this device already knows of: a broker that lost its newest retained messages. A
+    /// An announcement of a round before one this device already knows of: a broker that lost its newest retained messages. A
     /// new start of the aggregator is believed, whatever its round, but not before there is a word on the update of a
     /// later round: an aggregator that really went back refuses that one.
-    fn is_stale(&self, notice: &Notice) -> bool {
-        let known =
-            self.notice.as_ref().filter(|known| known.boot == notice.boot).map(|known| (known.run, known.round));
-        let is_before = |(run, round): (RunId, RoundId)| run == notice.run && notice.round < round;
+    fn is_stale(&self, announcement: &RoundAnnouncement) -> bool {
+        let known = self
+            .announcement
+            .as_ref()
+            .filter(|known| known.incarnation == announcement.incarnation)
+            .map(|known| (known.run, known.round));
+        let is_before = |(run, round): (RunId, RoundId)| run == announcement.run && announcement.round < round;
         [known, self.working, self.outbox.round()].into_iter().flatten().any(is_before)
     }
 
@@ -376,57 +377,59 @@ impl Session {
         }
     }
 
-    /// Looks at what the newest notice asks for and takes the next step towards it, if one can be taken now.
+    /// Looks at what the newest announcement asks for and takes the next step towards it, if one can be taken now.
     fn proceed(&mut self, now: Duration) {
-        let Some(notice) = self.notice.clone() else { return };
+        let Some(announcement) = self.announcement.clone() else { return };
         if self.link != Link::Welcome || self.download.is_some() {
             return;
         }
         // Who has nothing any more says so, and what it told is taken off.
-        let is_asked_by_name = matches!(notice.task, Task::Statistics { .. }) && !notice.only.is_empty();
-        let has_work = matches!(notice.task, Task::Train | Task::Statistics { .. })
-            && (self.samples > 0 || is_asked_by_name)
+        let takes_off = |request: Request| !request.is_training() && !announcement.only.is_empty();
+        let can_answer = |request| self.samples > 0 || takes_off(request);
+        let has_work = announcement.task.request().is_some_and(can_answer)
             && self.is_eligible
-            && self.answered != Some((notice.run, notice.round))
-            && self.working != Some((notice.run, notice.round))
-            && is_selected(&notice, &self.identity.device);
-        if !has_work && notice.task != Task::Rest {
+            && self.answered != Some((announcement.run, announcement.round))
+            && self.working != Some((announcement.run, announcement.round))
+            && is_selected(&announcement, &self.identity.device);
+        if !has_work && announcement.task != Task::Rest {
             return;
         }
         if let Some(blob) =
-            notice.heads.filter(|blob| self.heads.as_ref().is_none_or(|(have, _)| !have.is_content_of(blob)))
+            announcement.heads.filter(|blob| self.heads.as_ref().is_none_or(|(have, _)| !have.is_content_of(blob)))
         {
-            let limit = largest_heads(notice.shape);
+            let limit = largest_heads(announcement.shape);
             return self.begin_download(now, BlobKind::Heads, blob, limit);
         }
-        self.save_heads(&notice);
-        if notice.task == Task::Rest && !self.rests {
+        self.save_heads(&announcement);
+        if announcement.task == Task::Rest && !self.rests {
             self.rests = true;
-            self.report(Event::Rests(notice.round));
+            self.report(Event::Rests(announcement.round));
         }
         if !has_work {
             return;
         }
-        if let Some(blob) =
-            notice.aid.filter(|blob| self.aid.as_ref().is_none_or(|(have, _)| !have.is_content_of(blob)))
+        if let Some(blob) = announcement
+            .side_information
+            .filter(|blob| self.side_information.as_ref().is_none_or(|(have, _)| !have.is_content_of(blob)))
         {
-            let limit = largest_aid(notice.shape, notice.params.method);
-            return self.begin_download(now, BlobKind::Aid, blob, limit);
+            let limit = largest_side_information(announcement.shape, announcement.params.method);
+            return self.begin_download(now, BlobKind::SideInformation, blob, limit);
         }
         if self.working.is_some() {
             return;
         }
-        self.working = Some((notice.run, notice.round));
-        self.report(Event::RoundBegan(notice.round));
-        let heads = notice.heads.and(self.heads.as_ref()).map(|(_, content)| content.clone());
-        let aid = notice.aid.and(self.aid.as_ref()).map(|(_, content)| content.clone());
+        self.working = Some((announcement.run, announcement.round));
+        self.report(Event::RoundBegan(announcement.round));
+        let heads = announcement.heads.and(self.heads.as_ref()).map(|(_, content)| content.clone());
+        let side_information =
+            announcement.side_information.and(self.side_information.as_ref()).map(|(_, content)| content.clone());
         // Prototypes are large and new every round; means and priors stay the same for the whole run.
-        self.aid.take_if(|_| notice.params.method.renews_aid());
-        self.actions.push_back(Action::Work(Job { notice, heads, aid }));
+        self.side_information.take_if(|_| announcement.params.method.renews_side_information());
+        self.actions.push_back(Action::Work(Job { announcement, heads, side_information }));
     }
 
-    fn save_heads(&mut self, notice: &Notice) {
-        let is_named = |have: &BlobRef| notice.heads.is_some_and(|blob| have.is_content_of(&blob));
+    fn save_heads(&mut self, announcement: &RoundAnnouncement) {
+        let is_named = |have: &BlobRef| announcement.heads.is_some_and(|blob| have.is_content_of(&blob));
         let Some((blob, content)) = self.heads.as_ref().filter(|(have, _)| is_named(have)) else { return };
         if self.saved == Some(blob.digest) {
             return;
@@ -434,8 +437,8 @@ impl Session {
         let digest = blob.digest;
         self.saved = Some(digest);
         self.actions.push_back(Action::SaveHeads {
-            run: notice.run,
-            round: notice.round,
+            run: announcement.run,
+            round: announcement.round,
             content: content.clone(),
             digest,
         });
@@ -443,11 +446,11 @@ impl Session {
     }
 
     fn is_resting(&self) -> bool {
-        self.notice.as_ref().is_some_and(|notice| notice.task == Task::Rest)
+        self.announcement.as_ref().is_some_and(|announcement| announcement.task == Task::Rest)
     }
 
     fn is_current(&self, run: RunId, round: RoundId) -> bool {
-        self.notice.as_ref().is_some_and(|notice| (notice.run, notice.round) == (run, round))
+        self.announcement.as_ref().is_some_and(|announcement| (announcement.run, announcement.round) == (run, round))
     }
 
     fn send(&mut self, message: ToAggregator) {

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use grapevine_protocol::{BlobRef, BlockSize, Digest, Offer, RoundId, RunId, ToAggregator, Want, block};
+use grapevine_protocol::{BlobRef, BlockRequest, BlockSize, Digest, Offer, RoundId, RunId, ToAggregator, block};
 
 use super::greeting::Link;
 use super::{FIRST_PAUSE, FinishedUpdate, Session, next_pause};
@@ -91,15 +91,15 @@ impl Session {
     }
 
     /// Sends the blocks the aggregator misses.
-    pub(super) fn handle_want(&mut self, now: Duration, want: &Want) {
+    pub(super) fn handle_block_request(&mut self, now: Duration, request: &BlockRequest) {
         let Some(pending) = &mut self.outbox.pending else { return };
-        if want.blob != pending.blob {
+        if request.blob != pending.blob {
             return;
         }
         // The aggregator is at it: no need to offer again soon.
         pending.pause = FIRST_PAUSE;
         pending.again_at = now + 2 * FIRST_PAUSE;
-        let blocks: Vec<_> = want
+        let blocks: Vec<_> = request
             .missing
             .first(MOST_BLOCKS)
             .iter()

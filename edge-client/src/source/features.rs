@@ -116,6 +116,9 @@ impl FeatureSource {
     }
 
     /// All samples of a split at once.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is damaged or was replaced meanwhile, or a feature is not finite or too large.
     pub fn load(&self, split: Split) -> Result<Features, SourceError> {
         let labels = self.labels(split).to_vec();
         let mut features = Vec::new();
@@ -127,6 +130,9 @@ impl FeatureSource {
     }
 
     /// Gives `visitor` every sample of a split, one at a time in the file's order, until it breaks off.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is damaged or was replaced meanwhile, or a feature is not finite or too large.
     pub fn visit(&self, split: Split, visitor: &mut dyn FnMut(Row<'_>) -> ControlFlow<()>) -> Result<(), SourceError> {
         let Some(Part { array, labels }) = self.parts.get(&split) else { return Ok(()) };
         let mut archive = open_archive(&self.path)?;

@@ -216,6 +216,9 @@ impl ImageSource {
 
     /// Gives `visitor` every image of a split whose class `wants` says yes to, one at a time in the source's order,
     /// until it breaks off. An archive is read through once.
+    ///
+    /// # Errors
+    /// If the source as a whole cannot be read.
     pub fn visit(
         &self,
         split: Split,

@@ -33,7 +33,7 @@ pub struct OutboxEntry {
 pub struct NewestHead {
     /// The run it belongs to.
     pub run: u64,
-    /// The round whose notice named it: so many rounds went before.
+    /// The round whose announcement named it: so many rounds went before.
     pub round: u32,
     /// The head for inference, f32 exact.
     pub main: Head,
@@ -43,6 +43,9 @@ pub struct NewestHead {
 
 impl Store {
     /// Keeps one update until its receipt comes; it replaces an older one, whose round is over.
+    ///
+    /// # Errors
+    /// If the update is too large, or the store cannot be written.
     pub fn put_outbox(&self, entry: &OutboxEntry) -> Result<(), StoreError> {
         if entry.bytes.len() > MAX_UPDATE_BYTES {
             return Err(StoreError::TooLarge { bytes: entry.bytes.len(), limit: MAX_UPDATE_BYTES });
@@ -51,12 +54,18 @@ impl Store {
     }
 
     /// The update that waits for its receipt.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
     pub fn outbox(&self) -> Result<Option<OutboxEntry>, StoreError> {
         self.record(OUTBOX, parse_outbox)
     }
 
     /// Forgets the pending update if it is the one of this digest, and says whether it was: a late receipt of an
     /// older update must not lose a newer one.
+    ///
+    /// # Errors
+    /// If the store cannot be read or written.
     pub fn empty_outbox(&self, digest: Digest) -> Result<bool, StoreError> {
         if self.outbox()?.is_none_or(|entry| entry.digest != digest) {
             return Ok(false);
@@ -77,6 +86,9 @@ impl Store {
     ///
     /// # Panics
     /// If the head is not of the store's shape.
+    ///
+    /// # Errors
+    /// If the store cannot be written.
     pub fn put_head(&self, newest: &NewestHead) -> Result<(), StoreError> {
         let shape = self.shape();
         assert_eq!(
@@ -88,6 +100,9 @@ impl Store {
     }
 
     /// The newest head, bit for bit as it was put.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
     pub fn newest_head(&self) -> Result<Option<NewestHead>, StoreError> {
         let shape = self.shape();
         self.record(HEAD, |payload| parse_head(payload, shape))
@@ -95,6 +110,9 @@ impl Store {
 
     /// The newest head if it is another one than `known`, and `None` if there is none or no other. Cheap while nothing
     /// changes: for whoever uses heads for a long time beside the process that stores them.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
     pub fn newer_head(&self, known: &NewestHead) -> Result<Option<NewestHead>, StoreError> {
         let shape = self.shape();
         self.record(HEAD, |payload| {

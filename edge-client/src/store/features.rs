@@ -72,6 +72,9 @@ pub struct Dataset {
 
 impl Store {
     /// Whether a new image of this class and content would be stored now.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
     pub fn wants(&self, label: u16, digest: &Digest) -> Result<Wanted, StoreError> {
         let shape = self.shape();
         let (capacity, per_class) = (self.capacity(), self.limits.max_samples_per_class);
@@ -99,6 +102,9 @@ impl Store {
     }
 
     /// Every readable sample, ordered by label, then digest: the same rows whatever order they arrived in.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
     pub fn load_all(&self) -> Result<Dataset, StoreError> {
         let width = self.shape().features();
         let dataset = self.database.read(|transaction| {
@@ -151,6 +157,9 @@ impl Store {
     }
 
     /// Stored samples per class `[class]`.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
     pub fn counts(&self) -> Result<Vec<u32>, StoreError> {
         let classes = self.shape().classes();
         self.database.read(|transaction| counts_in(&transaction.open_table(STATE)?, classes))

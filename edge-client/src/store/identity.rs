@@ -42,6 +42,9 @@ pub struct StoreIdentity {
 impl StoreIdentity {
     /// Refuses the store at `path`, which has this identity, if the configuration asks for another one. For readers;
     /// a writer may take the samples over instead, see [`Store::open`](super::Store::open).
+    ///
+    /// # Errors
+    /// If the extractor, the number of features or the class list differs.
     pub fn expect(&self, path: &Path, configured: &Self) -> Result<(), StoreError> {
         self.expect_features(path, configured)?;
         if self.classes == configured.classes {

@@ -68,6 +68,10 @@ impl Store {
     ///
     /// Features of another extractor are refused. If only the class list changed, each sample keeps its class by name
     /// and the head and the pending update are forgotten; a list that lacks a class with samples is refused.
+    ///
+    /// # Errors
+    /// If the file cannot be used, is damaged, or another process writes it. If its samples do not fit `identity`, or
+    /// that does not name each class.
     pub fn open(path: &Path, identity: &StoreIdentity) -> Result<Self, StoreError> {
         identity.check()?;
         if !path.exists() {
@@ -82,6 +86,9 @@ impl Store {
     }
 
     /// Opens an existing store for reading, also beside a process that writes it. Writing methods refuse.
+    ///
+    /// # Errors
+    /// If there is no store at `path`, or it is damaged or cannot be read.
     pub fn open_read_only(path: &Path) -> Result<(Self, StoreIdentity), StoreError> {
         let opened = open_reader(path)?;
         let identity = read_identity(path, &opened)?.ok_or_else(|| StoreError::Missing { path: path.to_owned() })?;

@@ -7,58 +7,54 @@
 //! they received, so those that do not take part keep their multiplier; a weight is never below zero; samples count as in
 //! fedavg.
 
+use crate::exchange::Request;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 
-use super::{Answer, Closed, Definition, Setting};
-use crate::fleet::{Memory, Merged};
+use super::{Definition, RoundResponses};
+use crate::fleet::{RoundResult, ServerState};
+use crate::hyper_parameters::HyperParameter;
 use crate::limits::MAX_DEVICES;
 use crate::merge::{DeviceWeight, DeviceWeights};
 
-const DUAL_STEP: Setting = Setting {
-    name: "dual_step",
-    meaning: "how quickly the weight of a device with a large loss grows",
-    default: 0.1,
-    least: 0.0,
-    most: 100.0,
-    whole: false,
-    allowed: "0 to 100",
-};
-const TOLERANCE: Setting = Setting {
-    name: "tolerance",
-    meaning: "by how much a device's loss may exceed the mean before its weight grows",
-    default: 0.1,
-    least: 0.0,
-    most: 100.0,
-    whole: false,
-    allowed: "0 to 100",
-};
+const DUAL_STEP: HyperParameter = HyperParameter::number(
+    "dual_step",
+    0.1,
+    (0.0, 100.0),
+    "how quickly the weight of a device with a large loss grows",
+);
+const TOLERANCE: HyperParameter = HyperParameter::number(
+    "tolerance",
+    0.1,
+    (0.0, 100.0),
+    "by how much a device's loss may exceed the mean before its weight grows",
+);
 /// Where a multiplier stops.
 const MOST: f64 = 5.0;
 
 pub(super) const DEFINITION: Definition = Definition {
     summary: "fedavg in which devices weigh more whose loss is above the mean",
     source: "Shen et al., ICLR 2022",
-    settings: &[DUAL_STEP, TOLERANCE],
-    answer: Answer { loss: true, ..Definition::PLAIN.answer },
+    params: &[DUAL_STEP, TOLERANCE],
+    training: Request::Heads { supplementary: false, prototypes: false, loss: true },
     weights,
     conclude,
     ..Definition::PLAIN
 };
 
-fn weights(memory: &Memory) -> DeviceWeights {
-    let multipliers = &memory.devices;
+fn weights(server_state: &ServerState) -> DeviceWeights {
+    let multipliers = &server_state.devices;
     let mean = mean(multipliers);
     let weight = |multiplier: f32| DeviceWeight::nearest(1.0 + f64::from(multiplier) - mean);
     let by_device = multipliers.iter().map(|(device, multiplier)| (device.clone(), weight(*multiplier)));
     DeviceWeights { by_device: by_device.collect(), others: weight(0.0) }
 }
 
-fn conclude(mut closed: Closed<'_>) -> Merged {
-    let [dual_step, tolerance, ..] = closed.conditions.params.own.map(f64::from);
-    let losses = core::mem::take(&mut closed.losses);
+fn conclude(mut responses: RoundResponses<'_>) -> RoundResult {
+    let [dual_step, tolerance, ..] = responses.conditions.params.method_params.map(f64::from);
+    let losses = core::mem::take(&mut responses.losses);
     let mean = mean(&losses);
-    let multipliers = &mut closed.known.memory.devices;
+    let multipliers = &mut responses.known.server_state.devices;
     for (device, loss) in losses {
         let before = multipliers.get(&device).copied().unwrap_or(0.0);
         let after = f64::from(before) + dual_step * (f64::from(loss) - mean - tolerance);
@@ -66,7 +62,7 @@ fn conclude(mut closed: Closed<'_>) -> Merged {
             multipliers.insert(device, after.clamp(0.0, MOST) as f32);
         }
     }
-    closed.plain()
+    responses.plain()
 }
 
 /// In the order of the names, whatever the order of arrival.

@@ -12,67 +12,39 @@
 //! ones are to standardised ones here: 0.1 becomes 0.1 / 16, 0.01 becomes 0.16. From 100 classes on there are fewer
 //! features of each and fewer epochs, or a round would take minutes. Re-training starts at a head of zeros.
 
+use crate::exchange::Request;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::{Answer, Closed, Definition, Method, Setting};
+use super::{Definition, RoundResponses};
 use crate::exp::{norm, softmax_error};
-use crate::fleet::{Conditions, Merged};
+use crate::fleet::{Conditions, RoundResult};
 use crate::head::{Head, Heads};
+use crate::hyper_parameters::HyperParameter;
 use crate::kernel;
-use crate::limits::{MAX_FEATURE_VALUE, MAX_MEMORY_NUMBERS};
+use crate::limits::{MAX_FEATURE_VALUE, MAX_SERVER_STATE_NUMBERS};
+use crate::method::Method;
 use crate::params::Params;
 use crate::prototype::Prototypes;
-use crate::round::{UpdateContent, train_round};
+use crate::samples::Samples;
 use crate::sampling::{standard_normal, stream};
 use crate::shape::Shape;
-use crate::train::Samples;
+use crate::train::{LocalObjective, LocalTraining, Plan, TrainingConfig};
 
-const FEATURES: Setting = Setting {
-    name: "features_per_class",
-    meaning: "federated features of each class",
-    default: 100.0,
-    least: 1.0,
-    most: 1_000.0,
-    whole: true,
-    allowed: "a whole number from 1 to 1000",
-};
-const MATCH_STEPS: Setting = Setting {
-    name: "match_steps",
-    meaning: "steps of the federated features in each round",
-    default: 100.0,
-    least: 0.0,
-    most: 10_000.0,
-    whole: true,
-    allowed: "a whole number from 0 to 10000",
-};
-const MATCH_RATE: Setting = Setting {
-    name: "match_rate",
-    meaning: "step size of the federated features",
-    default: 0.1 / 16.0,
-    least: 0.0,
-    most: 10.0,
-    whole: false,
-    allowed: "0 to 10",
-};
-const RETRAIN_EPOCHS: Setting = Setting {
-    name: "retrain_epochs",
-    meaning: "passes over the federated features when the head is re-trained",
-    default: 300.0,
-    least: 1.0,
-    most: 1_000.0,
-    whole: true,
-    allowed: "a whole number from 1 to 1000",
-};
-const RETRAIN_RATE: Setting = Setting {
-    name: "retrain_rate",
-    meaning: "step size when the head is re-trained",
-    default: 0.16,
-    least: 1e-6,
-    most: 10.0,
-    whole: false,
-    allowed: "0.000001 to 10",
-};
+const FEATURES: HyperParameter =
+    HyperParameter::count("features_per_class", 100.0, (1.0, 1_000.0), "federated features of each class");
+const MATCH_STEPS: HyperParameter =
+    HyperParameter::count("match_steps", 100.0, (0.0, 10_000.0), "steps of the federated features in each round");
+const MATCH_RATE: HyperParameter =
+    HyperParameter::number("match_rate", 0.1 / 16.0, (0.0, 10.0), "step size of the federated features");
+const RETRAIN_EPOCHS: HyperParameter = HyperParameter::count(
+    "retrain_epochs",
+    300.0,
+    (1.0, 1_000.0),
+    "passes over the federated features when the head is re-trained",
+);
+const RETRAIN_RATE: HyperParameter =
+    HyperParameter::number("retrain_rate", 0.16, (1e-6, 10.0), "step size when the head is re-trained");
 /// Rows in a mini-batch of re-training.
 const RETRAIN_BATCH: u16 = 32;
 /// Keeps a cosine finite where a gradient is zero.
@@ -81,44 +53,44 @@ const TINY: f64 = 1e-6;
 pub(super) const DEFINITION: Definition = Definition {
     summary: "the aggregator makes up features whose gradients fit the fleet's class gradients and trains the head on them",
     source: "Shang et al., IJCAI 2022",
-    settings: &[FEATURES, MATCH_STEPS, MATCH_RATE, RETRAIN_EPOCHS, RETRAIN_RATE],
+    params: &[FEATURES, MATCH_STEPS, MATCH_RATE, RETRAIN_EPOCHS, RETRAIN_RATE],
     defaults,
-    answer: Answer { heads: false, prototypes: true, ..Definition::PLAIN.answer },
+    training: Request::Prototypes,
     conclude,
     ..Definition::PLAIN
 };
 
 fn defaults(params: &mut Params, classes: usize) {
     if classes >= 100 {
-        params.set_own(FEATURES.name, (1_000 / classes).max(2) as f32);
-        params.set_own(RETRAIN_EPOCHS.name, 100.0);
+        params.set(&FEATURES, (1_000 / classes).max(2) as f32);
+        params.set(&RETRAIN_EPOCHS, 100.0);
     }
 }
 
-fn conclude(mut closed: Closed<'_>) -> Merged {
-    let conditions = closed.conditions;
-    closed.heads = None;
+fn conclude(mut responses: RoundResponses<'_>) -> RoundResult {
+    let conditions = responses.conditions;
+    responses.heads = None;
     let mut gradients = Prototypes::default();
-    closed.prototypes.merge_into(&mut gradients);
-    let Some(shape) = shape_of(&gradients) else { return closed.plain() };
-    let per_class = conditions.params.own[0] as usize;
+    responses.prototypes.merge_into(&mut gradients);
+    let Some(shape) = shape_of(&gradients) else { return responses.plain() };
+    let per_class = conditions.params.method_params[0] as usize;
     let wanted = shape.weights() * per_class;
-    let features = &mut closed.known.memory.numbers;
+    let features = &mut responses.known.server_state.numbers;
     if features.len() != wanted {
-        if wanted > MAX_MEMORY_NUMBERS {
-            return closed.plain();
+        if wanted > MAX_SERVER_STATE_NUMBERS {
+            return responses.plain();
         }
         *features = random_features(shape, wanted, conditions.seed);
     }
-    let main = closed.known.heads.as_ref().map_or_else(|| Head::zeros(shape), |heads| heads.main.clone());
+    let main = responses.known.heads.as_ref().map_or_else(|| Head::zeros(shape), |heads| heads.main.clone());
     let mut matching = Matching::new(&main, per_class);
     for (&class, gradient) in &gradients.by_class {
         let size = per_class * shape.features();
         let own = &mut features[usize::from(class) * size..][..size];
         matching.run(own, class, gradient, conditions.params);
     }
-    closed.heads = retrained(shape, features, per_class, conditions);
-    closed.plain()
+    responses.heads = retrained(shape, features, per_class, conditions);
+    responses.plain()
 }
 
 fn shape_of(gradients: &Prototypes) -> Option<Shape> {
@@ -138,20 +110,21 @@ fn retrained(shape: Shape, features: &[f32], per_class: usize, conditions: &Cond
     let labels: Vec<u16> =
         (0..shape.classes() as u16).flat_map(|class| core::iter::repeat_n(class, per_class)).collect();
     let samples = Samples::new(shape, features, &labels).ok()?;
-    let [_, _, _, epochs, rate, _] = conditions.params.own;
-    let params = Params {
+    let [_, _, _, epochs, rate, _] = conditions.params.method_params;
+    let config = TrainingConfig {
         learning_rate: rate,
         momentum: 0.0,
         clip: f32::MAX,
         batch: RETRAIN_BATCH,
         epochs: epochs as u16,
-        ..Params::defaults(Method::FedAvg, shape.classes())
+        ..Params::defaults(Method::FedAvg, shape.classes()).check().ok()?.training()
     };
     let rng = stream(conditions.seed, conditions.trained, b"re-training");
-    match train_round(samples, None, None, params.check().ok()?, rng) {
-        Ok(UpdateContent::Trained { heads, .. }) => heads,
-        Ok(UpdateContent::Statistics(_)) | Err(_) => None,
-    }
+    let mut plan = Plan::draw(samples.labels(), shape.classes(), &config, rng);
+    let mut training = LocalTraining::new(samples, Heads::zeros(shape), LocalObjective::PLAIN, &[], config);
+    training.run(&mut plan);
+    let heads = training.into_heads();
+    heads.check(shape).is_ok().then_some(heads)
 }
 
 /// Moves the federated features of one class after another.
@@ -185,7 +158,7 @@ impl<'a> Matching<'a> {
 
     /// Gradient descent of `features [m][d]` towards the wanted gradient. They stay within the limits of features.
     fn run(&mut self, features: &mut [f32], class: u16, wanted: &Head, params: &Params) {
-        let [_, steps, rate, ..] = params.own;
+        let [_, steps, rate, ..] = params.method_params;
         for _ in 0..steps as u32 {
             self.slopes(features, usize::from(class), wanted);
             for (feature, step) in features.iter_mut().zip(&self.steps) {

@@ -5,23 +5,17 @@
 //! the paper's sampling of devices, since who takes part is the same for every method here, and class factors, for
 //! which it gives no rule.
 
-use super::{Definition, Setting};
-use crate::local::{Local, Loss};
+use super::Definition;
+use crate::hyper_parameters::HyperParameter;
+use crate::train::{LocalObjective, Loss};
 
-const GAMMA: Setting = Setting {
-    name: "gamma",
-    meaning: "how much less a sample counts that is classified well already",
-    default: 2.0,
-    least: 0.0,
-    most: 10.0,
-    whole: false,
-    allowed: "0 to 10",
-};
+const GAMMA: HyperParameter =
+    HyperParameter::number("gamma", 2.0, (0.0, 10.0), "how much less a sample counts that is classified well already");
 
 pub(super) const DEFINITION: Definition = Definition {
     summary: "fedavg with a loss in which samples that are classified well already count less",
     source: "Sarkar et al., 2020",
-    settings: &[GAMMA],
-    local: |params, _, _| Local { loss: Loss::Focal(params.own[0]), ..Local::PLAIN },
+    params: &[GAMMA],
+    local: |params, _, _| LocalObjective { loss: Loss::Focal(params.method_params[0]), ..LocalObjective::PLAIN },
     ..Definition::PLAIN
 };

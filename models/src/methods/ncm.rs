@@ -3,10 +3,10 @@
 //! Legate et al., "Guiding The Last Layer in Federated Learning with Pre-Trained Models", NeurIPS 2023 (FedNCM), without
 //! the normalisation of features, which are standardised here.
 
-use super::{Definition, Prepared};
+use super::{Definition, InitialModel};
 use crate::head::{Head, Heads};
 use crate::oneshot;
-use crate::params::Sums;
+use crate::statistics::Sums;
 
 pub(super) const DEFINITION: Definition = Definition {
     summary: "no training: the class whose mean is nearest, from sums of features in one round",
@@ -17,7 +17,7 @@ pub(super) const DEFINITION: Definition = Definition {
 };
 
 /// The main head alone.
-pub(super) fn one_head(main: Head) -> Prepared {
+pub(super) fn one_head(main: Head) -> InitialModel {
     let supplementary = Head { weight: alloc::vec![0.0; main.weight.len()], bias: alloc::vec![0.0; main.bias.len()] };
-    Prepared { heads: Some(Heads { main, supplementary }), ..Prepared::default() }
+    InitialModel { heads: Some(Heads { main, supplementary }), ..InitialModel::default() }
 }

@@ -14,34 +14,20 @@
 
 use alloc::vec::Vec;
 
-use super::{Closed, Definition, Setting};
-use crate::aid::{Aid, AidView};
-use crate::fleet::Merged;
+use super::{Definition, RoundResponses};
+use crate::fleet::RoundResult;
 use crate::head::Head;
+use crate::hyper_parameters::HyperParameter;
 use crate::limits::MAX_CLASS_WEIGHT;
-use crate::local::{Local, Loss};
 use crate::params::ValidParams;
 use crate::prototype::Prototypes;
-use crate::train::Samples;
+use crate::samples::Samples;
+use crate::side_information::{SideInformation, SideInformationView};
+use crate::train::{LocalObjective, Loss};
 
-const ALPHA: Setting = Setting {
-    name: "alpha",
-    meaning: "weight of a class whose ratio is 0",
-    default: 1.0,
-    least: 0.0,
-    most: 100.0,
-    whole: false,
-    allowed: "0 to 100",
-};
-const BETA: Setting = Setting {
-    name: "beta",
-    meaning: "how much a class's ratio adds to its weight",
-    default: 0.1,
-    least: 0.0,
-    most: 10.0,
-    whole: false,
-    allowed: "0 to 10",
-};
+const ALPHA: HyperParameter = HyperParameter::number("alpha", 1.0, (0.0, 100.0), "weight of a class whose ratio is 0");
+const BETA: HyperParameter =
+    HyperParameter::number("beta", 0.1, (0.0, 10.0), "how much a class's ratio adds to its weight");
 /// Samples of each class in the paper's auxiliary set.
 const AUXILIARY: u16 = 32;
 /// Where a ratio stops.
@@ -51,7 +37,7 @@ pub(super) const DEFINITION: Definition = Definition {
     summary: "fedavg with class weights that the aggregator reads off the head's gradients on a small balanced set of its \
               own",
     source: "Wang et al., AAAI 2021",
-    settings: &[ALPHA, BETA],
+    params: &[ALPHA, BETA],
     auxiliary: Some(AUXILIARY),
     local,
     conclude,
@@ -59,23 +45,19 @@ pub(super) const DEFINITION: Definition = Definition {
 };
 
 /// Plain cross-entropy in the first round, when nothing was measured yet.
-fn local<'a>(_: &ValidParams, aid: Option<AidView<'a>>, _: bool) -> Local<'a> {
-    match aid {
-        Some(AidView::Weights(weights)) => Local { loss: Loss::Weighted(weights), ..Local::PLAIN },
-        Some(AidView::Prototypes(_) | AidView::Means(_) | AidView::Prior(_) | AidView::Anchor(_)) | None => {
-            Local::PLAIN
-        }
-    }
+fn local<'a>(_: &ValidParams, side_information: Option<SideInformationView<'a>>, _: bool) -> LocalObjective<'a> {
+    let weights = side_information.and_then(SideInformationView::weights);
+    LocalObjective { loss: weights.map_or(Loss::CrossEntropy, Loss::Weighted), ..LocalObjective::PLAIN }
 }
 
-fn conclude(closed: Closed<'_>) -> Merged {
-    let [alpha, beta, ..] = closed.conditions.params.own.map(f64::from);
-    let auxiliary = closed.conditions.auxiliary;
-    let merged = closed.plain();
+fn conclude(responses: RoundResponses<'_>) -> RoundResult {
+    let [alpha, beta, ..] = responses.conditions.params.method_params.map(f64::from);
+    let auxiliary = responses.conditions.auxiliary;
+    let merged = responses.plain();
     let (Some(heads), Some(auxiliary)) = (&merged.heads, auxiliary) else { return merged };
     let weight = |ratio: f64| ((alpha + beta * ratio) as f32).min(MAX_CLASS_WEIGHT);
     let weights = ratios(&heads.main, &auxiliary).into_iter().map(weight).collect();
-    Merged { aid: Some(Aid::Weights(weights)), ..merged }
+    RoundResult { side_information: Some(SideInformation::Weights(weights)), ..merged }
 }
 
 /// `R_c` of every class, `[C]`; 0 for a class of which the auxiliary set has no sample.

@@ -7,20 +7,20 @@
 //! classifiers on frozen features; without momentum and clipping for the balanced step, as the paper has it and the
 //! authors' code has not.
 
-use super::{Answer, Closed, Definition};
-use crate::aid::{Aid, AidView};
-use crate::fleet::Merged;
-use crate::local::Local;
+use super::{Definition, RoundResponses};
+use crate::exchange::Request;
+use crate::fleet::RoundResult;
 use crate::params::ValidParams;
 use crate::prototype::Prototypes;
+use crate::side_information::{SideInformation, SideInformationView};
 use crate::train::Balance;
+use crate::train::LocalObjective;
 
 pub(super) const DEFINITION: Definition = Definition {
     summary: "devices re-balance the head while they train: with their own samples of a class where they have enough, \
               with the fleet's class gradients where they have not",
     source: "Yang et al., TMLR 2024",
-    answer: Answer { prototypes: true, ..Definition::PLAIN.answer },
-    supplementary: true,
+    training: Request::Heads { supplementary: true, prototypes: true, loss: false },
     balanced: true,
     local,
     conclude,
@@ -28,19 +28,18 @@ pub(super) const DEFINITION: Definition = Definition {
 };
 
 /// In the very first round the fleet has no prototypes and nothing is balanced.
-fn local<'a>(_: &ValidParams, aid: Option<AidView<'a>>, _: bool) -> Local<'a> {
-    match aid {
-        Some(AidView::Prototypes(prototypes)) => Local { balance: Balance::Prototypes(prototypes), ..Local::PLAIN },
-        Some(AidView::Means(_) | AidView::Prior(_) | AidView::Weights(_) | AidView::Anchor(_)) | None => Local::PLAIN,
-    }
+fn local<'a>(_: &ValidParams, side_information: Option<SideInformationView<'a>>, _: bool) -> LocalObjective<'a> {
+    let prototypes = side_information.and_then(SideInformationView::prototypes);
+    let balance = prototypes.map_or(Balance::Nothing, Balance::Prototypes);
+    LocalObjective { balance, ..LocalObjective::PLAIN }
 }
 
 /// A class nobody sent keeps its prototype.
-fn conclude(mut closed: Closed<'_>) -> Merged {
-    let mut prototypes = match closed.known.aid.take() {
-        Some(Aid::Prototypes(prototypes)) => prototypes,
-        Some(Aid::Means(_) | Aid::Prior(_) | Aid::Weights(_) | Aid::Anchor(_)) | None => Prototypes::default(),
+fn conclude(mut responses: RoundResponses<'_>) -> RoundResult {
+    let mut prototypes = match responses.known.side_information.take() {
+        Some(SideInformation::Prototypes(prototypes)) => prototypes,
+        Some(_) | None => Prototypes::default(),
     };
-    closed.prototypes.merge_into(&mut prototypes);
-    Merged { aid: Some(Aid::Prototypes(prototypes)), ..closed.plain() }
+    responses.prototypes.merge_into(&mut prototypes);
+    RoundResult { side_information: Some(SideInformation::Prototypes(prototypes)), ..responses.plain() }
 }

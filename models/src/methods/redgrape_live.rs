@@ -5,11 +5,13 @@
 //! gradient is never stale and `C` times smaller on the wire. It is the gradient of the mean, not the mean of the
 //! gradients: the spread within a class is lost.
 
-use super::{Definition, Prepared};
-use crate::aid::{Aid, AidView};
-use crate::local::Local;
-use crate::params::{Sums, ValidParams};
+use super::{Definition, InitialModel};
+use crate::exchange::Request;
+use crate::params::ValidParams;
+use crate::side_information::{SideInformation, SideInformationView};
+use crate::statistics::Sums;
 use crate::train::Balance;
+use crate::train::LocalObjective;
 
 pub(super) const DEFINITION: Definition = Definition {
     summary: "devices re-balance the head while they train, as redgrape does, with the fleet's class means in place of \
@@ -20,20 +22,18 @@ pub(super) const DEFINITION: Definition = Definition {
         params.lambda = 1.0;
     },
     needs: Sums::Means,
-    supplementary: true,
+    training: Request::Heads { supplementary: true, prototypes: false, loss: false },
     balanced: true,
     local,
-    prepare: |statistics, _| Prepared { aid: Some(Aid::Means(statistics.means())), ..Prepared::default() },
+    prepare: |statistics, _| InitialModel {
+        side_information: Some(SideInformation::Means(statistics.means())),
+        ..InitialModel::default()
+    },
     ..Definition::PLAIN
 };
 
-fn local<'a>(_: &ValidParams, aid: Option<AidView<'a>>, _: bool) -> Local<'a> {
-    let balance = match aid {
-        Some(AidView::Means(means)) if !means.by_class.is_empty() => Balance::Means(means),
-        Some(
-            AidView::Means(_) | AidView::Prototypes(_) | AidView::Prior(_) | AidView::Weights(_) | AidView::Anchor(_),
-        )
-        | None => Balance::Nothing,
-    };
-    Local { balance, ..Local::PLAIN }
+fn local<'a>(_: &ValidParams, side_information: Option<SideInformationView<'a>>, _: bool) -> LocalObjective<'a> {
+    let means = side_information.and_then(SideInformationView::means).filter(|means| !means.by_class.is_empty());
+    let balance = means.map_or(Balance::Nothing, Balance::Means);
+    LocalObjective { balance, ..LocalObjective::PLAIN }
 }

@@ -2,17 +2,18 @@
 //! are balanced (Yang et al., TMLR 2024, section on ablations). As there, balancing begins when the fleet has heads.
 
 use super::Definition;
-use crate::local::Local;
+use crate::exchange::Request;
 use crate::train::Balance;
+use crate::train::LocalObjective;
 
 pub(super) const DEFINITION: Definition = Definition {
     summary: "redgrape without the fleet's class gradients: only classes that a device has enough of are balanced",
     source: "Yang et al., TMLR 2024",
-    supplementary: true,
+    training: Request::Heads { supplementary: true, prototypes: false, loss: false },
     balanced: true,
     local: |_, _, has_heads| {
         let balance = if has_heads { Balance::Local } else { Balance::Nothing };
-        Local { balance, ..Local::PLAIN }
+        LocalObjective { balance, ..LocalObjective::PLAIN }
     },
     ..Definition::PLAIN
 };

@@ -2,6 +2,10 @@
 //! samples and is balanced (Yang et al., TMLR 2024, section on ablations).
 
 use super::{Definition, redgrape};
+use crate::exchange::Request;
 
-pub(super) const DEFINITION: Definition =
-    Definition { summary: "redgrape with one head instead of two", supplementary: false, ..redgrape::DEFINITION };
+pub(super) const DEFINITION: Definition = Definition {
+    summary: "redgrape with one head instead of two",
+    training: Request::Heads { supplementary: false, prototypes: true, loss: false },
+    ..redgrape::DEFINITION
+};

@@ -5,38 +5,38 @@
 //! the scaled down LDA head of these means, and the supplementary one is the logarithm of the class prior, so that the main
 //! head is the balanced one and their sum the long-tailed one.
 //!
-//! The aggregator then minimises `sum of cross-entropies + pull * v / 2 * |W - W_start|²` of the summed head, `v` being the
-//! mean variance of a feature within classes: the start counts as much as `pull` samples of unit variance. The gradient
-//! comes from devices, one point a round. In the first round all are asked for it at the start. Afterwards devices tell by
-//! how much it changed since, so that of a round that only some of them answer, only the change is uncertain (Johnson and
-//! Zhang, NIPS 2013). Where most of the fleet answered, [`crate::descent`] takes the next step; else it is a damped one, and
-//! the head in use is the mean over the last half of the rounds.
+//! The aggregator then minimises `sum of cross-entropies + proximal_weight * v / 2 * |W - W_start|²` of the summed head,
+//! `v` being the mean variance of a feature within classes: the start counts as much as `proximal_weight` samples of unit
+//! variance. The gradient comes from devices, one point a round. In the first round all are asked for it at the start.
+//! Afterwards devices tell by how much it changed since, so that of a round that only some of them answer, only the
+//! change is uncertain (Johnson and Zhang, NIPS 2013). Where most of the fleet answered, [`crate::lbfgs`] takes the next
+//! step; else it is a damped one, and the inference head is the mean over the last half of the rounds.
 
+use crate::exchange::Request;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::{Answer, Closed, Definition, Dial, Prepared, Setting};
-use crate::aid::Aid;
-use crate::curvature::{Curvature, second_moment};
-use crate::descent::{Descent, MOST_VECTORS};
-use crate::fleet::{FleetModel, HeldBack, Memory, Merged};
+use super::{Definition, InitialModel, LogitOffset, RoundResponses};
+use crate::fleet::{FleetModel, HeldBack, RoundResult, ServerState};
 use crate::head::{Head, Heads};
-use crate::limits::{MAX_CLASSES, MAX_FEATURES, MAX_MEMORY_NUMBERS, MAX_PARAMETER_VALUE};
+use crate::hyper_parameters::HyperParameter;
+use crate::lbfgs::{Lbfgs, MOST_VECTORS};
+use crate::limits::{MAX_CLASSES, MAX_FEATURES, MAX_PARAMETER_VALUE, MAX_SERVER_STATE_NUMBERS};
 use crate::oneshot::{Gaussians, LDA_SHRINKAGE};
-use crate::params::{Params, Start, Sums, ValidParams};
+use crate::params::{Init, Params, ValidParams};
+use crate::preconditioner::{Preconditioner, second_moment};
 use crate::prior::log_prior;
 use crate::shape::Shape;
+use crate::side_information::SideInformation;
+use crate::statistics::Sums;
 use crate::statistics::{Statistics, triangle};
 
-const PULL: Setting = Setting {
-    name: "pull",
-    meaning: "as how many samples the start counts",
-    default: 100.0,
-    least: 0.0,
-    most: 1e9,
-    whole: false,
-    allowed: "0 to 1000000000",
-};
+const PROXIMAL_WEIGHT: HyperParameter = HyperParameter::number(
+    "proximal_weight",
+    100.0,
+    (0.0, 1e9),
+    "how strongly the head is held to its start, in samples of unit variance",
+);
 /// Of the fleet's samples, what must have answered at the start; below it the first round is done again.
 const ENOUGH_TO_BEGIN: f64 = 0.75;
 /// Of the step that the curvature suggests, what is taken while no gradient but one is known.
@@ -48,59 +48,59 @@ const AFTER_TOO_FAR: f64 = 0.25;
 /// From this share of the fleet's samples on, a round's gradient is taken for the fleet's.
 const MOST: f64 = 0.5;
 
-// Two numbers, the second moment, the gradient at the start, and the descent.
+// Two numbers, the second moment, the gradient at the start, and the state of L-BFGS.
 const _: () = assert!(
-    2 + triangle(MAX_FEATURES + 1) + (1 + MOST_VECTORS) * MAX_CLASSES * (MAX_FEATURES + 1) < MAX_MEMORY_NUMBERS
+    2 + triangle(MAX_FEATURES + 1) + (1 + MOST_VECTORS) * MAX_CLASSES * (MAX_FEATURES + 1) < MAX_SERVER_STATE_NUMBERS
 );
 
 pub(super) const DEFINITION: Definition = Definition {
     summary: "redgrape's two heads from a start that the fleet's sums give; devices send gradients, all of them in the first \
               round, and the aggregator descends",
     source: "Grapevine, after Yang et al., TMLR 2024",
-    settings: &[PULL],
+    params: &[PROXIMAL_WEIGHT],
     defaults,
     needs: Sums::SecondMoment,
-    answer: Answer { gradient: true, ..Definition::PLAIN.answer },
+    training: Request::Gradient,
     begins_with_everybody: true,
-    supplementary: true,
-    dial: Dial::Head,
+    logit_offset: LogitOffset::Head,
     prepare,
     conclude,
-    fits_memory,
+    fits_server_state,
     ..Definition::PLAIN
 };
 
 fn defaults(params: &mut Params, _: usize) {
-    params.start = Start::Posterior;
-    params.start_scale = 0.35;
+    params.init = Init::Posterior;
+    params.init_scale = 0.35;
     params.averaged = true;
 }
 
-fn prepare(statistics: &Statistics, _: &ValidParams) -> Prepared {
+fn prepare(statistics: &Statistics, _: &ValidParams) -> InitialModel {
     let (prior, d) = (statistics.prior(), statistics.shape().features());
     let gaussians = Gaussians::of(statistics, LDA_SHRINKAGE);
     let mut heads = Heads::zeros(statistics.shape());
     heads.supplementary.bias = log_prior(&prior);
     let mut numbers = vec![statistics.samples() as f32, gaussians.variance(d) as f32];
     numbers.extend(second_moment(&gaussians, &prior, d));
-    Prepared { heads: Some(heads), aid: None, numbers }
+    InitialModel { heads: Some(heads), side_information: None, numbers }
 }
 
-/// What is gathered, alone or with the gradient at the start and whole vectors of the descent.
-fn fits_memory(memory: &Memory, shape: Shape) -> bool {
-    let since = memory.numbers.len().checked_sub(2 + triangle(shape.features() + 1));
-    since.is_some_and(|since| since % shape.parameters() == 0) && memory.numbers.iter().all(|number| number.is_finite())
+/// What is gathered, alone or with the gradient at the start and whole vectors of L-BFGS.
+fn fits_server_state(server_state: &ServerState, shape: Shape) -> bool {
+    let since = server_state.numbers.len().checked_sub(2 + triangle(shape.features() + 1));
+    since.is_some_and(|since| since % shape.parameters() == 0)
+        && server_state.numbers.iter().all(|number| number.is_finite())
 }
 
-fn conclude(closed: Closed<'_>) -> Merged {
-    let Closed { heads: answer, samples, known, conditions, .. } = closed;
-    let FleetModel { heads, aid, mut memory, .. } = known;
-    let start = if let Some(Aid::Anchor(start)) = aid { Some(start) } else { None };
-    let as_before = |memory| Merged { memory, ..Merged::default() };
-    let (Some(tried), Some(answer)) = (heads, answer) else { return as_before(memory) };
+fn conclude(responses: RoundResponses<'_>) -> RoundResult {
+    let RoundResponses { gradient: answer, samples, known, conditions, .. } = responses;
+    let FleetModel { heads, side_information, mut server_state, .. } = known;
+    let start = if let Some(SideInformation::ReferencePoint(start)) = side_information { Some(start) } else { None };
+    let as_before = |server_state| RoundResult { server_state, ..RoundResult::default() };
+    let (Some(tried), Some(answer)) = (heads, answer) else { return as_before(server_state) };
     let width = tried.main.weight.len() / tried.main.bias.len() + 1;
-    let (at, gradient) = (rows_of(&tried.main), rows_of(&answer.main));
-    let Some(past) = Past::read(&memory.numbers, width, at.len()) else { return as_before(memory) };
+    let (at, gradient) = (rows_of(&tried.main), rows_of(&answer));
+    let Some(past) = Past::read(&server_state.numbers, width, at.len()) else { return as_before(server_state) };
     let answered = samples as f64 / past.samples;
     if start.is_none() && answered < ENOUGH_TO_BEGIN {
         let held_back = HeldBack::TooFewSamples {
@@ -108,46 +108,46 @@ fn conclude(closed: Closed<'_>) -> Merged {
             fleet: past.samples as u64,
             needed_percent: (100.0 * ENOUGH_TO_BEGIN) as u8,
         };
-        return Merged { held_back: Some(held_back), ..as_before(memory) };
+        return RoundResult { held_back: Some(held_back), ..as_before(server_state) };
     }
-    let [pull, ..] = conditions.params.own;
-    let pull = f64::from(pull) * past.variance / past.samples;
+    let [proximal_weight, ..] = conditions.params.method_params;
+    let proximal_weight = f64::from(proximal_weight) * past.variance / past.samples;
     let prior: Vec<f64> = tried.supplementary.bias.iter().map(|&log| libm::exp(f64::from(log))).collect();
-    let curvature = Curvature::new(past.moment, &prior, width, pull);
+    let preconditioner = Preconditioner::new(past.moment, &prior, width, proximal_weight);
     let mut step = LONGEST_STEP * libm::sqrt(1.0_f64.min(answered / ENOUGH_FOR_IT));
     let mut numbers = past.gathered.to_vec();
-    let descent = match &start {
+    let lbfgs = match &start {
         None => {
             numbers.extend(gradient.iter().map(|&entry| entry as f32));
-            Descent::new(at, gradient)
+            Lbfgs::new(at, gradient)
         }
         Some(start) => {
             numbers.extend(past.first);
-            let gradient = past.whole(&gradient, &at, &rows_of(start), pull);
-            let known = Descent::read(past.course, at.len());
-            let mut descent = known.unwrap_or_else(|| Descent::new(at.clone(), gradient.clone()));
+            let gradient = past.whole(&gradient, &at, &rows_of(start), proximal_weight);
+            let known = Lbfgs::read(past.course, at.len());
+            let mut lbfgs = known.unwrap_or_else(|| Lbfgs::new(at.clone(), gradient.clone()));
             if answered >= MOST {
-                descent.learn(at, gradient);
-            } else if !descent.glance(at, gradient) {
+                lbfgs.update(at, gradient);
+            } else if !lbfgs.accept_step(at, gradient) {
                 step *= AFTER_TOO_FAR;
             }
-            descent
+            lbfgs
         }
     };
-    descent.write(&mut numbers);
-    memory.numbers = numbers;
-    let next = head_of(&descent.next(step, |vector| curvature.unbend(vector)), width);
+    lbfgs.write(&mut numbers);
+    server_state.numbers = numbers;
+    let next = head_of(&lbfgs.next(step, |vector| preconditioner.precondition(vector)), width);
     let is_found = start.is_some() && answered >= MOST;
-    Merged {
+    RoundResult {
         heads: Some(Heads { main: next, supplementary: tried.supplementary }),
-        in_use: is_found.then(|| head_of(&descent.base, width)),
-        aid: if start.is_some() { None } else { Some(Aid::Anchor(tried.main)) },
-        memory,
-        ..Merged::default()
+        inference_head: is_found.then(|| head_of(&lbfgs.base, width)),
+        side_information: if start.is_some() { None } else { Some(SideInformation::ReferencePoint(tried.main)) },
+        server_state,
+        ..RoundResult::default()
     }
 }
 
-/// What the aggregator remembers, as it lies in the numbers of [`crate::fleet::Memory`].
+/// What the aggregator remembers, as it lies in the numbers of [`crate::fleet::ServerState`].
 struct Past<'a> {
     /// All that is known from the fleet's sums.
     gathered: &'a [f32],
@@ -159,7 +159,7 @@ struct Past<'a> {
     moment: &'a [f32],
     /// The gradient at the start, `[C][d + 1]`.
     first: &'a [f32],
-    /// See [`Descent::write`].
+    /// See [`Lbfgs::write`].
     course: &'a [f32],
 }
 
@@ -180,10 +180,12 @@ impl<'a> Past<'a> {
         })
     }
 
-    /// The gradient at a point, from its change since the start, and with the pull towards that.
-    fn whole(&self, change: &[f64], at: &[f64], start: &[f64], pull: f64) -> Vec<f64> {
+    /// The gradient at a point, from its change since the start, and with that of the proximal term.
+    fn whole(&self, change: &[f64], at: &[f64], start: &[f64], proximal_weight: f64) -> Vec<f64> {
         let entries = change.iter().zip(self.first).zip(at.iter().zip(start));
-        entries.map(|((change, first), (at, start))| change + f64::from(*first) + pull * (at - start)).collect()
+        entries
+            .map(|((change, first), (at, start))| change + f64::from(*first) + proximal_weight * (at - start))
+            .collect()
     }
 }
 

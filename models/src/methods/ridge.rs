@@ -4,30 +4,28 @@
 //! weighing the same. Adapted: only the pooled second moment is summed, so each class is given its own mean and the
 //! pooled covariance within the classes.
 
-use super::{Definition, Prepared, Setting, ncm::one_head};
+use super::{Definition, InitialModel, ncm::one_head};
+use crate::hyper_parameters::HyperParameter;
 use crate::oneshot::{self, RIDGE_STRENGTH};
-use crate::params::{Sums, ValidParams};
-use crate::statistics::Statistics;
+use crate::params::ValidParams;
+use crate::statistics::{Statistics, Sums};
 
-pub(super) const STRENGTH: Setting = Setting {
-    name: "strength",
-    meaning: "what is added to the covariance's diagonal, as a share of its mean",
-    default: RIDGE_STRENGTH as f32,
-    least: 0.0,
-    most: 100.0,
-    whole: false,
-    allowed: "0 to 100",
-};
+pub(super) const STRENGTH: HyperParameter = HyperParameter::number(
+    "strength",
+    RIDGE_STRENGTH as f32,
+    (0.0, 100.0),
+    "what is added to the covariance's diagonal, as a share of its mean",
+);
 
 pub(super) const DEFINITION: Definition = Definition {
     summary: "no training: class-weighted ridge regression, from sums of features in one round",
     source: "Fanì et al., ICML 2024, with class weights",
-    settings: &[STRENGTH],
+    params: &[STRENGTH],
     needs: Sums::SecondMoment,
     prepare,
     ..Definition::ONE_SHOT
 };
 
-fn prepare(statistics: &Statistics, params: &ValidParams) -> Prepared {
-    one_head(oneshot::ridge(statistics, f64::from(params.own[0])))
+fn prepare(statistics: &Statistics, params: &ValidParams) -> InitialModel {
+    one_head(oneshot::ridge(statistics, f64::from(params.method_params[0])))
 }

@@ -3,10 +3,10 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::Samples;
+use super::config::TrainingConfig;
 use crate::head::Head;
-use crate::params::ValidParams;
 use crate::prototype::PrototypeSource;
+use crate::samples::Samples;
 use crate::sampling::class_counts;
 use crate::statistics::Means;
 
@@ -42,11 +42,11 @@ impl BalancedSet {
         samples: &Samples<'_>,
         balance: Balance<'_>,
         balanced: &[u32],
-        params: &ValidParams,
+        config: &TrainingConfig,
     ) -> Option<Self> {
         let shape = samples.shape();
         let counts = class_counts(samples.labels(), shape.classes());
-        let is_rich = |class: &u16| counts[usize::from(*class)] >= u32::from(params.rich_samples);
+        let is_rich = |class: &u16| counts[usize::from(*class)] >= u32::from(config.rich_samples);
         let rich = (0..shape.classes() as u16).filter(is_rich).count();
         let known: Vec<u16> = match balance {
             Balance::Nothing => return None,

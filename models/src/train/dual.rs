@@ -10,19 +10,20 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::balance::BalancedSet;
-use super::{Samples, Step, Tensor, clip_factor, rescale_factor};
+use super::config::TrainingConfig;
+use super::objective::Loss;
+use super::step::{Step, Tensor, clip_factor, rescale_factor};
 use crate::exp::{dot, norm, softmax_error};
 use crate::head::{Head, Heads};
 use crate::kernel::{self, Rows};
-use crate::local::Loss;
-use crate::params::ValidParams;
+use crate::samples::Samples;
 
 /// More rows than this are left to the primal form: the inner products alone would take 4 MiB.
 const MOST_ROWS: usize = 1_024;
 
 pub(super) struct Dual<'a> {
     samples: Samples<'a>,
-    params: ValidParams,
+    config: TrainingConfig,
     loss: Loss<'a>,
     /// The heads as received, but for the biases, which are trained as they are.
     start: Heads,
@@ -72,12 +73,12 @@ struct Scratch {
 
 impl<'a> Dual<'a> {
     /// Whether this form does less work.
-    pub(super) fn is_quicker(samples: &Samples<'_>, set: Option<&BalancedSet>, params: &ValidParams) -> bool {
+    pub(super) fn is_quicker(samples: &Samples<'_>, set: Option<&BalancedSet>, config: &TrainingConfig) -> bool {
         let features = samples.shape().features();
         let means = set.map_or(0, |set| set.means.len() / features);
         let rows = samples.labels().len() + means;
         // The inner products and the way back cost about as much as two epochs of one row each.
-        rows <= MOST_ROWS && rows < features && params.epochs > 1
+        rows <= MOST_ROWS && rows < features && config.epochs > 1
     }
 
     pub(super) fn new(
@@ -85,7 +86,7 @@ impl<'a> Dual<'a> {
         heads: Heads,
         set: Option<BalancedSet>,
         loss: Loss<'a>,
-        params: ValidParams,
+        config: TrainingConfig,
     ) -> Self {
         let adjustment = loss.adjustment(samples.shape().classes());
         let (classes, features) = (samples.shape().classes(), samples.shape().features());
@@ -102,7 +103,7 @@ impl<'a> Dual<'a> {
         let main_start = product(&heads.main.weight);
         let mut summed_start = main_start.clone();
         let mut summed_bias = heads.main.bias.clone();
-        if params.method.has_supplementary_head() {
+        if config.supplementary {
             add(&mut summed_start, &product(&heads.supplementary.weight));
             add(&mut summed_bias, &heads.supplementary.bias);
         }
@@ -117,10 +118,10 @@ impl<'a> Dual<'a> {
         let zeros = || vec![0.0; count * classes];
         let gradient = || Gradient { coefficients: zeros(), bias: vec![0.0; classes] };
         let most =
-            usize::from(params.batch).min(samples.labels().len()).max(set.as_ref().map_or(0, |set| set.members.len()));
+            usize::from(config.batch).min(samples.labels().len()).max(set.as_ref().map_or(0, |set| set.members.len()));
         Self {
             samples,
-            params,
+            config,
             loss,
             start: heads,
             adjustment,
@@ -145,8 +146,8 @@ impl<'a> Dual<'a> {
     pub(super) fn step(&mut self, batch: &[u32]) {
         let local = self.local_gradient(batch);
         let rescale = self.balanced_gradient(local);
-        let step = Step::new(&self.params, clip_factor(&self.params, local));
-        let balanced = self.params.learning_rate * self.params.lambda;
+        let step = Step::new(&self.config, clip_factor(&self.config, local));
+        let balanced = self.config.learning_rate * self.config.lambda;
         step.apply(Tensor {
             main: &mut self.main,
             supplementary: &mut self.supplementary,
@@ -188,7 +189,7 @@ impl<'a> Dual<'a> {
         let mut weight = core::mem::take(&mut self.start.main.weight);
         self.add_main(&mut weight);
         self.start.main.weight = weight;
-        if self.params.method.has_supplementary_head() {
+        if self.config.supplementary {
             let weight = &mut self.start.supplementary.weight;
             kernel::add_combinations(
                 &self.supplementary,

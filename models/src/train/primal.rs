@@ -4,19 +4,20 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::balance::BalancedSet;
-use super::{Samples, Step, Tensor, clip_factor, rescale_factor};
+use super::config::TrainingConfig;
+use super::objective::{LocalObjective, Loss};
+use super::step::{Step, Tensor, clip_factor, rescale_factor};
 use crate::exp::{norm, softmax_error};
 use crate::head::{Head, Heads};
 use crate::kernel;
-use crate::local::{Local, Loss};
-use crate::params::ValidParams;
+use crate::samples::Samples;
 
 /// Rows of the balanced set that are taken through the head at a time.
 const BALANCED_ROWS: usize = 128;
 
 pub(super) struct Primal<'a> {
     samples: Samples<'a>,
-    params: ValidParams,
+    config: TrainingConfig,
     loss: Loss<'a>,
     pub(super) heads: Heads,
     /// `mu` and the received main head that it holds this one back to.
@@ -80,17 +81,17 @@ impl<'a> Primal<'a> {
         samples: Samples<'a>,
         heads: Heads,
         set: Option<BalancedSet>,
-        local: Local<'a>,
-        params: ValidParams,
+        local: LocalObjective<'a>,
+        config: TrainingConfig,
     ) -> Self {
         let shape = samples.shape();
-        let batch = usize::from(params.batch).min(samples.labels().len());
+        let batch = usize::from(config.batch).min(samples.labels().len());
         let adjustment = local.loss.adjustment(shape.classes());
-        let mut summed = if params.method.has_supplementary_head() { heads.summed() } else { heads.main.clone() };
+        let mut summed = if config.supplementary { heads.summed() } else { heads.main.clone() };
         summed.bias.iter_mut().zip(&adjustment).for_each(|(sum, adjustment)| *sum += adjustment);
         Self {
             samples,
-            params,
+            config,
             loss: local.loss,
             proximal: (local.proximal > 0.0).then(|| (local.proximal, heads.main.clone())),
             summed,
@@ -108,7 +109,7 @@ impl<'a> Primal<'a> {
         self.local_gradient(batch);
         let local = (norm(&self.gradient.weight), norm(&self.gradient.bias));
         let rescale = self.balance(local);
-        self.update(clip_factor(&self.params, local), rescale);
+        self.update(clip_factor(&self.config, local), rescale);
     }
 
     fn local_gradient(&mut self, batch: &[u32]) {
@@ -138,8 +139,8 @@ impl<'a> Primal<'a> {
 
     fn update(&mut self, clip: f32, rescale: (f32, f32)) {
         let Heads { main, supplementary } = &mut self.heads;
-        let step = Step::new(&self.params, clip);
-        let balanced = self.params.learning_rate * self.params.lambda;
+        let step = Step::new(&self.config, clip);
+        let balanced = self.config.learning_rate * self.config.lambda;
         step.apply(Tensor {
             main: &mut main.weight,
             supplementary: &mut supplementary.weight,

@@ -1,12 +1,14 @@
+use alloc::vec::Vec;
+
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
-use crate::methods::Method;
-use crate::params::{Params, Sums};
+use crate::method::Method;
+use crate::params::Params;
 use crate::prototype::Prototypes;
 use crate::shape::Shape;
-use crate::statistics::Statistics;
+use crate::statistics::{Statistics, Sums};
 
 fn random(rng: &mut ChaCha8Rng, count: usize, scale: f32) -> Vec<f32> {
     (0..count).map(|_| (rng.random::<f32>() - 0.5) * 2.0 * scale).collect()
@@ -37,21 +39,21 @@ fn both_forms_train_the_same_heads() {
         let means = Statistics::of(&samples, Sums::Means, 1).means();
         let prior = [0.4, 0.3, 0.15, 0.1, 0.05, 0.0];
         let weights = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0];
-        let balanced_with = |balance| Local { balance, ..Local::PLAIN };
-        let with_loss = |loss| Local { loss, ..Local::PLAIN };
+        let balanced_with = |balance| LocalObjective { balance, ..LocalObjective::PLAIN };
+        let with_loss = |loss| LocalObjective { loss, ..LocalObjective::PLAIN };
         for (method, local) in [
-            (Method::FedAvg, Local::PLAIN),
-            (Method::LogitAdjusted, with_loss(Loss::Shifted(&prior))),
+            (Method::FedAvg, LocalObjective::PLAIN),
+            (Method::LogitAdjusted, with_loss(Loss::LogitAdjusted(&prior))),
             (Method::FedFocal, with_loss(Loss::Focal(2.0))),
             (Method::RatioLoss, with_loss(Loss::Weighted(&weights))),
-            (Method::RedGrape, Local::PLAIN),
+            (Method::RedGrape, LocalObjective::PLAIN),
             (Method::RedGrape, balanced_with(Balance::Prototypes(&prototypes))),
             (Method::RedGrapeNoPrototypes, balanced_with(Balance::Local)),
             (Method::RedGrapeNoSupplementary, balanced_with(Balance::Prototypes(&prototypes))),
             (Method::RedGrapeLive, balanced_with(Balance::Means(&means))),
         ] {
             let params = Params { lambda: 0.5, rich_samples: 3, batch: 8, ..Params::defaults(method, 6) };
-            let params = params.check().unwrap();
+            let params = params.check().unwrap().training();
             let mut plan = Plan::draw(&labels, 6, &params, ChaCha8Rng::seed_from_u64(seed));
             let balanced = plan.balanced().to_vec();
             let set = || BalancedSet::new(&samples, local.balance, &balanced, &params);
@@ -83,10 +85,11 @@ fn training_that_is_ended_early_took_no_further_step() {
     let labels: Vec<u16> = (0..20).map(|at| at % 3).collect();
     let features = random(&mut rng, 20 * 8, 1.0);
     let samples = Samples::new(shape, &features, &labels).unwrap();
-    let params = Params { batch: 8, epochs: 4, ..Params::defaults(Method::FedAvg, 3) }.check().unwrap();
+    let params = Params { batch: 8, epochs: 4, ..Params::defaults(Method::FedAvg, 3) }.check().unwrap().training();
     let train = |steps: usize| {
         let mut plan = Plan::draw(&labels, 3, &params, ChaCha8Rng::seed_from_u64(2));
-        let mut training = LocalTraining::new(samples, Heads::zeros(shape), Local::PLAIN, plan.balanced(), params);
+        let mut training =
+            LocalTraining::new(samples, Heads::zeros(shape), LocalObjective::PLAIN, plan.balanced(), params);
         let mut asked = 0;
         let ended = training.run_while(&mut plan, &mut || {
             asked += 1;

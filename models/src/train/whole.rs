@@ -3,32 +3,31 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::Samples;
 use crate::exp::softmax_error;
 use crate::head::{Head, Heads};
 use crate::kernel;
+use crate::samples::Samples;
 use crate::sampling::class_counts;
 
 /// Rows that are taken through the head at a time.
 const ROWS: usize = 256;
 
 /// The gradient, in the main head, of the mean cross-entropy of the summed head on all samples; where there is an
-/// `anchor`, less the gradient with that main head in place of the received one. It stands in place of the main head, so
-/// that a merge of heads, weighted by samples, is a merge of gradients; the supplementary one is not trained, and zeros are
-/// not sent. Samples of a class of which the device holds less than `least` add nothing, since the gradient of a sample
-/// reveals it. Asks `goes_on` now and then; `None` where that said no.
+/// `reference_point`, less the gradient with that main head in place of the received one. Samples of a class of which the
+/// device holds less than `least` add nothing, since the gradient of a sample reveals it.
+/// Asks `goes_on` now and then; `None` where that said no.
 pub(crate) fn whole_gradient(
     samples: Samples<'_>,
     heads: &Heads,
-    anchor: Option<&Head>,
+    reference_point: Option<&Head>,
     least: u16,
     goes_on: &mut dyn FnMut() -> bool,
-) -> Option<Heads> {
+) -> Option<Head> {
     let (shape, count) = (samples.shape(), samples.labels().len());
     let classes = shape.classes();
     let summed = heads.summed();
-    let anchored = anchor.map(|anchor| anchor.plus(&heads.supplementary));
-    let mut gradient = Heads::zeros(shape);
+    let anchored = reference_point.map(|reference_point| reference_point.plus(&heads.supplementary));
+    let mut gradient = Head::zeros(shape);
     let mut logits = vec![0.0; ROWS.min(count) * classes];
     let mut others = vec![0.0; if anchored.is_some() { logits.len() } else { 0 }];
     let counts = class_counts(samples.labels(), classes);
@@ -53,7 +52,7 @@ pub(crate) fn whole_gradient(
             errors(anchored, batch, others);
             logits.iter_mut().zip(others).for_each(|(error, other)| *error -= *other);
         }
-        let Head { weight, bias } = &mut gradient.main;
+        let Head { weight, bias } = &mut gradient;
         kernel::gradient_of(logits, samples.rows(batch), true, weight, bias);
     }
     Some(gradient)
@@ -70,7 +69,7 @@ mod tests {
         let features = [1.0, 2.0, 3.0, -1.0, 7.0, 7.0];
         let samples = Samples::new(shape, &features, &[0, 0, 1]).unwrap();
         let zeros = Heads::zeros(shape);
-        let of = |least| whole_gradient(samples, &zeros, None, least, &mut || true).unwrap().main;
+        let of = |least| whole_gradient(samples, &zeros, None, least, &mut || true).unwrap();
         // At zeros both classes are as likely: the gradient is half a sample, away from its class.
         let all = of(1);
         let expected = [(7.0 - 1.0 - 3.0) / 6.0, (7.0 + 1.0 - 2.0) / 6.0];
@@ -89,8 +88,7 @@ mod tests {
         let mut heads = Heads::zeros(shape);
         heads.supplementary.bias = vec![-20.0, 20.0];
         let gradient = whole_gradient(samples, &heads, None, 1, &mut || true).unwrap();
-        assert_eq!(gradient.supplementary, Head::zeros(shape));
-        assert!((gradient.main.weight[0] + 1.0).abs() < 1e-6 && (gradient.main.bias[1] - 1.0).abs() < 1e-6);
+        assert!((gradient.weight[0] + 1.0).abs() < 1e-6 && (gradient.bias[1] - 1.0).abs() < 1e-6);
     }
 
     #[test]
@@ -102,7 +100,7 @@ mod tests {
             supplementary: Head { weight: vec![0.0; 3], bias: vec![-1.0, -2.0, -0.5] },
         };
         let (here, there) = (heads([0.3, -0.4, 1.0]), heads([-0.5, 0.25, 0.0]));
-        let of = |heads, anchor| whole_gradient(samples, heads, anchor, 1, &mut || true).unwrap().main;
+        let of = |heads, reference_point| whole_gradient(samples, heads, reference_point, 1, &mut || true).unwrap();
         let (difference, here_alone, there_alone) = (of(&here, Some(&there.main)), of(&here, None), of(&there, None));
         for ((difference, here), there) in difference.weight.iter().zip(&here_alone.weight).zip(&there_alone.weight) {
             assert!((difference - (here - there)).abs() < 1e-6);

@@ -29,6 +29,9 @@ impl Answer {
     }
 
     /// A success, as JSON if that was asked for.
+    ///
+    /// # Errors
+    /// If the value cannot be written as JSON.
     pub fn of<T: Serialize>(
         value: &T,
         json: bool,

@@ -149,6 +149,9 @@ fn unescape(text: &str) -> Result<String, BrokerAddressError> {
 }
 
 /// For a command line that needs the address as it was written.
+///
+/// # Errors
+/// If the text is no broker address; the text of the error says why.
 pub fn checked(text: &str) -> Result<String, String> {
     text.parse::<BrokerAddress>().map(|_| text.to_owned()).map_err(|error| error.to_string())
 }

@@ -64,6 +64,9 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Str
 }
 
 /// Two to [`MAX_CLASSES`] distinct names that can be folders.
+///
+/// # Errors
+/// If there are too few or too many names, a name stands there twice, or a name cannot be a folder.
 pub fn check(classes: &[String]) -> Result<(), ClassListError> {
     if !(2..=MAX_CLASSES).contains(&classes.len()) {
         return Err(ClassListError::Count { count: classes.len() });
@@ -81,6 +84,9 @@ pub fn check(classes: &[String]) -> Result<(), ClassListError> {
 }
 
 /// The names in a file, one a line, in their [`canonical`] form; empty lines are passed over. They are not checked yet.
+///
+/// # Errors
+/// If the file cannot be read, or is no text.
 pub fn read(path: &Path) -> Result<Vec<String>, ClassFileError> {
     let text = fs::read_to_string(path).map_err(|source| ClassFileError { path: path.to_owned(), source })?;
     Ok(lines(&text))

@@ -54,7 +54,7 @@ pub enum ConfigError {
     },
     /// A key that means nothing.
     #[error("{place}: unknown key `{key}`; {advice}")]
-    UnknownKey {
+    UnknownHyperParameter {
         /// File and line, or the variable.
         place: String,
         /// The key.
@@ -66,6 +66,9 @@ pub enum ConfigError {
 
 /// Reads the file at `path` with `environment` over it (see [`environment`]). `advice` completes the sentence about a
 /// missing file, for example "run `aggregator init` to write one".
+///
+/// # Errors
+/// If the file is missing or cannot be read, or a key or a value in it or in the environment cannot be used.
 pub fn load<T: DeserializeOwned>(
     path: &Path,
     environment: impl IntoIterator<Item = (String, String)>,
@@ -81,6 +84,9 @@ pub fn load<T: DeserializeOwned>(
 }
 
 /// As [`load`], with the file's text already read from `path`.
+///
+/// # Errors
+/// If the text is no TOML, or a key or a value in it or in the environment is missing, unknown or of the wrong kind.
 pub fn parse<T: DeserializeOwned>(
     text: &str,
     path: &Path,
@@ -201,7 +207,7 @@ fn explain(place: &str, error: &toml::de::Error) -> ConfigError {
         None if known.is_empty() => "no keys are known there".to_owned(),
         None => format!("known there: `{}`", known.join("`, `")),
     };
-    ConfigError::UnknownKey { place, key, advice }
+    ConfigError::UnknownHyperParameter { place, key, advice }
 }
 
 #[cfg(test)]

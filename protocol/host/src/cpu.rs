@@ -16,8 +16,11 @@ pub fn thread_cpu() -> Option<Duration> {
 
 /// Lets the calling thread, and those that it starts from now on, stand back for others: `nice` from 0 to 19. It takes
 /// back nothing: only the superuser may lower it. Systems other than Linux do nothing.
-pub fn stand_back(nice: u8) -> io::Result<()> {
-    clock::stand_back(nice)
+///
+/// # Errors
+/// If the system refuses, as it does where priority would be gained.
+pub fn lower_priority(nice: u8) -> io::Result<()> {
+    clock::lower_priority(nice)
 }
 
 #[cfg(target_os = "linux")]
@@ -28,7 +31,7 @@ mod clock {
     use rustix::process::setpriority_process;
     use rustix::time::{ClockId, clock_gettime};
 
-    pub(super) fn stand_back(nice: u8) -> io::Result<()> {
+    pub(super) fn lower_priority(nice: u8) -> io::Result<()> {
         // Linux takes this for the calling thread alone, whatever POSIX says.
         Ok(setpriority_process(None, i32::from(nice))?)
     }
@@ -47,7 +50,7 @@ mod clock {
     use core::time::Duration;
     use std::io;
 
-    pub(super) fn stand_back(_nice: u8) -> io::Result<()> {
+    pub(super) fn lower_priority(_nice: u8) -> io::Result<()> {
         Ok(())
     }
 
@@ -81,7 +84,7 @@ mod tests {
         use rustix::process::getpriority_process;
         let before = getpriority_process(None).unwrap();
         let other = std::thread::spawn(|| {
-            stand_back(19).unwrap();
+            lower_priority(19).unwrap();
             getpriority_process(None).unwrap()
         });
         assert_eq!(other.join().unwrap(), 19);

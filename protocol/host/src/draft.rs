@@ -69,6 +69,9 @@ pub struct DraftArguments {
 
 impl DraftArguments {
     /// The class names, checked; refuses to replace a configuration unless that was asked for.
+    ///
+    /// # Errors
+    /// If `target` exists and may not be replaced, or the class names cannot be read or used.
     pub fn class_list(&self, target: &Path) -> Result<Vec<String>, DraftError> {
         if target.exists() && !self.force {
             return Err(DraftError::Exists { path: target.to_owned() });
@@ -83,6 +86,9 @@ impl DraftArguments {
 }
 
 /// A path of the command line as the configuration must write it: paths in it are relative to its own folder.
+///
+/// # Errors
+/// If the path is empty or not UTF-8, or the current folder cannot be found out.
 pub fn seen_from(config: &Path, path: &Path) -> Result<PathBuf, DraftError> {
     if path.to_str().is_none() {
         return Err(DraftError::NotText { path: path.to_owned() });
@@ -94,6 +100,9 @@ pub fn seen_from(config: &Path, path: &Path) -> Result<PathBuf, DraftError> {
 }
 
 /// A password is for its owner alone.
+///
+/// # Errors
+/// If the permissions of the file cannot be changed.
 #[cfg(unix)]
 pub fn keep_secret(config: &Path) -> Result<(), DraftError> {
     use std::fs::{self, Permissions};

@@ -30,6 +30,9 @@ pub enum WriteError {
 /// Written beside it, synced, renamed, and the folder synced. A file that exists keeps its permissions; a new one gets
 /// the usual ones (`0666` less the umask). A link stays, and what it leads to is replaced. What is no file, such as a
 /// pipe or `/dev/stdout`, is written to as it is.
+///
+/// # Errors
+/// If the path names no file, or the system refuses.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
     write(path, bytes, Readers::Usual)
 }
@@ -79,6 +82,9 @@ impl WriteError {
 }
 
 /// Fails as [`write_atomic`] would for the same path, and writes nothing: for a result that takes long to make.
+///
+/// # Errors
+/// If the path names no file, or no file can be made in its folder.
 pub fn check_writable(path: &Path) -> Result<(), WriteError> {
     if path.file_name().is_none() {
         return Err(WriteError::Name { path: path.to_owned() });

@@ -77,6 +77,9 @@ pub enum ManifestLoadError {
 
 /// Reads and checks the manifest at `path`, and checks the ONNX file's size and digest. Returns the manifest and where
 /// the ONNX file is.
+///
+/// # Errors
+/// If one of the two files is missing, too large or cannot be read, the manifest cannot be used, or the digests differ.
 pub fn load(path: &Path) -> Result<(Manifest, PathBuf), ManifestLoadError> {
     let manifest = parse(&read_text(path)?, path)?;
     let extractor = path.with_file_name(&manifest.file);
@@ -93,6 +96,9 @@ pub fn load(path: &Path) -> Result<(Manifest, PathBuf), ManifestLoadError> {
 }
 
 /// Parses and checks a manifest's text. `path` is for messages alone.
+///
+/// # Errors
+/// If the text is no manifest, or a value in it cannot be used.
 pub fn parse(text: &str, path: &Path) -> Result<Manifest, ManifestLoadError> {
     let not_one = |reason| ManifestLoadError::NotAManifest { path: path.to_owned(), reason };
     let manifest: Manifest = toml::from_str(text).map_err(|error| not_one(describe(&error, text)))?;
@@ -107,6 +113,9 @@ pub fn beside(path: &Path) -> PathBuf {
 }
 
 /// SHA-256 of a file as 64 lower-case hexadecimal digits, read in pieces.
+///
+/// # Errors
+/// If the file cannot be read.
 pub fn sha256_file(path: &Path) -> io::Result<String> {
     digest(File::open(path)?)
 }

@@ -46,6 +46,9 @@ impl Service {
     }
 
     /// The one that listens at a path, or, with a leading `@`, at an abstract address.
+    ///
+    /// # Errors
+    /// If nothing listens at the address, or the system has no such sockets.
     pub fn at(address: &OsStr, patience: Option<Duration>) -> io::Result<Self> {
         let manager = Manager { socket: socket::Socket::to(address)?, patience, status: Mutex::default() };
         Ok(Self { manager: Some(Arc::new(manager)) })

@@ -32,6 +32,9 @@ pub struct SignalError {
 impl Shutdown {
     /// Requested by Ctrl-C, SIGTERM or SIGHUP; a second signal ends the process at once with exit code 130.
     /// The handler is installed once per process; later calls give the same shutdown.
+    ///
+    /// # Errors
+    /// If the signal handler cannot be installed.
     pub fn on_signals() -> Result<Self, SignalError> {
         INSTALLED.get_or_init(Self::install).clone()
     }

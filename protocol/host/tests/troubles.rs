@@ -102,15 +102,15 @@ fn a_retained_message_that_is_too_large_does_not_keep_a_client_off() {
     let vandal = Transport::start(options, move |event| drop(sender.send(event))).expect("the options are valid");
     next(&at_vandal, connected);
     vandal.publish("up/b", vec![1; 3 * LARGEST], true).expect("it is connected");
-    vandal.publish("notice", vec![7], true).expect("it is connected");
+    vandal.publish("announcement", vec![7], true).expect("it is connected");
     next(&at_vandal, |event| matches!(event, Event::Message { .. }).then_some(()));
 
-    let (client, events) = start(&broker, "client", &["notice", "up/+", "blob"]);
+    let (client, events) = start(&broker, "client", &["announcement", "up/+", "blob"]);
     let (trouble, reason) = next(&events, trouble);
     assert!(matches!(trouble, Trouble::LargeRetained { .. }) && reason.contains("on up/+"), "{trouble:?} {reason}");
     // It is there all the same, hears what is retained elsewhere, and what is new.
     next(&events, |event| match event {
-        Event::Message { topic, payload } => (topic == "notice" && *payload == [7]).then_some(()),
+        Event::Message { topic, payload } => (topic == "announcement" && *payload == [7]).then_some(()),
         Event::Connected
         | Event::Disconnected { .. }
         | Event::Refused { .. }
@@ -125,7 +125,7 @@ fn a_retained_message_that_is_too_large_does_not_keep_a_client_off() {
     assert!((0..DEADLINE.as_millis() / LOOK.as_millis()).any(is_quiet));
     vandal.publish("up/a", vec![9], false).expect("it is connected");
     let heard = next(&events, |event| match event {
-        Event::Message { topic, payload } if topic != "notice" => Some((topic.clone(), payload.clone())),
+        Event::Message { topic, payload } if topic != "announcement" => Some((topic.clone(), payload.clone())),
         Event::Message { .. }
         | Event::Connected
         | Event::Disconnected { .. }

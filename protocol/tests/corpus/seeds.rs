@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use grapevine_protocol::encode;
 use grapevine_protocol::limits::BLOCK_BYTES;
-use grapevine_protocol::{Task, encode};
 
 use crate::examples;
 
@@ -13,10 +13,10 @@ pub type Seeds = BTreeMap<String, Vec<u8>>;
 /// The seeds of every target.
 pub fn all() -> BTreeMap<&'static str, Seeds> {
     BTreeMap::from([
-        ("aid", aids()),
+        ("side_information", aids()),
         ("assembler", assembler()),
         ("heads", heads()),
-        ("memory", memories()),
+        ("server_state", memories()),
         ("to_aggregator", to_aggregator()),
         ("to_device", to_device()),
         ("update", updates()),
@@ -49,9 +49,9 @@ fn to_aggregator() -> Seeds {
 
 fn to_device() -> Seeds {
     let mut seeds = named(examples::to_device().iter().map(|f| (f.name, encode(&f.message, f.block))));
-    break_one(&mut seeds, "notice-train", "truncated", |bytes| bytes.truncate(60));
+    break_one(&mut seeds, "announcement-train", "truncated", |bytes| bytes.truncate(60));
     // The learning rate follows run, round, task, shape and method.
-    break_one(&mut seeds, "notice-train", "nan", |bytes| {
+    break_one(&mut seeds, "announcement-train", "nan", |bytes| {
         let at = bytes.windows(4).position(|window| window == 0.125_f32.to_le_bytes()).expect("the learning rate");
         bytes.splice(at..at + 4, f32::NAN.to_le_bytes());
     });
@@ -61,13 +61,14 @@ fn to_device() -> Seeds {
 }
 
 fn updates() -> Seeds {
-    // The first byte is the round's place among those of the checks; the shape of two by two comes first.
-    let rounds: [(&str, u8); 9] = [
+    // The first byte is the request's place among those of the checks; the shape of two by two comes first.
+    let rounds: [(&str, u8); 10] = [
         ("trained-f32", 0),
         ("trained-f16", 0),
         ("trained-int8", 0),
         ("trained-plain", 1),
         ("trained-with-loss", 8),
+        ("gradient", 7),
         ("gradients-alone", 9),
         ("statistics-counts", 4),
         ("statistics-means", 5),
@@ -78,18 +79,17 @@ fn updates() -> Seeds {
         assert_eq!(answer.name, name);
         (name, [&[round], &answer.update.encode(examples::shape(), answer.encoding)[..]].concat())
     }));
-    assert!(answers.iter().all(|answer| answer.task != Task::Wait));
-    break_one(&mut seeds, "trained-f32", "nan", |bytes| put(bytes, 12, f32::NAN));
-    break_one(&mut seeds, "trained-f32", "absurd", |bytes| put(bytes, 12, 1e9));
+    break_one(&mut seeds, "trained-f32", "nan", |bytes| put(bytes, 13, f32::NAN));
+    break_one(&mut seeds, "trained-f32", "absurd", |bytes| put(bytes, 13, 1e9));
     break_one(&mut seeds, "trained-f32", "truncated", |bytes| bytes.truncate(50));
     break_one(&mut seeds, "trained-f32", "one-byte-more", |bytes| bytes.push(0));
     break_one(&mut seeds, "trained-f32", "wrong-shape", |bytes| bytes[2] = 3);
     break_one(&mut seeds, "trained-f32", "wrong-method", |bytes| bytes[0] = 1);
     break_one(&mut seeds, "trained-f32", "wrong-task", |bytes| bytes[0] = 7);
     break_one(&mut seeds, "trained-f32", "classes-descending", |bytes| {
-        bytes.splice(60..64, [1, 0, 0, 0]).for_each(drop)
+        bytes.splice(61..65, [1, 0, 0, 0]).for_each(drop)
     });
-    break_one(&mut seeds, "trained-int8", "infinite-scale", |bytes| put(bytes, 12, f32::INFINITY));
+    break_one(&mut seeds, "trained-int8", "infinite-scale", |bytes| put(bytes, 13, f32::INFINITY));
     break_one(&mut seeds, "trained-with-loss", "nan-loss", |bytes| put(bytes, 11, f32::NAN));
     break_one(&mut seeds, "gradients-alone", "without-any", |bytes| bytes.truncate(10));
     break_one(&mut seeds, "trained-plain", "no-samples", |bytes| bytes[3] = 0);
@@ -109,13 +109,15 @@ fn heads() -> Seeds {
 }
 
 fn aids() -> Seeds {
-    let aids = examples::aids();
+    let aids = examples::side_information();
     let mut seeds =
-        named(aids.iter().map(|(name, aid, encoding)| (*name, [&[0], &aid.encode(*encoding)[..]].concat())));
+        named(aids.iter().map(|(name, side_information, encoding)| {
+            (*name, [&[0], &side_information.encode(*encoding)[..]].concat())
+        }));
     break_one(&mut seeds, "prior", "above-one", |bytes| put(bytes, 2, 1.5));
     break_one(&mut seeds, "weights", "below-zero", |bytes| put(bytes, 2, -1.5));
-    break_one(&mut seeds, "anchor", "half-a-bias", |bytes| bytes.truncate(bytes.len() - 6));
-    break_one(&mut seeds, "anchor", "nan", |bytes| put(bytes, 2, f32::NAN));
+    break_one(&mut seeds, "reference-point", "half-a-bias", |bytes| bytes.truncate(bytes.len() - 6));
+    break_one(&mut seeds, "reference-point", "nan", |bytes| put(bytes, 2, f32::NAN));
     break_one(&mut seeds, "means", "class-twice", |bytes| bytes[5] = 0);
     break_one(&mut seeds, "means", "nan", |bytes| put(bytes, 7, f32::NAN));
     break_one(&mut seeds, "prototypes-f32", "unknown-class", |bytes| bytes[6] = 2);
@@ -124,16 +126,16 @@ fn aids() -> Seeds {
 }
 
 fn memories() -> Seeds {
-    let memories = examples::memories();
+    let memories = examples::server_states();
     let mut seeds = named(memories.iter().map(|(name, body)| (*name, [&[0], &body.encode()[..]].concat())));
-    break_one(&mut seeds, "memory-full", "truncated", |bytes| bytes.truncate(bytes.len() - 1));
-    break_one(&mut seeds, "memory-full", "one-byte-more", |bytes| bytes.push(0));
+    break_one(&mut seeds, "server-state-full", "truncated", |bytes| bytes.truncate(bytes.len() - 1));
+    break_one(&mut seeds, "server-state-full", "one-byte-more", |bytes| bytes.push(0));
     // The header: a flag, then how many heads, numbers and devices.
-    break_one(&mut seeds, "memory-full", "too-many-numbers", |bytes| {
+    break_one(&mut seeds, "server-state-full", "too-many-numbers", |bytes| {
         drop(bytes.splice(3..4, [0xff, 0xff, 0xff, 0x7f]))
     });
-    break_one(&mut seeds, "memory-full", "prior-nan", |bytes| put(bytes, 5, f32::NAN));
-    break_one(&mut seeds, "memory-full", "device-infinite", |bytes| {
+    break_one(&mut seeds, "server-state-full", "prior-nan", |bytes| put(bytes, 5, f32::NAN));
+    break_one(&mut seeds, "server-state-full", "device-infinite", |bytes| {
         let last = bytes.len() - 4;
         put(bytes, last, f32::INFINITY);
     });

@@ -2,13 +2,14 @@
 //! features. Every weight is a multiple of 1/64 whose row reaches 127/64, so that all encodings hold it exactly.
 
 use grapevine_models::{
-    Average, FloatSums, Head, Heads, Means, Memory, Method, Params, Prototypes, Samples, Shape, Start, Statistics,
+    Average, FloatSums, Head, Heads, Init, Means, Method, Params, Prototypes, Samples, ServerState, Shape, Statistics,
     Sums, triangle,
 };
 use grapevine_protocol::{
-    Aid, AidBody, Bitmap, BlobRef, BlockHeader, BlockSize, BootId, DatasetId, Digest, Encoding, HeadsBody, Hello,
-    LabelValue, Labels, Leaving, MemoryBody, Notice, Offer, Receipt, Refusal, Refused, RoundId, RunId, Task,
-    ToAggregator, ToDevice, Update, UpdateContent, Want, Welcome, class_list_digest,
+    AttributeValue, Attributes, Bitmap, BlobRef, BlockHeader, BlockRequest, BlockSize, DatasetId, Digest, Encoding,
+    Goodbye, HeadsBody, Hello, Incarnation, Offer, Receipt, Refusal, Refused, Request, Response, RoundAnnouncement,
+    RoundId, RunId, ServerStateBody, SideInformation, SideInformationBody, Task, ToAggregator, ToDevice, Update,
+    Welcome, class_list_digest,
 };
 
 /// A message with the block behind it.
@@ -30,9 +31,7 @@ pub struct Answer {
     /// How it is written.
     pub encoding: Encoding,
     /// What the round asked for.
-    pub task: Task,
-    /// The fleet's method.
-    pub method: Method,
+    pub request: Request,
 }
 
 /// Two classes, two features.
@@ -40,11 +39,12 @@ pub fn shape() -> Shape {
     Shape::new(2, 2).expect("within the limits")
 }
 
-/// One label of each kind; the text of the last one ends the hello.
-fn labels() -> Labels {
-    let mut labels = Labels::default();
-    let text = |text| LabelValue::text(text).expect("short enough");
-    for (name, value) in [("cores", LabelValue::Number(-4)), ("mains", LabelValue::Flag(true)), ("site", text("north"))]
+/// One attribute of each kind; the text of the last one ends the hello.
+fn attributes() -> Attributes {
+    let mut labels = Attributes::default();
+    let text = |text| AttributeValue::text(text).expect("short enough");
+    for (name, value) in
+        [("cores", AttributeValue::Number(-4)), ("mains", AttributeValue::Flag(true)), ("site", text("north"))]
     {
         labels.insert(name, value).expect("a label");
     }
@@ -54,81 +54,100 @@ fn labels() -> Labels {
 /// Every variant of [`ToAggregator`].
 pub fn to_aggregator() -> Vec<Framed<ToAggregator>> {
     let hello = Hello {
-        boot: BootId(0x0102_0304_0506_0708),
+        incarnation: Incarnation(0x0102_0304_0506_0708),
         extractor: Digest::of(b"extractor"),
         classes: class_list_digest(["cat", "dog"]),
         shape: Shape::new(10, 64).expect("within the limits"),
         samples: 4_321,
         dataset: DatasetId(0x0a0b_0c0d),
-        labels: labels(),
+        attributes: attributes(),
     };
     let offer = Offer { run: RunId(77), round: RoundId(300), blob: blob(), crc: 0xdead_beef };
     vec![
         Framed { name: "hello", message: ToAggregator::Hello(hello), block: b"" },
-        Framed { name: "want", message: ToAggregator::Want(want()), block: b"" },
+        Framed { name: "want", message: ToAggregator::BlockRequest(want()), block: b"" },
         Framed { name: "offer", message: ToAggregator::Offer(offer), block: b"first" },
         Framed { name: "block", message: ToAggregator::Block(block_header()), block: b"second" },
-        Framed { name: "leaving", message: ToAggregator::Leaving(Leaving { boot: BootId(9_000) }), block: b"" },
+        Framed {
+            name: "leaving",
+            message: ToAggregator::Goodbye(Goodbye { incarnation: Incarnation(9_000) }),
+            block: b"",
+        },
     ]
 }
 
-/// Every variant of [`ToDevice`], with every task of a notice and both kinds of receipts.
+/// Every variant of [`ToDevice`], with every task of an announcement and both kinds of receipts.
 pub fn to_device() -> Vec<Framed<ToDevice>> {
     let framed = |name, message| Framed { name, message, block: b"" };
     let receipt = |refused| {
         ToDevice::Receipt(Receipt { run: RunId(77), round: RoundId(300), digest: Digest::of(b"update"), refused })
     };
-    let statistics = Task::Statistics { extent: Sums::SecondMoment };
+    let statistics = Task::Round(Request::Statistics(Sums::SecondMoment));
     vec![
-        framed("welcome", ToDevice::Welcome(Welcome { boot: BootId(9_000), run: RunId(77), is_eligible: true })),
-        framed("refused", ToDevice::Refused(Refused { boot: Some(BootId(0x0102)), reason: Refusal::Storage })),
-        framed("notice-train", ToDevice::Notice(notice(Task::Train))),
-        framed("notice-statistics", ToDevice::Notice(notice(statistics))),
-        framed("notice-rest", ToDevice::Notice(notice(Task::Rest))),
-        framed("notice-only", ToDevice::Notice(Notice { only: vec![7, u32::MAX], ..notice(statistics) })),
-        framed("notice-wait", ToDevice::Notice(Notice { heads: None, aid: None, ..notice(Task::Wait) })),
-        framed("want", ToDevice::Want(want())),
+        framed(
+            "welcome",
+            ToDevice::Welcome(Welcome { incarnation: Incarnation(9_000), run: RunId(77), is_eligible: true }),
+        ),
+        framed(
+            "refused",
+            ToDevice::Refused(Refused { incarnation: Some(Incarnation(0x0102)), reason: Refusal::Storage }),
+        ),
+        framed(
+            "announcement-train",
+            ToDevice::RoundAnnouncement(announcement(Task::Round(Method::RedGrape.training_request()))),
+        ),
+        framed("announcement-statistics", ToDevice::RoundAnnouncement(announcement(statistics))),
+        framed("announcement-rest", ToDevice::RoundAnnouncement(announcement(Task::Rest))),
+        framed(
+            "announcement-only",
+            ToDevice::RoundAnnouncement(RoundAnnouncement { only: vec![7, u32::MAX], ..announcement(statistics) }),
+        ),
+        framed(
+            "announcement-wait",
+            ToDevice::RoundAnnouncement(RoundAnnouncement {
+                heads: None,
+                side_information: None,
+                ..announcement(Task::Wait)
+            }),
+        ),
+        framed("want", ToDevice::BlockRequest(want())),
         Framed { name: "block", message: ToDevice::Block(block_header()), block: b"second" },
         framed("receipt", receipt(None)),
         framed("receipt-refused", receipt(Some(Refusal::NotFinite))),
     ]
 }
 
-/// Trained updates in each encoding, and statistics of each extent.
+/// Heads in each encoding, and every other response.
 pub fn answers() -> Vec<Answer> {
+    let answer = |name, samples, response, encoding, request| Answer {
+        name,
+        update: Update { samples, dataset: DatasetId(300), response },
+        encoding,
+        request,
+    };
     let trained = |name, encoding| {
-        let content = UpdateContent::Trained { heads: Some(heads()), prototypes: prototypes(), loss: None };
-        let update = Update { samples: 1_000, dataset: DatasetId(300), content };
-        Answer { name, update, encoding, task: Task::Train, method: Method::RedGrape }
+        let response = Response::Heads { heads: heads(), prototypes: Some(prototypes()), loss: None };
+        answer(name, 1_000, response, encoding, Method::RedGrape.training_request())
     };
-    let one_head = Heads { main: heads().main, supplementary: Head::zeros(shape()) };
-    let plain = UpdateContent::Trained { heads: Some(one_head), prototypes: Prototypes::default(), loss: None };
-    let with_loss = match plain.clone() {
-        UpdateContent::Trained { heads, prototypes, .. } => {
-            UpdateContent::Trained { heads, prototypes, loss: Some(0.625) }
-        }
-        UpdateContent::Statistics(_) => plain.clone(),
+    let plain = |loss| {
+        let heads = Heads { main: heads().main, supplementary: Head::zeros(shape()) };
+        Response::Heads { heads, prototypes: None, loss }
     };
-    let gradients = UpdateContent::Trained { heads: None, prototypes: prototypes(), loss: None };
-    let other = |name, content, method| {
-        let update = Update { samples: 1, dataset: DatasetId(300), content };
-        Answer { name, update, encoding: Encoding::F32, task: Task::Train, method }
-    };
-    let summed = |name, extent, method| {
-        let update =
-            Update { samples: 5, dataset: DatasetId(300), content: UpdateContent::Statistics(statistics(extent)) };
-        Answer { name, update, encoding: Encoding::F32, task: Task::Statistics { extent }, method }
+    let other = |name, response, method: Method| answer(name, 1, response, Encoding::F32, method.training_request());
+    let summed = |name, extent| {
+        answer(name, 5, Response::Statistics(statistics(extent)), Encoding::F32, Request::Statistics(extent))
     };
     vec![
         trained("trained-f32", Encoding::F32),
         trained("trained-f16", Encoding::F16),
         trained("trained-int8", Encoding::Int8),
-        other("trained-plain", plain, Method::FedAvg),
-        other("trained-with-loss", with_loss, Method::Climb),
-        other("gradients-alone", gradients, Method::Creff),
-        summed("statistics-counts", Sums::Counts, Method::LogitAdjusted),
-        summed("statistics-means", Sums::Means, Method::Ncm),
-        summed("statistics-second-moment", Sums::SecondMoment, Method::Ridge),
+        other("trained-plain", plain(None), Method::FedAvg),
+        other("trained-with-loss", plain(Some(0.625)), Method::Climb),
+        other("gradient", Response::Gradient(heads().main), Method::RedGrapePlus),
+        other("gradients-alone", Response::Prototypes(prototypes()), Method::Creff),
+        summed("statistics-counts", Sums::Counts),
+        summed("statistics-means", Sums::Means),
+        summed("statistics-second-moment", Sums::SecondMoment),
     ]
 }
 
@@ -138,17 +157,21 @@ pub fn heads_bodies() -> Vec<(&'static str, HeadsBody)> {
     vec![("heads-both", HeadsBody(heads())), ("heads-plain", HeadsBody(plain))]
 }
 
-/// Every kind of aid, the prototypes in each encoding.
-pub fn aids() -> Vec<(&'static str, AidBody, Encoding)> {
+/// Every kind of side information, the prototypes in each encoding.
+pub fn side_information() -> Vec<(&'static str, SideInformationBody, Encoding)> {
     let means = Means { by_class: [(0, vec![0.5, -1.25]), (1, vec![2.0, 0.125])].into() };
     vec![
-        ("prototypes-f32", AidBody(Aid::Prototypes(prototypes())), Encoding::F32),
-        ("prototypes-f16", AidBody(Aid::Prototypes(prototypes())), Encoding::F16),
-        ("prototypes-int8", AidBody(Aid::Prototypes(prototypes())), Encoding::Int8),
-        ("means", AidBody(Aid::Means(means)), Encoding::F32),
-        ("prior", AidBody(Aid::Prior(vec![0.75, 0.25])), Encoding::F32),
-        ("weights", AidBody(Aid::Weights(vec![1.5, 501.0])), Encoding::F32),
-        ("anchor", AidBody(Aid::Anchor(head([64, -32, 16, 8], [0.5, -0.5]))), Encoding::Int8),
+        ("prototypes-f32", SideInformationBody(SideInformation::Prototypes(prototypes())), Encoding::F32),
+        ("prototypes-f16", SideInformationBody(SideInformation::Prototypes(prototypes())), Encoding::F16),
+        ("prototypes-int8", SideInformationBody(SideInformation::Prototypes(prototypes())), Encoding::Int8),
+        ("means", SideInformationBody(SideInformation::Means(means)), Encoding::F32),
+        ("prior", SideInformationBody(SideInformation::Prior(vec![0.75, 0.25])), Encoding::F32),
+        ("weights", SideInformationBody(SideInformation::Weights(vec![1.5, 501.0])), Encoding::F32),
+        (
+            "reference-point",
+            SideInformationBody(SideInformation::ReferencePoint(head([64, -32, 16, 8], [0.5, -0.5]))),
+            Encoding::Int8,
+        ),
     ]
 }
 
@@ -156,19 +179,19 @@ fn blob() -> BlobRef {
     BlobRef { bytes: 700_000, ..BlobRef::of(b"update") }
 }
 
-fn want() -> Want {
+fn want() -> BlockRequest {
     let mut missing = Bitmap::none(blob().blocks());
     [0, 3, 10].into_iter().for_each(|index| missing.insert(index));
-    Want { blob: blob(), missing }
+    BlockRequest { blob: blob(), missing }
 }
 
 fn block_header() -> BlockHeader {
     BlockHeader { digest: Digest::of(b"update"), index: 10, crc: 0x0123_4567 }
 }
 
-fn notice(task: Task) -> Notice {
-    Notice {
-        boot: BootId(0x5151),
+fn announcement(task: Task) -> RoundAnnouncement {
+    RoundAnnouncement {
+        incarnation: Incarnation(0x5151),
         run: RunId(0xfedc_ba98_7654_3210),
         round: RoundId(17),
         task,
@@ -183,31 +206,33 @@ fn notice(task: Task) -> Notice {
             batch: 32,
             epochs: 3,
             min_samples_to_share: 5,
-            start: Start::Lda,
-            start_scale: 0.375,
+            init: Init::Lda,
+            init_scale: 0.375,
             averaged: true,
             tau: -0.25,
-            own: [0.5, 2.0, 0.0, 0.0, 0.0, 0.0],
-        },
+            method_params: [0.5, 0.0, 0.0, 0.0, 0.0, 0.0],
+        }
+        .check()
+        .expect("within the ranges"),
         encoding: Encoding::Int8,
         heads: Some(BlobRef { bytes: 16_392_005, ..BlobRef::of(b"heads") }),
-        aid: Some(BlobRef { bytes: 5_002, ..BlobRef::of(b"aid").in_blocks_of(BlockSize::Kib16) }),
+        side_information: Some(BlobRef { bytes: 5_002, ..BlobRef::of(b"aid").in_blocks_of(BlockSize::Kib16) }),
         seed: 42,
-        highest_ticket: u64::MAX / 3,
+        selection_threshold: u64::MAX / 3,
         only: Vec::new(),
         closes_in_ms: 60_000,
     }
 }
 
 /// What an aggregator keeps for itself: everything, and nothing.
-pub fn memories() -> [(&'static str, MemoryBody); 2] {
-    let full = Memory {
+pub fn server_states() -> [(&'static str, ServerStateBody); 2] {
+    let full = ServerState {
         prior: vec![0.75, 0.25],
         average: Some(Average { head: head([1, 2, 3, 127], [0.5, -1.0]), heads: 3 }),
         numbers: vec![0.1, 0.2, 0.3],
         devices: [("camera-1".into(), 0.5), ("north-2".into(), 5.0)].into(),
     };
-    [("memory-full", MemoryBody(full)), ("memory-empty", MemoryBody(Memory::default()))]
+    [("server-state-full", ServerStateBody(full)), ("server-state-empty", ServerStateBody(ServerState::default()))]
 }
 
 fn heads() -> Heads {

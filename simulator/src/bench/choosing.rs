@@ -17,8 +17,8 @@ impl Bench<'_> {
     /// Chooses a point for each method: that of the best mean balanced accuracy over the seeds' validation samples, the
     /// first among equals.
     pub(super) fn choose(&self, plans: &[Vec<Point>]) -> Result<(Vec<Chosen>, Vec<Trial>), BenchError> {
-        // A dial is turned on the held-out samples too.
-        let is_tried = |points: &[Point]| points.len() > 1 || !self.options.dial.methods.is_empty();
+        // A logit offset is tried on the held-out samples too.
+        let is_tried = |points: &[Point]| points.len() > 1 || !self.options.logit_offset.methods.is_empty();
         let tried: Vec<&Point> = plans.iter().filter(|points| is_tried(points)).flatten().collect();
         let folds = (0..self.options.folds.max(1)).map(|fold| {
             let validation = Validation { share: VALIDATION_SHARE, fold };

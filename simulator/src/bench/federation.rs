@@ -7,12 +7,13 @@ use std::sync::{Mutex, PoisonError};
 use grapevine_aggregator::round::choose;
 use grapevine_models::evaluate::{Accuracy, Tally};
 use grapevine_models::{
-    Conditions, FleetModel, Head, HeadError, Heads, Params, RoundError, RoundSum, Samples, SamplesError, Shape,
-    Statistics, Step, Sums, UpdateContent, ValidParams, stream, train_round,
+    FleetModel, Head, HeadError, Heads, Request, Response, RoundError, RoundSum, Run, RunConfig, Samples, SamplesError,
+    Shape, Statistics, Sums, ValidParams, respond, stream,
 };
 use grapevine_protocol::topics::BlobKind;
 use grapevine_protocol::{
-    AidBody, BodyError, BootId, DatasetId, DeviceId, Digest, Encoding, HeadsBody, Notice, RoundId, RunId, Task, Update,
+    BodyError, DatasetId, DeviceId, Digest, Encoding, HeadsBody, Incarnation, RoundAnnouncement, RoundId, RunId,
+    SideInformationBody, Task, Update,
 };
 use rayon::prelude::*;
 
@@ -28,7 +29,7 @@ const TEST_ROWS: usize = 1_024;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Setup<'a> {
     pub(super) params: ValidParams,
-    /// Positions of the dial at which the final head is tried, each for itself.
+    /// Values of `tau` at which the final head is tried, each for itself.
     pub(super) taus: &'a [f64],
     /// Rounds of training.
     pub(super) rounds: u32,
@@ -44,7 +45,7 @@ pub(super) struct Outcome {
     /// After every round that made a head to use.
     pub(super) rounds: Vec<RoundResult>,
     /// The final head's on the fleet's test set, shifted by each of `Setup::taus`.
-    pub(super) dial: Vec<Accuracy>,
+    pub(super) logit_offset: Vec<Accuracy>,
     /// SHA-256 of the final heads, as they are published.
     pub(super) digest: Digest,
     /// Test samples of each class, `[C]`.
@@ -73,7 +74,9 @@ pub enum FederationError {
     #[error(transparent)]
     Samples(#[from] SamplesError),
     /// Training left the range of numbers.
-    #[error("training with {0} diverged ({1}); lower the learning rate with --lr, or standardise the features")]
+    #[error(
+        "training with {0} diverged ({1}); lower the learning rate with --learning-rate, or standardise the features"
+    )]
     Diverged(&'static str, HeadError),
     /// An answer cannot be added.
     #[error(transparent)]
@@ -106,27 +109,32 @@ pub(super) fn run(
         if stop() {
             return Ok(None);
         }
-        let step = federation.next_step();
-        if step == Step::Done {
-            break;
-        }
-        federation.do_step(step)?;
+        let Some(request) = federation.run.next_request() else { break };
+        federation.do_round(request)?;
         tick();
         // A start from sums is no round of training.
-        let is_round = step == Step::Train || setup.params.method.is_one_shot();
-        if let Some(head) = federation.model.in_use().filter(|_| is_round) {
+        let is_round = request.is_training() || setup.params.method.is_one_shot();
+        if let Some(head) = federation.run.model().inference_head().filter(|_| is_round) {
             rounds.push(RoundResult { accuracy: evaluate(head, &test), traffic: federation.traffic });
         }
     }
     let prior = if setup.taus.is_empty() { Vec::new() } else { shared_prior(&devices, setup.params)? };
-    let direction = setup.params.method.dial(&prior);
+    let direction = setup.params.method.logit_offset(&prior);
     let turned =
         |head: &Head| setup.taus.iter().map(|&tau| evaluate(&head.shifted(&direction, tau as f32), &test)).collect();
-    let dial = federation.model.in_use().map_or_else(Vec::new, turned);
+    let logit_offset = federation.run.model().inference_head().map_or_else(Vec::new, turned);
     let digest = federation.finish()?;
     let seconds = (now() - began).as_secs_f64();
     let tested = class_counts(fleet.test.labels.iter().copied(), fleet.shape.classes());
-    Ok(Some(Outcome { rounds, dial, digest, tested, traffic: federation.traffic, steps: federation.round, seconds }))
+    Ok(Some(Outcome {
+        rounds,
+        logit_offset,
+        digest,
+        tested,
+        traffic: federation.traffic,
+        steps: federation.round,
+        seconds,
+    }))
 }
 
 /// How a head does on a test set, on all cores.
@@ -160,10 +168,10 @@ impl Setup<'_> {
     pub(super) fn steps(&self) -> u32 {
         let (mut has_sums, mut trained, mut steps) = (false, 0, 0);
         loop {
-            match self.params.next_step(has_sums, trained, self.rounds) {
-                Step::Gather(_) => has_sums = true,
-                Step::Train => trained += 1,
-                Step::Done => return steps,
+            match self.params.next_request(has_sums, trained, self.rounds) {
+                Some(request) if request.is_training() => trained += 1,
+                Some(_) => has_sums = true,
+                None => return steps,
             }
             steps += 1;
         }
@@ -189,7 +197,7 @@ pub(super) fn device_id(number: usize) -> DeviceId {
 #[derive(Clone, Copy, Default)]
 struct Have {
     heads: u32,
-    aid: u32,
+    side_information: u32,
 }
 
 /// The aggregator's side of a run.
@@ -197,38 +205,36 @@ struct Federation<'a> {
     fleet: &'a Fleet,
     setup: &'a Setup<'a>,
     devices: &'a [Device<'a>],
-    auxiliary: Option<Samples<'a>>,
-    model: FleetModel,
-    trained: u32,
+    run: Run<'a>,
     round: u32,
     wire: Wire,
     traffic: Traffic,
     have: Vec<Have>,
     newest: Have,
     heads_bytes: usize,
-    aid_bytes: usize,
+    side_information_bytes: usize,
 }
 
 impl<'a> Federation<'a> {
     fn new(fleet: &'a Fleet, setup: &'a Setup<'a>, devices: &'a [Device<'a>], auxiliary: Option<Samples<'a>>) -> Self {
         let name = "bench".parse().expect("letters");
         let wire = Wire::new(name, &device_id(0), fleet.shape, setup.encoding);
+        let config =
+            RunConfig { shape: fleet.shape, params: setup.params, seed: fleet.seed, rounds: setup.rounds, auxiliary };
         let mut traffic = Traffic::default();
         devices.iter().for_each(|device| traffic += wire.greeting(device.count() as usize));
         Self {
             fleet,
             setup,
             devices,
-            auxiliary,
-            model: FleetModel::default(),
-            trained: 0,
+            run: Run::new(config, FleetModel::default()),
             round: 0,
             wire,
             traffic,
             have: vec![Have::default(); devices.len()],
             newest: Have::default(),
             heads_bytes: 0,
-            aid_bytes: 0,
+            side_information_bytes: 0,
         }
     }
 
@@ -236,38 +242,34 @@ impl<'a> Federation<'a> {
         self.fleet.shape
     }
 
-    fn next_step(&self) -> Step {
-        self.setup.params.next_step(self.model.statistics.is_some(), self.trained, self.setup.rounds)
-    }
-
-    fn do_step(&mut self, step: Step) -> Result<(), FederationError> {
-        self.tell(step);
-        let chosen = self.choose(step);
+    fn do_round(&mut self, request: Request) -> Result<(), FederationError> {
+        self.tell(Task::Round(request));
+        let chosen = self.choose(request);
         for &device in &chosen {
             self.fetch(device);
         }
-        let sum = Mutex::new(RoundSum::new(self.shape(), step, &self.setup.params, &self.model));
+        let sum = Mutex::new(self.run.open_round(request));
         let uploads = chosen
             .par_iter()
             .map(|&device| {
                 let device = &self.devices[device];
-                let content = self.on_the_wire(self.answer(step, device)?, step, device.count())?;
-                let upload = self.wire.upload(RoundId(self.round), self.wire.update_bytes(&content, device.count()));
+                let response = self.on_the_wire(self.answer(request, device)?, request, device.count())?;
+                let upload = self.wire.upload(RoundId(self.round), self.wire.update_bytes(&response, device.count()));
                 // Sums are exact: the order in which devices are added does not matter.
                 let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
-                sum.add(device.id.as_str(), &content, device.count())?;
+                sum.add(device.id.as_str(), &response, device.count())?;
                 Ok(upload)
             })
             .collect::<Result<Vec<Traffic>, FederationError>>()?;
         uploads.into_iter().for_each(|upload| self.traffic += upload);
-        self.merge(step, sum.into_inner().unwrap_or_else(PoisonError::into_inner))
+        self.merge(sum.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The devices that take part, by number.
-    fn choose(&self, step: Step) -> Vec<usize> {
+    fn choose(&self, request: Request) -> Vec<usize> {
         let all = 0..self.devices.len();
-        let (Step::Train, Some(wanted)) = (step, self.setup.participants) else { return all.collect() };
-        if self.setup.params.method.asks_everybody(self.model.aid.is_some()) {
+        let Some(wanted) = self.setup.participants.filter(|_| request.is_training()) else { return all.collect() };
+        if self.setup.params.method.asks_everybody(self.run.model().side_information.is_some()) {
             return all.collect();
         }
         let able: Vec<&DeviceId> = self.devices.iter().map(|device| &device.id).collect();
@@ -275,83 +277,81 @@ impl<'a> Federation<'a> {
         all.filter(|&number| chosen.contains(&self.devices[number].id)).collect()
     }
 
-    fn answer(&self, step: Step, device: &Device<'_>) -> Result<UpdateContent, FederationError> {
-        let params = self.setup.params;
-        if let Step::Gather(extent) = step {
-            let statistics = Statistics::of(&device.samples, extent, params.min_samples_to_share);
-            return Ok(UpdateContent::Statistics(statistics));
-        }
+    fn answer(&self, request: Request, device: &Device<'_>) -> Result<Response, FederationError> {
+        let (params, FleetModel { heads, side_information, .. }) = (&self.setup.params, self.run.model());
         let rng = stream(self.fleet.seed, self.round, device.id.as_str().as_bytes());
-        train_round(device.samples, self.model.heads.clone(), self.model.aid.as_ref(), params, rng)
+        respond(request, device.samples, heads.clone(), side_information.as_ref(), params, rng)
             .map_err(|error| FederationError::Diverged(params.method.name(), error))
     }
 
     /// What arrives of an answer: sums lose digits, and so do heads in an encoding other than f32.
-    fn on_the_wire(&self, content: UpdateContent, step: Step, samples: u32) -> Result<UpdateContent, FederationError> {
-        let is_exact = self.setup.encoding == Encoding::F32 && step == Step::Train;
+    fn on_the_wire(&self, response: Response, request: Request, samples: u32) -> Result<Response, FederationError> {
+        let is_exact = self.setup.encoding == Encoding::F32 && request.is_training();
         if is_exact {
-            return Ok(content);
+            return Ok(response);
         }
         let bytes =
-            Update { samples, dataset: DatasetId::default(), content }.encode(self.shape(), self.setup.encoding);
-        Ok(Update::decode(&bytes, self.shape(), task(step), self.setup.params.method)?.content)
+            Update { samples, dataset: DatasetId::default(), response }.encode(self.shape(), self.setup.encoding);
+        Ok(Update::decode(&bytes, self.shape(), request)?.response)
     }
 
-    fn merge(&mut self, step: Step, sum: RoundSum) -> Result<(), FederationError> {
-        let conditions = Conditions {
-            params: &self.setup.params,
-            seed: self.fleet.seed,
-            rounds: self.setup.rounds,
-            trained: self.trained,
-            auxiliary: self.auxiliary,
-        };
-        let mut merged = sum.merge(self.model.clone(), &conditions);
-        let shape = self.shape();
-        if let Some(heads) = &merged.heads {
-            self.newest.heads += 1;
-            self.heads_bytes = HeadsBody(heads.clone()).encode(shape).len();
+    fn merge(&mut self, sum: RoundSum) -> Result<(), FederationError> {
+        let (shape, encoding) = (self.shape(), self.setup.encoding);
+        let (mut heads_bytes, mut side_information_bytes, mut unread) = (None, None, None);
+        self.run.close_round_with(sum, |mut result| {
+            heads_bytes = result.heads.clone().map(|heads| HeadsBody(heads).encode(shape).len());
+            if let Some(side_information) = result.side_information.take() {
+                let body = SideInformationBody(side_information);
+                let bytes = body.encode(encoding);
+                side_information_bytes = Some(bytes.len());
+                let is_exact = encoding == Encoding::F32;
+                let read = if is_exact { Ok(body) } else { SideInformationBody::decode(&bytes, shape) };
+                result.side_information = read.map_err(|error| unread = Some(error)).ok().map(|body| body.0);
+            }
+            result
+        });
+        if let Some(error) = unread {
+            return Err(error.into());
         }
-        if let Some(aid) = merged.aid.take() {
-            let body = AidBody(aid);
-            let bytes = body.encode(self.setup.encoding);
-            self.newest.aid += 1;
-            self.aid_bytes = bytes.len();
-            let is_exact = self.setup.encoding == Encoding::F32;
-            merged.aid = Some(if is_exact { body.0 } else { AidBody::decode(&bytes, shape)?.0 });
+        if let Some(bytes) = heads_bytes {
+            (self.newest.heads, self.heads_bytes) = (self.newest.heads + 1, bytes);
         }
-        self.model.update(merged);
-        self.trained += u32::from(step == Step::Train);
+        if let Some(bytes) = side_information_bytes {
+            self.newest.side_information += 1;
+            self.side_information_bytes = bytes;
+        }
         self.round += 1;
         Ok(())
     }
 
-    /// Every device hears of the step.
-    fn tell(&mut self, step: Step) {
+    /// Every device hears what it is to do.
+    fn tell(&mut self, task: Task) {
         let named = |version: u32, bytes: usize| (version > 0).then(|| blob(bytes));
-        let notice = Notice {
-            boot: BootId(u64::MAX),
+        let announcement = RoundAnnouncement {
+            incarnation: Incarnation(u64::MAX),
             run: RunId(u64::MAX),
             round: RoundId(self.round),
-            task: task(step),
+            task,
             shape: self.shape(),
-            params: Params::clone(&self.setup.params),
+            params: self.setup.params,
             encoding: self.setup.encoding,
             heads: named(self.newest.heads, self.heads_bytes),
-            aid: named(self.newest.aid, self.aid_bytes).filter(|_| step == Step::Train),
+            side_information: named(self.newest.side_information, self.side_information_bytes)
+                .filter(|_| task.request().is_some_and(Request::is_training)),
             seed: self.fleet.seed,
-            highest_ticket: u64::MAX,
+            selection_threshold: u64::MAX,
             only: Vec::new(),
             closes_in_ms: 0,
         };
-        self.traffic.down += self.wire.notice(&notice) * self.devices.len() as u64;
+        self.traffic.down += self.wire.announcement(&announcement) * self.devices.len() as u64;
     }
 
     /// A device that takes part fetches what it lacks of the model.
     fn fetch(&mut self, device: usize) {
         self.fetch_heads(device);
-        if self.have[device].aid < self.newest.aid {
-            self.traffic += self.wire.download(BlobKind::Aid, self.aid_bytes);
-            self.have[device].aid = self.newest.aid;
+        if self.have[device].side_information < self.newest.side_information {
+            self.traffic += self.wire.download(BlobKind::SideInformation, self.side_information_bytes);
+            self.have[device].side_information = self.newest.side_information;
         }
     }
 
@@ -365,24 +365,17 @@ impl<'a> Federation<'a> {
     /// The end of the run: every device fetches what is to be used, whose digest this gives.
     fn finish(&mut self) -> Result<Digest, FederationError> {
         let shape = self.shape();
-        let in_use = self.model.in_use.clone().map(|main| Heads { main, supplementary: Head::zeros(shape) });
-        let is_another = in_use.is_some();
-        let heads = in_use.or_else(|| self.model.heads.clone()).ok_or(FederationError::NoHead)?;
+        let inference_head =
+            self.run.model().inference_head.clone().map(|main| Heads { main, supplementary: Head::zeros(shape) });
+        let is_another = inference_head.is_some();
+        let heads = inference_head.or_else(|| self.run.model().heads.clone()).ok_or(FederationError::NoHead)?;
         let bytes = HeadsBody(heads).encode(shape);
         if is_another {
             self.newest.heads += 1;
             self.heads_bytes = bytes.len();
         }
-        self.tell(Step::Done);
+        self.tell(Task::Rest);
         (0..self.devices.len()).for_each(|device| self.fetch_heads(device));
         Ok(Digest::of(&bytes))
-    }
-}
-
-fn task(step: Step) -> Task {
-    match step {
-        Step::Gather(extent) => Task::Statistics { extent },
-        Step::Train => Task::Train,
-        Step::Done => Task::Rest,
     }
 }

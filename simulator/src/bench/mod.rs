@@ -4,10 +4,10 @@
 //! Read [`run`] first; a run itself is in `federation`.
 
 mod choosing;
-mod dial;
 mod federation;
 mod fleet;
 mod grid;
+mod logit_offset;
 mod pool;
 mod results;
 mod schedule;
@@ -23,9 +23,9 @@ use grapevine_edge_client::extractor::ExtractorError;
 use grapevine_edge_client::image_input::DecodeError;
 use grapevine_edge_client::source::SourceError;
 use grapevine_host::Shutdown;
-use grapevine_models::{Key, Method, Params, ParamsError, ShapeError, Start};
+use grapevine_models::{HyperParameter, Method, Params, ParamsError, ShapeError};
 use grapevine_protocol::limits::MAX_BLOB_BYTES;
-use grapevine_protocol::{Encoding, largest_aid};
+use grapevine_protocol::{Encoding, largest_side_information};
 
 use crate::data::images::{CacheError, ImageProgress, ImagesError};
 use crate::data::long_tail::LongTailError;
@@ -35,12 +35,12 @@ use crate::extractor::FrozenExtractorError;
 use crate::report::results::Report;
 
 use choosing::Chosen;
-pub use dial::{DialOptions, USUAL_TAUS};
 pub use federation::FederationError;
 use federation::{Outcome, Setup};
 use fleet::Validation;
 pub use grid::{Assignment, Axis, AxisError, MAX_POINTS};
 use grid::{Point, points};
+pub use logit_offset::{LogitOffsetOptions, USUAL_TAUS};
 use pool::{Deal, Pool};
 use schedule::{Fleets, run_all};
 pub(crate) use sources::unusual_spread;
@@ -74,14 +74,10 @@ pub struct BenchOptions {
     pub methods: Vec<Method>,
     /// Hyper-parameters in place of the methods' own, where a method reads them.
     pub settings: Vec<Assignment>,
-    /// Where the main head starts, in place of the methods' own choice.
-    pub start: Option<Start>,
-    /// Whether the head in use is the mean over the last half of the rounds, for every method.
-    pub averaged: bool,
     /// Hyper-parameters to choose, each method for itself, on a part of the training samples.
     pub grid: Vec<Axis>,
     /// Whose final heads are shifted by the class shares, and how far.
-    pub dial: DialOptions,
+    pub logit_offset: LogitOffsetOptions,
     /// How many shares of the training samples are held out, one after another, where something is chosen; at most
     /// [`MAX_FOLDS`].
     pub folds: u32,
@@ -142,13 +138,13 @@ pub enum BenchError {
     NoSeed,
     /// A hyper-parameter that makes no difference.
     #[error("no method of this bench reads `{0}`; leave it out, or add a method that does")]
-    Unread(Key),
+    Unread(&'static HyperParameter),
     /// Too large a search.
     #[error("the grid has more than {MAX_POINTS} combinations for {0}; give fewer values")]
     Grid(Method),
-    /// A dial of nothing.
-    #[error("the dial of {0} is asked for, but {0} does not run; name it in --methods too")]
-    Dial(Method),
+    /// A logit offset of nothing.
+    #[error("the logit offset of {0} is asked for, but {0} does not run; name it in --methods too")]
+    LogitOffset(Method),
     /// A hyper-parameter out of range.
     #[error(transparent)]
     Params(#[from] ParamsError),
@@ -253,6 +249,9 @@ impl From<ImagesError> for BenchError {
 }
 
 /// Runs every method on every seed's fleet. Stopped in the middle, it gives the runs that are over, if there is one.
+///
+/// # Errors
+/// If an option or the data cannot be used, a run fails, or a stop is requested before any run is over.
 pub fn run(
     options: &BenchOptions,
     shutdown: &Shutdown,
@@ -263,7 +262,7 @@ pub fn run(
     let pool = sources::open(options, &mut |step| progress(step), shutdown)?;
     let plans = options.plans(pool.shape.classes())?;
     for method in &options.methods {
-        let bytes = largest_aid(pool.shape, *method);
+        let bytes = largest_side_information(pool.shape, *method);
         if bytes > MAX_BLOB_BYTES {
             return Err(BenchError::TooLarge { method: *method, bytes });
         }
@@ -293,35 +292,28 @@ impl BenchOptions {
         if self.seeds.is_empty() {
             return Err(BenchError::NoSeed);
         }
-        if let Some(&method) = self.dial.methods.iter().find(|method| !self.methods.contains(method)) {
-            return Err(BenchError::Dial(method));
+        if let Some(&method) = self.logit_offset.methods.iter().find(|method| !self.methods.contains(method)) {
+            return Err(BenchError::LogitOffset(method));
         }
-        let keys = self.settings.iter().map(|setting| setting.key).chain(self.grid.iter().map(|axis| axis.key));
-        for key in keys {
-            let read = |method: &Method| self.unset_params(*method, 2).reads(key);
-            if !self.methods.iter().any(read) {
-                return Err(BenchError::Unread(key));
+        let set = self.settings.iter().map(|set| set.parameter);
+        for parameter in set.chain(self.grid.iter().map(|axis| axis.parameter)) {
+            // A value that is out of range has an error of its own.
+            let reads = |method: &Method| self.params(*method, 2).map_or(true, |params| params.applies(parameter));
+            if !self.methods.iter().any(reads) {
+                return Err(BenchError::Unread(parameter));
             }
         }
         Ok(())
     }
 
-    /// The method's own parameters, with the start and the mean of all methods.
-    fn unset_params(&self, method: Method, classes: usize) -> Params {
-        let mut params = Params::defaults(method, classes);
-        if let Some(start) = self.start.filter(|_| !method.is_one_shot()) {
-            params.start = start;
-        }
-        params.averaged |= self.averaged && !method.is_one_shot();
-        params
-    }
-
     /// The method's parameters before anything is chosen.
     fn params(&self, method: Method, classes: usize) -> Result<Params, ParamsError> {
-        let mut params = self.unset_params(method, classes);
-        for setting in &self.settings {
-            if params.reads(setting.key) {
-                params = params.with(setting.key, setting.value)?;
+        let mut params = Params::defaults(method, classes);
+        // In the order of the table: the start decides whether its scale is read.
+        for parameter in params.all() {
+            let set = self.settings.iter().find(|set| set.parameter == parameter);
+            if let Some(set) = set.filter(|_| params.applies(parameter)) {
+                params = params.with(parameter, set.value)?;
             }
         }
         params.check().map(|_| params)
@@ -329,7 +321,7 @@ impl BenchOptions {
 
     /// Whether anything is chosen on held-out samples.
     fn chooses(&self) -> bool {
-        !self.grid.is_empty() || !self.dial.methods.is_empty()
+        !self.grid.is_empty() || !self.logit_offset.methods.is_empty()
     }
 
     /// For each method what is to be tried.
@@ -373,10 +365,10 @@ impl Bench<'_> {
     ) -> Result<Vec<Option<Outcome>>, BenchError> {
         let mut jobs = Vec::new();
         for &point in points {
-            let is_dialled = self.options.dial.methods.contains(&point.params.method);
+            let has_offsets = self.options.logit_offset.methods.contains(&point.params.method);
             let setup = Setup {
                 params: point.params.check()?,
-                taus: if is_dialled { &self.options.dial.taus } else { &[] },
+                taus: if has_offsets { &self.options.logit_offset.taus } else { &[] },
                 rounds: self.options.rounds,
                 participants: self.options.participants,
                 encoding: self.options.encoding,

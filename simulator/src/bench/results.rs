@@ -4,33 +4,34 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use grapevine_host::memory;
+use grapevine_models::Method;
 use grapevine_models::evaluate::Accuracy;
-use grapevine_models::{Key, Method};
+use grapevine_models::hyper_parameters::LAMBDA;
 use serde_json::{Value, json};
 
 use super::choosing::Chosen;
-use super::dial::{Measured, dials};
 use super::federation::Outcome;
 use super::fleet::Fleet;
 use super::grid::Point;
+use super::logit_offset::{Measured, logit_offsets};
 use super::pool::{Pool, PoolSamples};
 use super::sources::Source;
 use super::{BenchOptions, VALIDATION_SHARE};
 use crate::data::long_tail::{ratio_of, told};
 use crate::data::{by_frequency, class_counts};
-use crate::hyper_parameters::{hyper_parameters, told_by_bench};
+use crate::hyper_parameters::{as_json, hyper_parameters, told_by_bench};
 use crate::report::results::{Report, Run, Trial};
 
 /// Most numbers in the report of who holds what; the devices beyond are left out.
 const MOST_COUNTS: usize = 1 << 20;
 
 impl Outcome {
-    /// Balanced accuracy of the head in use at the end; zero if there was none.
+    /// Balanced accuracy of the inference head at the end; zero if there was none.
     pub(super) fn balanced(&self) -> f64 {
         self.last().map_or(0.0, Accuracy::balanced)
     }
 
-    /// What the head in use did at the end, if there was one.
+    /// What the inference head did at the end, if there was one.
     pub(super) fn last(&self) -> Option<&Accuracy> {
         self.rounds.last().map(|round| &round.accuracy)
     }
@@ -43,7 +44,7 @@ pub(super) fn trial(point: &Point, outcomes: &[Outcome], seeds: usize) -> Trial 
     let by_seed: Vec<f64> = (0..seeds).map(of_seed).collect();
     Trial {
         method: point.params.method.name().into(),
-        values: point.values.iter().map(|value| (value.key.name().to_owned(), value.value)).collect(),
+        values: point.values.iter().map(|value| (value.parameter.name.to_owned(), value.value)).collect(),
         validation_accuracy: by_seed.iter().sum::<f64>() / by_seed.len().max(1) as f64,
         validation_accuracy_by_seed: by_seed,
         chosen: false,
@@ -65,7 +66,7 @@ pub(super) fn report(
     counts.truncate(MOST_COUNTS / classes);
     let order = by_frequency(&class_totals);
     let stopped = outcomes.iter().any(Option::is_none);
-    let dials = dials(&options.dial, &measured(chosen, &outcomes, options.seeds.len()), &order);
+    let logit_offsets = logit_offsets(&options.logit_offset, &measured(chosen, &outcomes, options.seeds.len()), &order);
     let points = chosen.iter().flat_map(|chosen| options.seeds.iter().map(move |seed| (&chosen.point, *seed)));
     let runs =
         points.zip(outcomes).filter_map(|((point, seed), outcome)| Some(run(options, point, seed, &outcome?, &order)));
@@ -88,7 +89,7 @@ pub(super) fn report(
         data_digests: pool.digests.clone(),
         test_class_counts: class_counts(first.test.labels.iter().copied(), classes),
         trials: trials.to_vec(),
-        dials,
+        logit_offsets,
         notes: notes(options, pool, &class_totals),
         stopped,
         machine: machine(),
@@ -103,8 +104,8 @@ fn notes(options: &BenchOptions, pool: &Pool, after: &[u64]) -> Vec<String> {
         let before = class_counts(samples.labels.iter().copied(), pool.shape.classes());
         notes.insert(0, told(&before, after, options.imbalance));
     }
-    let is_set = options.settings.iter().any(|set| set.key == Key::Lambda)
-        || options.grid.iter().any(|axis| axis.key == Key::Lambda);
+    let is_set = options.settings.iter().any(|set| *set.parameter == LAMBDA)
+        || options.grid.iter().any(|axis| *axis.parameter == LAMBDA);
     let is_real = match options.source {
         Source::Digits | Source::Files { .. } => true,
         // A demo on made-up features takes the published values, too.
@@ -156,7 +157,7 @@ fn run(options: &BenchOptions, point: &Point, seed: u64, outcome: &Outcome, orde
         seconds_per_round: outcome.seconds / f64::from(outcome.steps.max(1)),
         head_digest: outcome.digest.to_string(),
         hyper_parameters: hyper_parameters(&point.params),
-        chosen: point.values.iter().map(|value| value.key.name().to_owned()).collect(),
+        chosen: point.values.iter().map(|value| value.parameter.name.to_owned()).collect(),
         ..Run::default()
     }
     .with_accuracies_in_order(last, order)
@@ -181,8 +182,9 @@ fn arguments(options: &BenchOptions) -> Value {
             "extractor": extractor.as_deref().map(path),
         }),
     };
-    let grid: BTreeMap<&str, &Vec<f64>> = options.grid.iter().map(|axis| (axis.key.name(), &axis.values)).collect();
-    let settings: BTreeMap<&str, f64> = options.settings.iter().map(|set| (set.key.name(), set.value)).collect();
+    let grid: BTreeMap<&str, &Vec<f64>> = options.grid.iter().map(|axis| (axis.parameter.name, &axis.values)).collect();
+    let settings: BTreeMap<&str, Value> =
+        options.settings.iter().map(|set| (set.parameter.name, as_json(set.parameter, set.value))).collect();
     json!({
         "source": source,
         "imbalance": options.imbalance,
@@ -194,11 +196,9 @@ fn arguments(options: &BenchOptions) -> Value {
         "seeds": options.seeds,
         "methods": options.methods,
         "settings": settings,
-        "start": options.start,
-        "averaged": options.averaged,
         "grid": grid,
-        "dial": options.dial.methods,
-        "taus": options.dial.taus,
+        "logit_offset": options.logit_offset.methods,
+        "taus": options.logit_offset.taus,
         "validation_share": options.chooses().then_some(VALIDATION_SHARE),
         "folds": options.chooses().then_some(options.folds),
         "encoding": options.encoding,

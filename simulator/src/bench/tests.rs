@@ -15,10 +15,8 @@ fn options(methods: &[Method]) -> BenchOptions {
         seeds: vec![0, 1],
         methods: methods.to_vec(),
         settings: Vec::new(),
-        start: None,
-        averaged: false,
         grid: Vec::new(),
-        dial: DialOptions::default(),
+        logit_offset: LogitOffsetOptions::default(),
         folds: 1,
         encoding: Encoding::F32,
         command: "fleet bench".into(),
@@ -67,7 +65,7 @@ fn the_number_of_threads_changes_no_bit() {
 
 #[test]
 fn hyper_parameters_are_chosen_on_held_out_training_samples_for_each_method() {
-    let grid = vec!["lr=0.000001,0.1".parse().unwrap(), "lambda=0.1,1".parse().unwrap()];
+    let grid = vec!["learning_rate=0.000001,0.1".parse().unwrap(), "lambda=0.1,1".parse().unwrap()];
     let searched = BenchOptions { grid, ..options(&[Method::FedAvg, Method::RedGrape, Method::Ncm]) };
     let report = run_here(&searched);
     let of = |name: &str| report.trials.iter().filter(|trial| trial.method == name).collect::<Vec<_>>();
@@ -85,10 +83,10 @@ fn hyper_parameters_are_chosen_on_held_out_training_samples_for_each_method() {
     assert_ne!(folded.trials[1].validation_accuracy, report.trials[1].validation_accuracy);
     // What was chosen is run as if it had been given.
     let chosen = of("fedavg").into_iter().find(|trial| trial.chosen).unwrap();
-    let settings = vec![format!("lr={}", chosen.values["lr"]).parse().unwrap()];
+    let settings = vec![format!("learning_rate={}", chosen.values["learning_rate"]).parse().unwrap()];
     let given = run_here(&BenchOptions { settings, ..options(&[Method::FedAvg]) });
     assert_eq!(report.runs[0].head_digest, given.runs[0].head_digest);
-    assert_eq!((report.runs[0].chosen.join(" "), report.runs[4].chosen.len()), ("lr".to_owned(), 0));
+    assert_eq!((report.runs[0].chosen.join(" "), report.runs[4].chosen.len()), ("learning_rate".to_owned(), 0));
 }
 
 #[test]
@@ -112,8 +110,8 @@ fn redgrape_plus_asks_everybody_once_and_reads_no_learning_rate() {
     // Sums and the first gradient are of everybody; after that a fifth answers.
     let (whole_up, some_up) = (whole.bytes_up_per_device.unwrap(), some.bytes_up_per_device.unwrap());
     assert!(some_up < whole_up && some_up > whole_up / 5, "{some_up} of {whole_up}");
-    assert!(!whole.hyper_parameters.contains_key("lr"));
-    let unread = BenchOptions { settings: vec!["lr=0.01".parse().unwrap()], ..all.clone() };
+    assert!(!whole.hyper_parameters.contains_key("learning_rate"));
+    let unread = BenchOptions { settings: vec!["learning_rate=0.01".parse().unwrap()], ..all.clone() };
     assert!(matches!(super::run(&unread, &Shutdown::manual(), &|_| ()), Err(BenchError::Unread(_))));
 }
 
@@ -145,7 +143,7 @@ fn what_cannot_work_is_refused() {
             BenchOptions { settings: vec!["mu=1".parse().unwrap()], ..base.clone() },
             "no method of this bench reads `mu`",
         ),
-        (BenchOptions { settings: vec!["lr=-1".parse().unwrap()], ..base.clone() }, "`learning_rate` is -1"),
+        (BenchOptions { settings: vec!["learning_rate=-1".parse().unwrap()], ..base.clone() }, "`learning_rate` is -1"),
         (BenchOptions { alpha: 0.0, ..base.clone() }, "alpha 0: give a number from"),
         (BenchOptions { imbalance: Some(0.5), ..base.clone() }, "imbalance ratio 0.5"),
     ] {
@@ -171,36 +169,45 @@ fn a_stop_keeps_what_is_over() {
 #[test]
 fn a_warm_start_and_a_mean_are_for_methods_that_train() {
     let plain = run_here(&options(&[Method::FedAvg, Method::Lda]));
-    let warm =
-        run_here(&BenchOptions { start: Some(Start::Lda), averaged: true, ..options(&[Method::FedAvg, Method::Lda]) });
+    let warm = run_here(&BenchOptions {
+        settings: set(&["init=lda", "averaged=true"]),
+        ..options(&[Method::FedAvg, Method::Lda])
+    });
     assert_ne!(plain.runs[0].head_digest, warm.runs[0].head_digest);
     assert_eq!(plain.runs[2].head_digest, warm.runs[2].head_digest);
-    assert_eq!(warm.runs[0].hyper_parameters["start"], "lda");
+    assert_eq!(warm.runs[0].hyper_parameters["init"], "lda");
     assert_eq!(warm.runs[0].balanced_accuracy_by_round.len(), 4);
 }
 
 #[test]
-fn a_dial_is_the_head_with_another_tau_and_compares_with_every_rival() {
-    let dial = DialOptions { methods: vec![Method::Lda], taus: vec![0.0, 0.5] };
-    let report = run_here(&BenchOptions { dial, ..options(&[Method::FedAvg, Method::Lda, Method::Ncm]) });
-    let [dial] = &report.dials[..] else { panic!("{:?}", report.dials) };
+fn a_logit_offset_is_the_head_with_another_tau_and_compares_with_every_rival() {
+    let logit_offset = LogitOffsetOptions { methods: vec![Method::Lda], taus: vec![0.0, 0.5] };
+    let report = run_here(&BenchOptions { logit_offset, ..options(&[Method::FedAvg, Method::Lda, Method::Ncm]) });
+    let [logit_offset] = &report.logit_offsets[..] else { panic!("{:?}", report.logit_offsets) };
     let balanced = |report: &Report, method: &str| {
         report.rows().into_iter().find(|row| row.mean.method == method).unwrap().mean.balanced_accuracy
     };
-    assert!((dial.balanced_accuracy[0] - balanced(&report, "lda")).abs() < 1e-12);
+    assert!((logit_offset.balanced_accuracy[0] - balanced(&report, "lda")).abs() < 1e-12);
     let turned = run_here(&BenchOptions { settings: vec!["tau=0.5".parse().unwrap()], ..options(&[Method::Lda]) });
-    assert!((dial.balanced_accuracy[1] - balanced(&turned, "lda")).abs() < 1e-12);
-    assert!(dial.head_accuracy[1] >= dial.head_accuracy[0] && dial.validation_head_accuracy.len() == 2);
-    let rivals: Vec<&str> = dial.against.iter().map(|against| against.rival.as_str()).collect();
+    assert!((logit_offset.balanced_accuracy[1] - balanced(&turned, "lda")).abs() < 1e-12);
+    assert!(
+        logit_offset.head_accuracy[1] >= logit_offset.head_accuracy[0]
+            && logit_offset.validation_head_accuracy.len() == 2
+    );
+    let rivals: Vec<&str> = logit_offset.against.iter().map(|against| against.rival.as_str()).collect();
     assert_eq!(rivals, ["fedavg", "ncm"]);
-    for against in &dial.against {
-        let position = dial.taus.iter().position(|tau| *tau == against.tau).unwrap();
-        assert_eq!(against.balanced_accuracy, dial.balanced_accuracy[position]);
+    for against in &logit_offset.against {
+        let position = logit_offset.taus.iter().position(|tau| *tau == against.tau).unwrap();
+        assert_eq!(against.balanced_accuracy, logit_offset.balanced_accuracy[position]);
         assert!((against.rival_balanced_accuracy - balanced(&report, &against.rival)).abs() < 1e-12);
     }
     assert!(report.trials.is_empty(), "nothing was chosen but taus");
-    // What is asked of the dial changes no run.
+    // What is asked of the logit offset changes no run.
     let plain = run_here(&options(&[Method::FedAvg, Method::Lda, Method::Ncm]));
     let digests = |report: &Report| report.runs.iter().map(|run| run.head_digest.clone()).collect::<Vec<_>>();
     assert_eq!(digests(&plain), digests(&report));
+}
+
+fn set(assignments: &[&str]) -> Vec<Assignment> {
+    assignments.iter().map(|text| text.parse().unwrap()).collect()
 }

@@ -6,16 +6,16 @@ use std::sync::{Mutex, PoisonError};
 
 use grapevine_aggregator::round::UPLOAD_WINDOW;
 use grapevine_edge_client::session::DOWNLOAD_WINDOW;
-use grapevine_models::{Shape, UpdateContent};
+use grapevine_models::{Head, Response, Shape};
 use grapevine_protocol::topics::{self, BlobKind};
 use grapevine_protocol::{
-    BUILT_IN_LABELS, Bitmap, BlobRef, BlockHeader, BlockSize, BootId, DatasetId, DeviceId, Digest, Encoding, FleetId,
-    Hello, LabelValue, Labels, Notice, Offer, Receipt, RoundId, RunId, ToAggregator, ToDevice, Update, Want, Welcome,
-    encode,
+    AttributeValue, Attributes, BUILT_IN_ATTRIBUTES, Bitmap, BlobRef, BlockHeader, BlockRequest, BlockSize, DatasetId,
+    DeviceId, Digest, Encoding, FleetId, Hello, Incarnation, Offer, Receipt, RoundAnnouncement, RoundId, RunId,
+    ToAggregator, ToDevice, Update, Welcome, encode,
 };
 
 /// Numbers that are random in a real fleet; long ones, as nearly all of them are.
-const BOOT: BootId = BootId(u64::MAX);
+const BOOT: Incarnation = Incarnation(u64::MAX);
 const RUN: RunId = RunId(u64::MAX);
 const CRC: u32 = u32::MAX;
 
@@ -49,16 +49,17 @@ struct UpdateForm {
     samples_bits: u32,
     supplementary: bool,
     prototypes: usize,
-    trained: bool,
+    /// Which response it is.
+    kind: u8,
 }
 
 /// What a board says about itself; the same on every machine, so that figures can be compared.
-fn labels() -> Labels {
-    let text = |text| LabelValue::text(text).expect("a short word");
-    let values = [text("aarch64"), text("linux"), LabelValue::Number(4), LabelValue::Number(3_795)];
-    let mut labels = Labels::default();
-    for (name, value) in BUILT_IN_LABELS.into_iter().zip(values) {
-        labels.insert(name, value).expect("four labels of fixed names");
+fn attributes() -> Attributes {
+    let text = |text| AttributeValue::text(text).expect("a short word");
+    let values = [text("aarch64"), text("linux"), AttributeValue::Number(4), AttributeValue::Number(3_795)];
+    let mut labels = Attributes::default();
+    for (name, value) in BUILT_IN_ATTRIBUTES.into_iter().zip(values) {
+        labels.insert(name, value).expect("four attributes of fixed names");
     }
     labels
 }
@@ -73,22 +74,23 @@ impl Wire {
     /// A device comes: its hello and the welcome.
     pub(super) fn greeting(&self, samples: usize) -> Traffic {
         let hello = Hello {
-            boot: BOOT,
+            incarnation: BOOT,
             extractor: Digest([0; 32]),
             classes: Digest([0; 32]),
             shape: self.shape,
             samples: samples as u32,
             // Of the usual length.
             dataset: DatasetId(u64::MAX / 3),
-            labels: labels(),
+            attributes: attributes(),
         };
-        let welcome = Welcome { boot: BOOT, run: RUN, is_eligible: true };
+        let welcome = Welcome { incarnation: BOOT, run: RUN, is_eligible: true };
         Traffic { up: self.up(ToAggregator::Hello(hello), 0), down: self.down(ToDevice::Welcome(welcome), 0) }
     }
 
     /// What every device hears of a round.
-    pub(super) fn notice(&self, notice: &Notice) -> u64 {
-        (topics::notice(&self.fleet).len() + encode(&ToDevice::Notice(notice.clone()), &[]).len()) as u64
+    pub(super) fn announcement(&self, announcement: &RoundAnnouncement) -> u64 {
+        (topics::announcement(&self.fleet).len()
+            + encode(&ToDevice::RoundAnnouncement(announcement.clone()), &[]).len()) as u64
     }
 
     /// A device fetches a blob of the fleet's model.
@@ -98,7 +100,7 @@ impl Wire {
         let mut traffic = Traffic::default();
         while !missing.is_empty() {
             let window = missing.first(DOWNLOAD_WINDOW);
-            traffic.up += self.up(ToAggregator::Want(Want { blob, missing: window.clone() }), 0);
+            traffic.up += self.up(ToAggregator::BlockRequest(BlockRequest { blob, missing: window.clone() }), 0);
             for index in window.iter() {
                 missing.remove(index);
                 let header = BlockHeader { digest: blob.digest, index: index as u16, crc: CRC };
@@ -121,7 +123,7 @@ impl Wire {
             Traffic { up: self.up(ToAggregator::Offer(offer), bytes), down: self.down(ToDevice::Receipt(receipt), 0) };
         while !missing.is_empty() {
             let window = missing.first(UPLOAD_WINDOW);
-            traffic.down += self.down(ToDevice::Want(Want { blob, missing: window.clone() }), 0);
+            traffic.down += self.down(ToDevice::BlockRequest(BlockRequest { blob, missing: window.clone() }), 0);
             for index in window.iter() {
                 missing.remove(index);
                 let header = BlockHeader { digest: blob.digest, index: index as u16, crc: CRC };
@@ -132,22 +134,24 @@ impl Wire {
     }
 
     /// Bytes of an update.
-    pub(super) fn update_bytes(&self, content: &UpdateContent, samples: u32) -> usize {
-        let (trained, supplementary, prototypes) = match content {
-            UpdateContent::Trained { heads, prototypes, .. } => {
-                let supplementary = heads.iter().map(|heads| &heads.supplementary);
-                let mut values = supplementary.flat_map(|head| head.weight.iter().chain(&head.bias));
-                (true, values.any(|value| *value != 0.0), prototypes.by_class.len())
+    pub(super) fn update_bytes(&self, content: &Response, samples: u32) -> usize {
+        let (kind, supplementary, prototypes) = match content {
+            Response::Statistics(_) => (0, false, 0),
+            Response::Heads { heads, prototypes, loss: _ } => {
+                let Head { weight, bias } = &heads.supplementary;
+                let is_sent = weight.iter().chain(bias).any(|value| *value != 0.0);
+                (1, is_sent, prototypes.as_ref().map_or(0, |prototypes| prototypes.by_class.len()))
             }
-            UpdateContent::Statistics(_) => (false, false, 0),
+            Response::Gradient(_) => (2, false, 0),
+            Response::Prototypes(prototypes) => (3, false, prototypes.by_class.len()),
         };
         // Small numbers are written in as many groups of seven bits as they need.
         let samples_bits = (u32::BITS - samples.leading_zeros()).div_ceil(7);
-        let form = UpdateForm { samples_bits, supplementary, prototypes, trained };
+        let form = UpdateForm { samples_bits, supplementary, prototypes, kind };
         if let Some(&bytes) = self.updates.lock().unwrap_or_else(PoisonError::into_inner).get(&form) {
             return bytes;
         }
-        let bytes = Update { samples, dataset: DatasetId::default(), content: content.clone() }
+        let bytes = Update { samples, dataset: DatasetId::default(), response: content.clone() }
             .encode(self.shape, self.encoding)
             .len();
         self.updates.lock().unwrap_or_else(PoisonError::into_inner).insert(form, bytes);

@@ -10,7 +10,7 @@ use grapevine_aggregator::config::DEFAULT_METHOD;
 use grapevine_host::answer::INTERRUPTED;
 use grapevine_host::{Answer, BrokerAddress, Shutdown, files};
 use grapevine_models::{Method, Params};
-use grapevine_protocol::largest_aid;
+use grapevine_protocol::largest_side_information;
 use grapevine_simulator::data::is_npz;
 use grapevine_simulator::data::long_tail::LongTailError;
 use grapevine_simulator::data::partition::{MAX_ALPHA, MIN_ALPHA, Partition, PartitionError};
@@ -185,7 +185,7 @@ impl Arguments {
             return each_once(&self.methods);
         }
         let is_large = match self.data {
-            Some(Data::MadeUp(spec)) => largest_aid(spec.shape, Method::RedGrape) > LARGE_AID_BYTES,
+            Some(Data::MadeUp(spec)) => largest_side_information(spec.shape, Method::RedGrape) > LARGE_AID_BYTES,
             Some(Data::Files(_)) | None => false,
         };
         let balanced = if is_large { Method::RedGrapeLive } else { Method::RedGrape };

@@ -121,6 +121,10 @@ impl Digits {
     }
 
     /// Parses a digits file and checks every length and label.
+    ///
+    /// # Errors
+    /// If the bytes are no digits file or not as long as they should be, the images are not 8x8, a label is no digit,
+    /// or a digit has too few images.
     pub fn parse(bytes: &[u8]) -> Result<Self, DigitsError> {
         let (header, body) = bytes.split_at_checked(HEADER_BYTES).ok_or(DigitsError::Magic)?;
         let fields = header.strip_prefix(MAGIC).ok_or(DigitsError::Magic)?;
@@ -170,6 +174,9 @@ impl Digits {
 
     /// Writes images as `<folder>/<digit>/<index>.png`, 8-bit grey, the index with four figures so that names sort in
     /// file order.
+    ///
+    /// # Errors
+    /// If an index is of no image, or a folder or a file cannot be written.
     pub fn write_folder(&self, folder: &Path, indices: &[u32]) -> Result<(), FolderError> {
         for &index in indices {
             let missing = || FolderError::Index { index, count: self.images.len() };

@@ -73,6 +73,9 @@ pub enum PartitionError {
 /// in proportion to what they have left.
 ///
 /// `symmetric`: a device that got nothing takes one sample from the largest device.
+///
+/// # Errors
+/// If there is no device, there are fewer samples than devices, `alpha` is out of its range, or a label is no class.
 pub fn partition(
     labels: &[u16],
     classes: usize,

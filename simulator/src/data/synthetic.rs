@@ -94,6 +94,10 @@ pub struct Synthetic {
 
 impl Synthetic {
     /// Draws the class centres, long-tails the labels and deals them to the devices.
+    ///
+    /// # Errors
+    /// If there are fewer samples than classes or devices, the imbalance ratio is not finite or below 1, or `alpha` is
+    /// out of its range.
     pub fn generate(spec: SyntheticSpec, fleet: &SyntheticFleet) -> Result<Self, SyntheticError> {
         let (classes, features) = (spec.shape.classes(), spec.shape.features());
         if !fleet.imbalance_ratio.is_finite() || fleet.imbalance_ratio < 1.0 {

@@ -14,7 +14,7 @@ use grapevine_host::Shutdown;
 use grapevine_models::evaluate::Accuracy;
 use grapevine_models::limits::MAX_SAMPLES;
 use grapevine_models::{Head, Samples, Sums, ValidParams};
-use grapevine_protocol::{Digest, Encoding, RunId, Task, class_list_digest};
+use grapevine_protocol::{Digest, Encoding, RunId, class_list_digest};
 
 use super::dataset::{DataError, Prepared};
 use super::fleet::{Ended, Fleet, FleetPlan, Told};
@@ -194,7 +194,7 @@ impl Watch<'_> {
     fn evaluate(&mut self, outcome: &RoundOutcome, head: Option<&Head>) {
         self.last = outcome.model.for_use().map(|content| content.blob.digest);
         // A head that sums give before the first round of training is where training starts, and no round of it.
-        let is_start = !self.params.method.is_one_shot() && outcome.task != Task::Train;
+        let is_start = !self.params.method.is_one_shot() && !outcome.request.is_training();
         let Some(head) = head.filter(|_| !is_start) else { return };
         let test = &self.prepared.test;
         let Ok(samples) = Samples::new(self.prepared.shape, &test.features, &test.labels) else { return };

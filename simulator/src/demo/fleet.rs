@@ -10,12 +10,12 @@ use grapevine_aggregator::serve::{Observer, RunChoice, ServeError, ServeOptions,
 use grapevine_aggregator::store::Store as Ledger;
 use grapevine_edge_client::config::of_this_machine;
 use grapevine_edge_client::device::{self, DeviceOptions, DeviceReport, RunError};
-use grapevine_edge_client::resources::{Gate, Governor};
+use grapevine_edge_client::resources::{Semaphore, Throttle};
 use grapevine_edge_client::session::{Event as DeviceEvent, Identity};
 use grapevine_edge_client::store::Store;
 use grapevine_host::{BrokerAddress, Service, Shutdown};
 use grapevine_models::Head;
-use grapevine_protocol::{BootId, Digest, FleetId, RunId};
+use grapevine_protocol::{Digest, FleetId, Incarnation, RunId};
 
 /// Stack of a device's session thread; its large buffers are on the heap.
 const DEVICE_STACK_BYTES: usize = 512 * 1024;
@@ -27,7 +27,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 pub(super) enum Told {
     /// The aggregator opened the first round or did something else worth hearing.
     Round(RoundEvent),
-    /// A round was merged, with the head in use after it.
+    /// A round was merged, with the inference head after it.
     Merged(Box<RoundOutcome>, Option<Head>),
     /// A device has the heads with this digest.
     NewHeads(Digest),
@@ -58,7 +58,7 @@ impl Fleet {
                 fleet: plan.fleet.clone(),
                 broker: plan.broker.clone(),
                 round: plan.round.clone(),
-                boot: BootId(plan.run.0),
+                incarnation: Incarnation(plan.run.0),
                 run: RunChoice::New(plan.run),
                 until_finished: false,
                 service: Service::default(),
@@ -72,7 +72,7 @@ impl Fleet {
                 serve(&options, ledger, &shutdown, &mut Teller(told))
             })?
         };
-        let gate = Gate::new(thread::available_parallelism().map_or(1, usize::from));
+        let gate = Semaphore::new(thread::available_parallelism().map_or(1, usize::from));
         let mut fleet = Self { shutdown, aggregator, devices: Vec::new() };
         for (number, store) in plan.stores.iter().enumerate() {
             fleet.start_device(plan, number, store.clone(), gate.clone(), told.clone())?;
@@ -97,7 +97,7 @@ impl Fleet {
         plan: &FleetPlan,
         number: usize,
         store: Arc<Store>,
-        gate: Gate,
+        gate: Semaphore,
         told: Sender<Told>,
     ) -> std::io::Result<()> {
         let options = DeviceOptions {
@@ -105,15 +105,15 @@ impl Fleet {
             broker: plan.broker.clone(),
             identity: Identity {
                 device: format!("device-{number:04}").parse().expect("a name of letters and digits"),
-                boot: BootId(plan.run.0 ^ number as u64),
+                incarnation: Incarnation(plan.run.0 ^ number as u64),
                 extractor: plan.round.extractor,
                 classes: plan.round.classes,
                 shape: plan.round.shape,
-                labels: of_this_machine(),
+                attributes: of_this_machine(),
             },
             keep_alive: KEEP_ALIVE,
             longest_pause: LONGEST_PAUSE,
-            governor: Governor::gated(gate),
+            throttle: Throttle::gated(gate),
             service: Service::default(),
             outgoing: None,
         };

@@ -15,8 +15,9 @@ use std::time::Instant;
 
 use grapevine_aggregator::broker::{BrokerError, EmbeddedBroker};
 use grapevine_host::{BrokerAddress, Shutdown, memory};
-use grapevine_models::{Key, Method, Params, ParamsError, ValidParams};
-use grapevine_protocol::largest_aid;
+use grapevine_models::hyper_parameters::LAMBDA;
+use grapevine_models::{Method, Params, ParamsError, ValidParams};
+use grapevine_protocol::largest_side_information;
 use grapevine_protocol::limits::MAX_BLOB_BYTES;
 
 use crate::data::class_counts;
@@ -172,6 +173,9 @@ pub enum DemoError {
 }
 
 /// Runs one federation per method on the same devices, samples and held-out set.
+///
+/// # Errors
+/// If the broker, an option or the data cannot be used, a federation fails, or a stop is requested.
 pub fn run(
     options: &DemoOptions,
     shutdown: &Shutdown,
@@ -193,7 +197,7 @@ pub fn run(
     };
     let mut runs = Vec::new();
     for &method in &options.methods {
-        let bytes = largest_aid(prepared.shape, method);
+        let bytes = largest_side_information(prepared.shape, method);
         if bytes > MAX_BLOB_BYTES {
             return Err(DemoError::TooLarge { method, bytes });
         }
@@ -218,7 +222,7 @@ pub(crate) struct Place {
 
 fn params(options: &DemoOptions, method: Method, classes: usize) -> Result<ValidParams, ParamsError> {
     let mut params = Params::defaults(method, classes);
-    if params.reads(Key::Lambda) && options.source.is_real() {
+    if params.applies(&LAMBDA) && options.source.is_real() {
         params.lambda = DEMO_LAMBDA;
     }
     if let Some(lambda) = options.lambda {

@@ -59,6 +59,10 @@ pub enum MeasureError {
 }
 
 /// Measures what the model gives, before it is standardised, over the training split of a source.
+///
+/// # Errors
+/// If the images cannot be read, fewer than two can be used, the model fails or gives the same for all, or a stop is
+/// requested.
 pub fn measure(
     extractor: &Extractor,
     source: &ImageSource,

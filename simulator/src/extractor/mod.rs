@@ -53,6 +53,9 @@ pub enum FrozenExtractorError {
 
 impl FrozenExtractor {
     /// From a manifest, or from an ONNX file with its manifest beside it.
+    ///
+    /// # Errors
+    /// If one of the two files is missing or cannot be read, or the manifest or the model cannot be used.
     pub fn open(path: &Path) -> Result<Self, FrozenExtractorError> {
         let manifest_path = manifest::beside(path);
         if manifest_path != path && path.exists() && !manifest_path.exists() {
@@ -63,12 +66,18 @@ impl FrozenExtractor {
     }
 
     /// The one for photographs that is compiled into the program.
+    ///
+    /// # Errors
+    /// If its manifest or its model cannot be used here.
     pub fn shipped() -> Result<Self, FrozenExtractorError> {
         let manifest = manifest::parse(SHIPPED_MANIFEST, Path::new("general.toml"))?;
         Ok(Self::new(Extractor::from_bytes(&manifest, SHIPPED_ONNX, Path::new(&manifest.file))?))
     }
 
     /// The shipped one, unless a path is given.
+    ///
+    /// # Errors
+    /// If a file is missing or cannot be read, or the manifest or the model cannot be used.
     pub fn shipped_or(path: Option<&Path>) -> Result<Self, FrozenExtractorError> {
         path.map_or_else(Self::shipped, Self::open)
     }
@@ -101,6 +110,9 @@ impl FrozenExtractor {
     }
 
     /// The standardised features of one image, or one sentence.
+    ///
+    /// # Errors
+    /// If the image cannot be decoded, or the extractor fails on it.
     pub fn extract(&self, image: &Content) -> Result<Vec<f32>, String> {
         let tensor = self.input.prepare(image).map_err(|error| error.to_string())?;
         self.extractor.extract(&tensor).map_err(|error| error.to_string())

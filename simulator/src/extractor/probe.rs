@@ -45,6 +45,9 @@ pub enum ProbeError {
 }
 
 /// Fits class-weighted ridge regression and LDA to the training samples and measures them on the test samples.
+///
+/// # Errors
+/// If the numbers are no samples of this shape, or their sums leave the range.
 pub fn probe(shape: Shape, train: &SampleSet, test: &SampleSet) -> Result<[Probe; 2], ProbeError> {
     Samples::new(shape, &train.features, &train.labels)?;
     let (fit, validation) = stratified(&train.labels, VALIDATION_SHARE);

@@ -7,7 +7,7 @@ use super::columns::{Column, columns};
 use super::heat_map::{MOST_DEVICES, device_classes};
 use super::markup::{escape, shortened};
 use super::results::{Report, Row, verdicts};
-use super::{dial, notes, table, units};
+use super::{logit_offset, notes, table, units};
 use crate::data::long_tail::ratio_of;
 
 const STYLE: &str = include_str!("page.css");
@@ -42,7 +42,7 @@ pub fn render(report: &Report) -> String {
         page += &condition_charts(report, condition);
     }
     let _ = write!(page, "<div class=\"pair\">\n{}{}</div>\n", device_card(report), notes::card(report));
-    page += &dial::cards(&report.dials);
+    page += &logit_offset::cards(&report.logit_offsets);
     page += &trials_table(report);
     page += &runs_table(report);
     page += &footer(report);

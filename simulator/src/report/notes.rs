@@ -44,7 +44,7 @@ fn gathered_first(run: &Run) -> bool {
     let mut params = Params::defaults(method, run.accuracy_by_class.len());
     let set = |name: &str| run.hyper_parameters.get(name).cloned();
     if let Some(start) = set("start").and_then(|start| serde_json::from_value(start).ok()) {
-        params.start = start;
+        params.init = start;
     }
     if let Some(tau) = set("tau").and_then(|tau| tau.as_f64()) {
         params.tau = tau as f32;

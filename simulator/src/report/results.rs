@@ -7,7 +7,7 @@ use grapevine_models::evaluate::Groups;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::dial::Dial;
+use super::logit_offset::LogitOffset;
 use super::rows::mean;
 pub use super::rows::{Row, verdicts};
 use crate::data::by_frequency;
@@ -57,7 +57,7 @@ pub struct Report {
     pub trials: Vec<Trial>,
     /// What some methods' heads do when they are shifted by the class shares.
     #[serde(default)]
-    pub dials: Vec<Dial>,
+    pub logit_offsets: Vec<LogitOffset>,
     /// What people should know about the data.
     #[serde(default)]
     pub notes: Vec<String>,
@@ -153,11 +153,17 @@ pub struct Run {
 
 impl Report {
     /// The report as indented JSON.
+    ///
+    /// # Errors
+    /// If the report cannot be written as JSON.
     pub fn to_json(&self) -> Result<String, serde_json::Error> {
         serde_json::to_string_pretty(self)
     }
 
     /// Reads a report written by [`Self::to_json`].
+    ///
+    /// # Errors
+    /// If the text is no JSON, or no such report.
     pub fn from_json(text: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(text)
     }
@@ -298,7 +304,7 @@ pub(super) mod tests {
     const REPORT: &str = "\
         runs devices rounds classes features peak_memory_bytes data imbalance_ratio alpha class_counts \
         device_class_counts class_names version command arguments data_digests test_class_counts trials \
-        dials notes stopped machine seconds";
+        logit_offsets notes stopped machine seconds";
     /// The fields of one of its runs.
     const RUN: &str = "\
         method seed partition participation balanced_accuracy head_accuracy mid_accuracy tail_accuracy \
@@ -306,8 +312,8 @@ pub(super) mod tests {
         seconds_per_round head_digest device_cpu_seconds_per_round aggregator_cpu_seconds_per_round \
         head_accuracy_by_round mid_accuracy_by_round tail_accuracy_by_round rounds_to_95_percent \
         bytes_up_per_device bytes_down_per_device bytes_per_device_by_round hyper_parameters chosen";
-    /// The fields of a dial and of a rival in it.
-    const DIAL: &str = "\
+    /// The fields of a logit offset and of a rival in it.
+    const LOGIT_OFFSET: &str = "\
         method adds taus balanced_accuracy head_accuracy tail_accuracy validation_balanced_accuracy \
         validation_head_accuracy against rival tau head_accuracy balanced_accuracy rival_head_accuracy \
         rival_balanced_accuracy dominates";
@@ -316,11 +322,11 @@ pub(super) mod tests {
     fn json_field_names_are_frozen() {
         let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
         let report = serde_json::to_value(example()).unwrap();
-        let dial = serde_json::to_value(super::super::dial::tests::example()).unwrap();
+        let logit_offset = serde_json::to_value(super::super::logit_offset::tests::example()).unwrap();
         for (mut actual, expected) in [
             (names(&report), REPORT),
             (names(&report["runs"][0]), RUN),
-            ([names(&dial), names(&dial["against"][0])].concat(), DIAL),
+            ([names(&logit_offset), names(&logit_offset["against"][0])].concat(), LOGIT_OFFSET),
         ] {
             let mut expected: Vec<&str> = expected.split_whitespace().collect();
             actual.sort_unstable();

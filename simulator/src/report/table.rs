@@ -3,11 +3,11 @@
 use grapevine_aggregator::config::DEFAULT_METHOD;
 
 use super::columns::columns;
-use super::dial;
+use super::logit_offset;
 use super::results::{Report, Row, Run, verdicts};
 
 /// Renders the table, one row per method and condition, and below it which row has the best balanced accuracy; then the
-/// dials.
+/// logit offsets.
 ///
 /// Accuracies are percentages of the balanced test set; `±` is the standard deviation over seeds.
 pub fn render(report: &Report) -> String {
@@ -28,7 +28,7 @@ pub fn render(report: &Report) -> String {
         text += &verdict;
         text.push('\n');
     }
-    text + &dial::text(&report.dials)
+    text + &logit_offset::text(&report.logit_offsets)
 }
 
 /// Lines of as many cells each, the first one the heading, with its columns of text on the left.

@@ -32,7 +32,7 @@ fn a_packet_limit_below_an_update_makes_blocks_smaller() {
 fn a_broker_that_drops_what_is_published_is_noticed_at_both_ends() {
     let rules = tempfile::tempdir().unwrap();
     let file = rules.path().join("acl");
-    fs::write(&file, "topic read grapevine/v1/north/#\n").unwrap();
+    fs::write(&file, "topic read grapevine/north/#\n").unwrap();
     let Some(mosquitto) = mosquitto(&format!("acl_file {}", file.display())) else { return };
     let address = address(&mosquitto);
     let place = fleet::aggregator(Some(&address), 1, 1, Method::FedAvg);
@@ -40,9 +40,9 @@ fn a_broker_that_drops_what_is_published_is_noticed_at_both_ends() {
     let camera = fleet::device(0, &address);
     let mut running = camera.start("edge-client", &["run"]);
     let line = serving.line("the broker does not pass on");
-    assert!(line.contains("`north.aggregator` to read and write grapevine/v1/north/#"), "{line}");
+    assert!(line.contains("`north.aggregator` to read and write grapevine/north/#"), "{line}");
     let line = running.line("nobody answers");
-    assert!(line.contains("allow `north.camera-0` to write grapevine/v1/north/up/camera-0"), "{line}");
+    assert!(line.contains("allow `north.camera-0` to write grapevine/north/up/camera-0"), "{line}");
     complains(&place, "aggregator", "the broker does not pass on");
     complains(&camera, "edge-client", "nobody answers");
 }
@@ -51,7 +51,7 @@ fn a_broker_that_drops_what_is_published_is_noticed_at_both_ends() {
 fn a_device_that_may_not_hear_its_answers_is_noticed_at_both_ends() {
     let rules = tempfile::tempdir().unwrap();
     let file = rules.path().join("acl");
-    fs::write(&file, "topic readwrite grapevine/v1/north/#\ntopic deny grapevine/v1/north/down/#\n").unwrap();
+    fs::write(&file, "topic readwrite grapevine/north/#\ntopic deny grapevine/north/down/#\n").unwrap();
     let Some(mosquitto) = mosquitto(&format!("acl_file {}", file.display())) else { return };
     let address = address(&mosquitto);
     let place = fleet::aggregator(Some(&address), 2, 1, Method::FedAvg);
@@ -60,7 +60,7 @@ fn a_device_that_may_not_hear_its_answers_is_noticed_at_both_ends() {
     let mut running = camera.start("edge-client", &["run"]);
     running.line("nobody answers");
     let line = serving.line("does not hear the answer");
-    assert!(line.contains("`north.camera-0` to read grapevine/v1/north/down/camera-0"), "{line}");
+    assert!(line.contains("`north.camera-0` to read grapevine/north/down/camera-0"), "{line}");
     complains(&place, "aggregator", "camera-0 says hello again and again");
     complains(&camera, "edge-client", "nobody answers");
 }

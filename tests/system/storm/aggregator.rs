@@ -9,7 +9,9 @@ use grapevine_aggregator::serve::{RunChoice, ServeOptions, ledger};
 use grapevine_aggregator::store::StoreError;
 use grapevine_host::{BrokerAddress, Service};
 use grapevine_protocol::topics::BlobKind;
-use grapevine_protocol::{BootId, DeviceId, Notice, Receipt, Refusal, RunId, ToDevice, decode_to_aggregator, encode};
+use grapevine_protocol::{
+    DeviceId, Incarnation, Receipt, Refusal, RoundAnnouncement, RunId, ToDevice, decode_to_aggregator, encode,
+};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -19,8 +21,8 @@ use super::power::Power;
 
 /// The one run of every plan.
 const RUN: RunId = RunId(77);
-/// The books are also written at moments of their own; one in so many is one.
-const BOOKS_ONE_OF: u32 = 16;
+/// The registry is also written at moments of its own; one in so many is one.
+const REGISTRY_ONE_OF: u32 = 16;
 
 /// What the aggregator wants to go out.
 pub(super) enum Outgoing {
@@ -29,7 +31,7 @@ pub(super) enum Outgoing {
     /// To all who follow the blob.
     Block(BlobKind, Rc<[u8]>),
     /// To all, retained.
-    Notice(Rc<[u8]>),
+    RoundAnnouncement(Rc<[u8]>),
 }
 
 /// What it said that must be true of its disk at that moment.
@@ -39,7 +41,7 @@ pub(super) enum Said {
     /// A device was told that it is in quarantine.
     Quarantined(DeviceId),
     /// All devices were told what is going on.
-    Notice(Box<Notice>),
+    RoundAnnouncement(Box<RoundAnnouncement>),
 }
 
 pub(super) struct Aggregator {
@@ -70,7 +72,7 @@ impl Aggregator {
             fleet: "storm".parse().expect("letters"),
             broker: BrokerAddress::new("nowhere", 1),
             round,
-            boot: BootId(0),
+            incarnation: Incarnation(0),
             run: RunChoice::Continue(RUN),
             keep_alive: Duration::from_secs(30),
             longest_pause: Duration::from_secs(60),
@@ -85,7 +87,7 @@ impl Aggregator {
     /// A start with the disk as it is.
     pub(super) fn start(&mut self, now: Duration, meter: &mut Meter) {
         self.ledger.restore_power();
-        let options = ServeOptions { boot: BootId(self.rng.next_u64()), ..self.options.clone() };
+        let options = ServeOptions { incarnation: Incarnation(self.rng.next_u64()), ..self.options.clone() };
         let restored = meter.of(Owner::Aggregator, || ledger::restore(&mut self.ledger, &options));
         let coordinator = restored.expect("what a ledger wrote it can read");
         self.process =
@@ -127,12 +129,14 @@ impl Aggregator {
         let now = now - *started;
         let (extended, quarantined) = (&mut self.extended, &mut self.quarantined);
         let mut surroundings = Surroundings { now, meter, out, said, extended, quarantined };
-        let mut done = executor.run(coordinator, &mut self.ledger, &mut surroundings);
+        let mut done = executor.retry(coordinator, &mut self.ledger, &mut surroundings);
         if done.is_ok() && core::mem::take(is_full) && is_connected {
             surroundings.call(|| coordinator.handle_connected(now));
+        }
+        if done.is_ok() {
             done = executor.run(coordinator, &mut self.ledger, &mut surroundings);
         }
-        if done.is_ok() && self.rng.random_ratio(1, BOOKS_ONE_OF) {
+        if done.is_ok() && self.rng.random_ratio(1, REGISTRY_ONE_OF) {
             done = executor.write_registry(coordinator, &mut self.ledger, &mut surroundings);
         }
         match done {
@@ -167,23 +171,27 @@ impl Publisher<MemoryLedger> for Surroundings<'_> {
             Tell::Device(device, message) => {
                 match message {
                     ToDevice::Receipt(receipt) => (self.said)(ledger, Said::Receipt(device.clone(), receipt.clone())),
-                    ToDevice::Notice(notice) => (self.said)(ledger, Said::Notice(Box::new(notice.clone()))),
+                    ToDevice::RoundAnnouncement(announcement) => {
+                        (self.said)(ledger, Said::RoundAnnouncement(Box::new(announcement.clone())))
+                    }
                     // Unless it has been released since.
                     ToDevice::Refused(refused) if refused.reason == Refusal::Quarantined => {
                         if machine.device(device).is_some_and(|record| record.quarantined.is_some()) {
                             (self.said)(ledger, Said::Quarantined(device.clone()));
                         }
                     }
-                    ToDevice::Welcome(_) | ToDevice::Refused(_) | ToDevice::Want(_) | ToDevice::Block(_) => {}
+                    ToDevice::Welcome(_) | ToDevice::Refused(_) | ToDevice::BlockRequest(_) | ToDevice::Block(_) => {}
                 }
                 (self.out)(Outgoing::To(device.clone(), encode(message, &[]).into()));
             }
             Tell::Followers(kind, header, block) => {
                 (self.out)(Outgoing::Block(*kind, encode(&ToDevice::Block(*header), block).into()));
             }
-            Tell::Everybody(notice) => {
-                (self.said)(ledger, Said::Notice(Box::new(notice.clone())));
-                (self.out)(Outgoing::Notice(encode(&ToDevice::Notice(notice.clone()), &[]).into()));
+            Tell::Everybody(announcement) => {
+                (self.said)(ledger, Said::RoundAnnouncement(Box::new(announcement.clone())));
+                (self.out)(Outgoing::RoundAnnouncement(
+                    encode(&ToDevice::RoundAnnouncement(announcement.clone()), &[]).into(),
+                ));
             }
             Tell::People(Event::RoundExtended(_)) => *self.extended += 1,
             Tell::People(Event::Quarantined { .. }) => *self.quarantined += 1,

@@ -36,6 +36,9 @@ impl Crowd {
     }
 
     /// Goes on until the next round is merged; `None` when the run is over and all devices have the final heads.
+    ///
+    /// # Errors
+    /// If an invariant does not hold.
     pub fn next_round(&mut self) -> Result<Option<RoundEnd>, Broken> {
         let before = self.world.merged();
         let mut finished_at = None;

@@ -12,7 +12,8 @@ use grapevine_edge_client::work::work;
 use grapevine_models::Shape;
 use grapevine_protocol::topics::BlobKind;
 use grapevine_protocol::{
-    BootId, DatasetId, DeviceId, Digest, Labels, Refusal, RoundId, RunId, ToAggregator, decode_to_device, encode,
+    Attributes, DatasetId, DeviceId, Digest, Incarnation, Refusal, RoundId, RunId, ToAggregator, decode_to_device,
+    encode,
 };
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -66,7 +67,7 @@ pub(super) struct Device {
     /// Whether its samples are there yet.
     pub(super) is_filled: bool,
     /// What it says about itself, by turns from start to start.
-    pub(super) labels: [Labels; 2],
+    pub(super) attributes: [Attributes; 2],
     shape: Shape,
     records: Records,
     /// As they were before the last write.
@@ -94,7 +95,7 @@ impl Device {
         shape: Shape,
         datasets: [Rc<Dataset>; 2],
         is_filled: bool,
-        labels: [Labels; 2],
+        attributes: [Attributes; 2],
         seed: u64,
     ) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed ^ (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -106,7 +107,7 @@ impl Device {
             power: Power::new(rng.next_u64()),
             process: None,
             is_filled,
-            labels,
+            attributes,
             shape,
             records: Records::default(),
             former: Records::default(),
@@ -138,11 +139,11 @@ impl Device {
         self.power.restore();
         let identity = Identity {
             device: self.id.clone(),
-            boot: BootId(self.rng.next_u64()),
+            incarnation: Incarnation(self.rng.next_u64()),
             extractor,
             classes,
             shape: self.shape,
-            labels: self.labels[self.starts as usize % 2].clone(),
+            attributes: self.attributes[self.starts as usize % 2].clone(),
         };
         let (samples, dataset) = self.samples();
         let pending = self.outbox().map(|pending| pending.update.clone());
@@ -204,7 +205,7 @@ impl Device {
 
     fn work_and_keep(&mut self, job: &Job) -> Option<FinishedUpdate> {
         let content = work(job, &self.id, self.dataset(), &mut || true).expect("every plan can be trained");
-        let update = FinishedUpdate { run: job.notice.run, round: job.notice.round, content };
+        let update = FinishedUpdate { run: job.announcement.run, round: job.announcement.round, content };
         let pending = Pending { digest: Digest::of(&update.content), update: update.clone() };
         self.write(|records| records.outbox = Some(Rc::new(pending))).then_some(update)
     }

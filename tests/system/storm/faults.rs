@@ -184,8 +184,8 @@ impl World {
                 let now = self.now - process.started;
                 process.is_deaf = false;
                 self.meter.of(Owner::Devices, || process.session.handle_connected(now));
-                if let Some(notice) = self.network.retained() {
-                    self.tell(device, &notice);
+                if let Some(announcement) = self.network.retained() {
+                    self.tell(device, &announcement);
                 }
             }
         }

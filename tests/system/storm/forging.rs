@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use grapevine_protocol::{
-    BlobRef, BootId, DatasetId, DeviceId, Digest, Hello, Labels, Leaving, Offer, RoundId, RunId, ToAggregator, block,
-    encode,
+    Attributes, BlobRef, DatasetId, DeviceId, Digest, Goodbye, Hello, Incarnation, Offer, RoundId, RunId, ToAggregator,
+    block, encode,
 };
 
 use super::invariants::Broken;
@@ -14,7 +14,7 @@ use super::world::World;
 /// What no update begins with.
 const JUNK: [u8; 40] = [0xee; 40];
 /// A start that no device ever has: theirs are drawn from 64 bits.
-const NO_BOOT: BootId = BootId(0);
+const NO_BOOT: Incarnation = Incarnation(0);
 
 impl World {
     /// Somebody says something that does not belong.
@@ -33,7 +33,7 @@ impl World {
             Forgery::OtherRun => (name, offer(RunId(run.0 + 1), round), bytes),
             Forgery::LaterRound => (name, offer(run, RoundId(round.0 + 7)), bytes),
             Forgery::BadUpdate => (name, offer(run, round), bytes),
-            Forgery::OldGoodbye => (name, ToAggregator::Leaving(Leaving { boot: NO_BOOT }), &[][..]),
+            Forgery::OldGoodbye => (name, ToAggregator::Goodbye(Goodbye { incarnation: NO_BOOT }), &[][..]),
             Forgery::Block => (name, ToAggregator::Block(header), bytes),
         };
         let frame: Rc<[u8]> = encode(&message, bytes).into();
@@ -43,13 +43,13 @@ impl World {
 
     fn foreign_hello(&self) -> ToAggregator {
         ToAggregator::Hello(Hello {
-            boot: NO_BOOT,
+            incarnation: NO_BOOT,
             extractor: Digest([9; 32]),
             classes: self.plan.round.classes,
             shape: self.plan.round.shape,
             samples: 5,
             dataset: DatasetId(5),
-            labels: Labels::default(),
+            attributes: Attributes::default(),
         })
     }
 

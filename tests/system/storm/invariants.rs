@@ -6,7 +6,7 @@ use core::time::Duration;
 use grapevine_aggregator::round::Select;
 use grapevine_aggregator::store::RoundPhase;
 use grapevine_protocol::{
-    DeviceId, Digest, Notice, Receipt, Refusal, RoundId, Task, ToDevice, decode_to_device, is_selected,
+    DeviceId, Digest, Receipt, Refusal, Request, RoundAnnouncement, RoundId, ToDevice, decode_to_device, is_selected,
 };
 
 use super::aggregator::Said;
@@ -66,7 +66,7 @@ pub(super) fn what_is_said_is_true(
             invariant_who_was_asked_is_not_turned_away(ledger, devices, select, device, receipt)
         }
         Said::Quarantined(device) => invariant_a_quarantine_is_durable(ledger, device),
-        Said::Notice(notice) => invariant_a_notice_follows_what_it_names(ledger, notice),
+        Said::RoundAnnouncement(announcement) => invariant_a_notice_follows_what_it_names(ledger, announcement),
     }
 }
 
@@ -92,7 +92,7 @@ fn invariant_a_receipt_follows_its_row(
     Ok(())
 }
 
-/// A device whose labels fit at every start has its update of an open round looked at, also by an aggregator that was
+/// A device whose attributes fit at every start has its update of an open round looked at, also by an aggregator that was
 /// started again and has not heard a hello of it.
 fn invariant_who_was_asked_is_not_turned_away(
     ledger: &MemoryLedger,
@@ -107,10 +107,12 @@ fn invariant_who_was_asked_is_not_turned_away(
     let always_fits = devices
         .iter()
         .find(|known| known.id == *device)
-        .is_some_and(|known| known.labels.iter().all(|labels| select.matches(labels)));
-    let notice = ledger.round(receipt.round.0).map(|round| decode_to_device(&round.row.notice));
-    match notice {
-        Some(Ok((ToDevice::Notice(notice), _))) if always_fits && is_selected(&notice, device) => {
+        .is_some_and(|known| known.attributes.iter().all(|attributes| select.matches(attributes)));
+    let announcement = ledger.round(receipt.round.0).map(|round| decode_to_device(&round.row.announcement));
+    match announcement {
+        Some(Ok((ToDevice::RoundAnnouncement(announcement), _)))
+            if always_fits && is_selected(&announcement, device) =>
+        {
             let found = format!("{device} was asked for round {} and is told that it was not", receipt.round);
             Err(Broken::new("who was asked is not turned away", found))
         }
@@ -127,14 +129,21 @@ fn invariant_a_quarantine_is_durable(ledger: &MemoryLedger, device: &DeviceId) -
 }
 
 /// The row of its round, and its blobs.
-fn invariant_a_notice_follows_what_it_names(ledger: &MemoryLedger, notice: &Notice) -> Result<(), Broken> {
+fn invariant_a_notice_follows_what_it_names(
+    ledger: &MemoryLedger,
+    announcement: &RoundAnnouncement,
+) -> Result<(), Broken> {
     let broken = |found: String| Err(Broken::new("what is said is durable", found));
-    if let Some(lost) = [notice.heads, notice.aid].into_iter().flatten().find(|blob| !ledger.has_blob(&blob.digest.0)) {
-        return broken(format!("the notice names the blob {}, which is not stored", lost.digest));
+    if let Some(lost) = [announcement.heads, announcement.side_information]
+        .into_iter()
+        .flatten()
+        .find(|blob| !ledger.has_blob(&blob.digest.0))
+    {
+        return broken(format!("the announcement names the blob {}, which is not stored", lost.digest));
     }
-    let is_open = ledger.round(notice.round.0).is_some_and(|round| round.row.phase == RoundPhase::Collecting);
-    if matches!(notice.task, Task::Train | Task::Statistics { .. }) && !is_open {
-        return broken(format!("round {} is announced and not open", notice.round));
+    let is_open = ledger.round(announcement.round.0).is_some_and(|round| round.row.phase == RoundPhase::Collecting);
+    if announcement.task.request().is_some() && !is_open {
+        return broken(format!("round {} is announced and not open", announcement.round));
     }
     Ok(())
 }
@@ -149,7 +158,7 @@ fn invariant_one_round_is_open(world: &World) -> Result<(), Broken> {
     }
 }
 
-/// They were chosen for the round, and their labels fit, or did at another start. Looks at the newest round.
+/// They were chosen for the round, and their attributes fit, or did at another start. Looks at the newest round.
 fn invariant_only_those_asked_for_take_part(world: &mut World) -> Result<(), Broken> {
     let newest = world.aggregator.ledger.rounds().last();
     // A crowd is too large to be asked one by one.
@@ -158,14 +167,15 @@ fn invariant_only_those_asked_for_take_part(world: &mut World) -> Result<(), Bro
     if core::mem::replace(&mut world.seen_updates, seen) == seen || newest.is_let_go() {
         return Ok(());
     }
-    let Ok((ToDevice::Notice(notice), _)) = decode_to_device(&newest.row.notice) else {
-        return Err(Broken::new("a round's notice can be read", newest.row.round));
+    let Ok((ToDevice::RoundAnnouncement(announcement), _)) = decode_to_device(&newest.row.announcement) else {
+        return Err(Broken::new("a round's announcement can be read", newest.row.round));
     };
     let select = &world.plan.round.select;
     for device in &world.devices {
-        let fits = device.labels.iter().any(|labels| select.matches(labels)) && is_selected(&notice, &device.id);
+        let fits =
+            device.attributes.iter().any(|labels| select.matches(labels)) && is_selected(&announcement, &device.id);
         if newest.updates.contains_key(device.id.as_str()) && !fits {
-            let found = format!("{} takes part in round {} and was not asked", device.id, notice.round);
+            let found = format!("{} takes part in round {} and was not asked", device.id, announcement.round);
             return Err(Broken::new("only those asked for take part", found));
         }
     }
@@ -188,10 +198,10 @@ fn invariant_a_quarantined_device_is_away(world: &World) -> Result<(), Broken> {
 fn invariant_memory_is_bounded(world: &World) -> Result<(), Broken> {
     let Some(process) = &world.aggregator.process else { return Ok(()) };
     let (bytes, waiting) = (process.coordinator.upload_bytes(), process.coordinator.uploads_waiting());
-    let notice = process.coordinator.open_round();
+    let announcement = process.coordinator.open_round();
     let largest = largest_update(world);
     let limit = world.plan.round.upload_bytes.max(largest);
-    if bytes > limit || waiting > world.devices.len() || (notice.is_none() && bytes > 0) {
+    if bytes > limit || waiting > world.devices.len() || (announcement.is_none() && bytes > 0) {
         let found = format!("{bytes} bytes of updates are on their way in, {waiting} wait, {limit} bytes are allowed");
         return Err(Broken::new("memory is within its bound", found));
     }
@@ -200,9 +210,8 @@ fn invariant_memory_is_bounded(world: &World) -> Result<(), Broken> {
 
 fn largest_update(world: &World) -> usize {
     let round = &world.plan.round;
-    let train = grapevine_protocol::largest_update(round.shape, Task::Train, round.params.method);
-    let sums = Task::Statistics { extent: round.params.needs() };
-    train.max(grapevine_protocol::largest_update(round.shape, sums, round.params.method))
+    let (sums, train) = (Request::Statistics(round.params.needs()), round.params.method.training_request());
+    grapevine_protocol::largest_update(round.shape, train).max(grapevine_protocol::largest_update(round.shape, sums))
 }
 
 /// Its time runs from its opening and from a restart of the aggregator, as long as broker and disk are; a broker that

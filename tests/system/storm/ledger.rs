@@ -30,7 +30,7 @@ pub(super) struct Round {
 impl Round {
     /// Whether a later round was merged, and the rows of its updates are no longer needed.
     pub(super) fn is_let_go(&self) -> bool {
-        self.row.notice.is_empty()
+        self.row.announcement.is_empty()
     }
 }
 
@@ -235,12 +235,6 @@ impl Ledger for MemoryLedger {
         self.read(merged.map(|round| round.row.clone()), |twin| twin.newest_merged(run))
     }
 
-    fn count_merged(&self, run: u64, task: &str) -> Result<u32, StoreError> {
-        let is_counted = |row: &RoundRow| row.phase == RoundPhase::Merged && row.task == task;
-        let count = self.rounds().iter().filter(|round| is_counted(&round.row)).count();
-        self.read(count as u32, |twin| twin.count_merged(run, task))
-    }
-
     fn open_round(&mut self, round: &NewRound) -> Result<(), StoreError> {
         let open = |disk: &mut Disk| {
             assert_eq!(round.round as usize, disk.rounds.len(), "rounds are numbered without a gap");
@@ -252,16 +246,17 @@ impl Ledger for MemoryLedger {
     }
 
     fn commit_round(&mut self, merged: &MergedRound) -> Result<(), StoreError> {
-        let MergedRound { run, round, closed_ms, heads, aid, memory, in_use, .. } = merged.clone();
+        let MergedRound { run, round, closed_ms, heads, side_information, server_state, inference_head, .. } =
+            merged.clone();
         let MergedRound { statistics, counters, note, takes_in, .. } = merged.clone();
-        let named = [heads, aid, memory, in_use, statistics];
+        let named = [heads, side_information, server_state, inference_head, statistics];
         for digest in named.iter().flatten() {
             self.blob(digest)?;
         }
         let commit = |disk: &mut Disk| {
             let Round { row, told, .. } = disk.collecting(run, round)?;
             let (phase, closed_ms) = (RoundPhase::Merged, Some(closed_ms));
-            *row = RoundRow { phase, closed_ms, heads, aid, memory, in_use, ..row.clone() };
+            *row = RoundRow { phase, closed_ms, heads, side_information, server_state, inference_head, ..row.clone() };
             *row = RoundRow { statistics, counters, note, ..row.clone() };
             let told = core::mem::take(told);
             disk.take_in(takes_in, told);
@@ -372,15 +367,17 @@ impl Ledger for MemoryLedger {
         self.write(forget, |twin| twin.forget_updates_before(run, round))
     }
 
-    fn forget_aids_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError> {
+    fn forget_side_information_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError> {
         let forget = |disk: &mut Disk| {
             let mut forgotten = Vec::new();
             for Round { row, .. } in disk.rounds.iter_mut().rev().skip_while(|old| old.row.round >= round) {
-                forgotten.extend([row.aid.take(), row.memory.take(), row.statistics.take()].into_iter().flatten());
+                forgotten.extend(
+                    [row.side_information.take(), row.server_state.take(), row.statistics.take()].into_iter().flatten(),
+                );
             }
             Ok(disk.forget(forgotten))
         };
-        self.write(forget, |twin| twin.forget_aids_before(run, round))
+        self.write(forget, |twin| twin.forget_side_information_before(run, round))
     }
 
     fn forget_old_heads(&mut self, run: u64, kept: u32) -> Result<Collected, StoreError> {
@@ -392,9 +389,9 @@ impl Ledger for MemoryLedger {
             };
             for Round { row, updates, .. } in &mut disk.rounds[..oldest as usize] {
                 if core::mem::take(&mut row.heads_kept) {
-                    forgotten.extend([row.heads, row.in_use].into_iter().flatten());
+                    forgotten.extend([row.heads, row.inference_head].into_iter().flatten());
                 }
-                row.notice.clear();
+                row.announcement.clear();
                 updates.retain(|_, update| update.blob_kept);
             }
             Ok(disk.forget(forgotten))
@@ -458,7 +455,7 @@ impl Ledger for MemoryLedger {
 
 /// A round that was just opened.
 fn row(new: NewRound) -> RoundRow {
-    let NewRound { run, round, task, opened_ms, expected, chosen, notice } = new;
+    let NewRound { run, round, task, opened_ms, expected, chosen, announcement } = new;
     RoundRow {
         run,
         round,
@@ -472,13 +469,13 @@ fn row(new: NewRound) -> RoundRow {
         accepted: 0,
         samples: 0,
         heads: None,
-        aid: None,
-        memory: None,
-        in_use: None,
+        side_information: None,
+        server_state: None,
+        inference_head: None,
         statistics: None,
         counters: CountersRow::default(),
         note: None,
         heads_kept: true,
-        notice,
+        announcement,
     }
 }

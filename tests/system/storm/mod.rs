@@ -36,7 +36,7 @@ pub use world::Figures;
 use world::World;
 pub(crate) use world::dataset;
 
-/// How long after the storm a run may take beyond its rounds: pauses of a minute end, notices are repeated, and a device
+/// How long after the storm a run may take beyond its rounds: pauses of a minute end, announcements are repeated, and a device
 /// that hears nothing doubts its connection.
 const SETTLING: Duration = Duration::from_secs(2_000);
 
@@ -75,6 +75,9 @@ pub struct Failed {
 }
 
 /// Runs a plan to its end.
+///
+/// # Errors
+/// If an invariant does not hold.
 pub fn run(plan: Plan, trace: Trace) -> Result<Passed, Failed> {
     run_beside(plan, trace, None)
 }
@@ -83,6 +86,9 @@ pub fn run(plan: Plan, trace: Trace) -> Result<Passed, Failed> {
 ///
 /// # Panics
 /// If it does something else than the modelled one.
+///
+/// # Errors
+/// If an invariant does not hold.
 pub fn run_beside(plan: Plan, trace: Trace, ledger: Option<Box<dyn Ledger>>) -> Result<Passed, Failed> {
     let seed = plan.seed;
     let round = &plan.round;

@@ -1,8 +1,8 @@
 //! The broker and the links to it. What is published goes to whoever is connected when it arrives, after a while, twice,
-//! or never; the newest notice is retained.
+//! or never; the newest announcement is retained.
 //!
 //! This is worse than MQTT: with QoS 1 a message is lost only with its connection or in a full queue, and order is kept
-//! on each connection. Only the notice on its way to the broker is as safe as MQTT makes it: it arrives, or the
+//! on each connection. Only the announcement on its way to the broker is as safe as MQTT makes it: it arrives, or the
 //! aggregator hears that its connection is gone.
 
 use core::time::Duration;
@@ -136,9 +136,9 @@ impl Network {
         }
     }
 
-    /// The newest notice.
-    pub(super) fn retain(&mut self, notice: Rc<[u8]>) {
-        self.former = self.retained.replace(notice);
+    /// The newest announcement.
+    pub(super) fn retain(&mut self, announcement: Rc<[u8]>) {
+        self.former = self.retained.replace(announcement);
     }
 
     pub(super) fn retained(&self) -> Option<Rc<[u8]>> {

@@ -4,8 +4,8 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use grapevine_aggregator::round::{Auxiliary, Participants, Quarantine, RoundConfig, Select};
-use grapevine_models::{Method, Params, Shape, Start};
-use grapevine_protocol::{Digest, Encoding, LabelValue, Labels, Refusal};
+use grapevine_models::{Init, Method, Params, Shape};
+use grapevine_protocol::{AttributeValue, Attributes, Digest, Encoding, Refusal};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -39,7 +39,7 @@ pub struct Plan {
     /// Samples that each device holds when it starts; one that holds none gets its samples later.
     pub samples: Vec<u16>,
     /// What each device says about itself, by turns from start to start; nothing for those beyond the end.
-    pub labels: Vec<[Labels; 2]>,
+    pub labels: Vec<[Attributes; 2]>,
     /// Until [`Plan::calm_at`]; everything arrives after that.
     pub weather: Weather,
     /// Faults, each at its time.
@@ -59,7 +59,7 @@ const LONGEST_STORM_S: u64 = 240;
 /// One seed of so many has blobs of several blocks: they cost most of the time.
 const LARGE_ONE_OF: u32 = 16;
 
-/// Between them they use every kind of update, aid and memory.
+/// Between them they use every kind of update, side information and server state.
 const METHODS: [Method; 10] = [
     Method::FedAvg,
     Method::FedAvg,
@@ -160,7 +160,7 @@ fn round(rng: &mut ChaCha8Rng, devices: usize, is_large: bool) -> RoundConfig {
         batch: 8,
         averaged: rng.random_bool(0.3),
         tau: if rng.random_bool(0.2) { -0.5 } else { 0.0 },
-        start: if rng.random_bool(0.2) && !is_large { Start::Lda } else { Start::Zeros },
+        init: if rng.random_bool(0.2) && !is_large { Init::Lda } else { Init::Zeros },
         ..Params::defaults(method, classes)
     };
     let params = quick(params);
@@ -196,16 +196,16 @@ fn round(rng: &mut ChaCha8Rng, devices: usize, is_large: bool) -> RoundConfig {
 fn quick(mut params: Params) -> Params {
     for (name, value) in [("features_per_class", 3.0), ("match_steps", 2.0), ("retrain_epochs", 2.0)] {
         // Only one method has them.
-        params.set_own(name, value);
+        params = params.with(name.parse().expect("a hyper-parameter"), value).unwrap_or(params);
     }
     params
 }
 
 /// In some fleets only devices on mains take part, and one of them is moved to a battery and back with every start.
-fn labels(rng: &mut ChaCha8Rng, round: &mut RoundConfig, samples: &[u16]) -> Vec<[Labels; 2]> {
+fn labels(rng: &mut ChaCha8Rng, round: &mut RoundConfig, samples: &[u16]) -> Vec<[Attributes; 2]> {
     let mains = |is_on| {
-        let mut labels = Labels::default();
-        labels.insert("mains", LabelValue::Flag(is_on)).expect("a name and a flag");
+        let mut labels = Attributes::default();
+        labels.insert("mains", AttributeValue::Flag(is_on)).expect("a name and a flag");
         labels
     };
     // The last ones have samples from the start, and stay where they are.

@@ -10,11 +10,11 @@ use grapevine_edge_client::session::Job;
 use grapevine_edge_client::store::Dataset;
 use grapevine_edge_client::work::work;
 use grapevine_models::{
-    Conditions, FleetModel, Head, Heads, Memory, RoundSum, Samples, Statistics, Step, UpdateContent,
+    Conditions, FleetModel, Head, Heads, Request, Response, RoundSum, Samples, ServerState, Statistics,
 };
 use grapevine_protocol::{
-    AidBody, DeviceId, Digest as Sha256, HeadsBody, MemoryBody, Notice, StatisticsBody, Task, ToDevice, Update,
-    decode_to_device,
+    DeviceId, Digest as Sha256, HeadsBody, RoundAnnouncement, ServerStateBody, SideInformationBody, StatisticsBody,
+    ToDevice, Update, decode_to_device,
 };
 
 use super::ledger::Round;
@@ -50,15 +50,11 @@ impl Reference {
     }
 
     fn merge(&mut self, round: &Round) -> Result<(), String> {
-        let Ok((ToDevice::Notice(notice), _)) = decode_to_device(&round.row.notice) else {
-            return Err("its notice in the ledger cannot be read".into());
+        let Ok((ToDevice::RoundAnnouncement(announcement), _)) = decode_to_device(&round.row.announcement) else {
+            return Err("its announcement in the ledger cannot be read".into());
         };
-        let step = match notice.task {
-            Task::Statistics { extent } => Step::Gather(extent),
-            Task::Train => Step::Train,
-            Task::Wait | Task::Rest => return Err("it was merged and asked for nothing".into()),
-        };
-        let sum = self.sum(&notice, step, round)?;
+        let request = announcement.task.request().ok_or("it was merged and asked for nothing")?;
+        let sum = self.sum(&announcement, request, round)?;
         let own = self.config.auxiliary.clone();
         let own = own.as_deref().map(|set| Samples::new(self.config.shape, &set.features, &set.labels)).transpose();
         let conditions = Conditions {
@@ -69,25 +65,26 @@ impl Reference {
             auxiliary: own.map_err(|error| error.to_string())?,
         };
         let mut merged = sum.merge(self.model.clone(), &conditions);
-        // Devices get the aid as it is written, and so do later rounds.
-        merged.aid = merged.aid.map(|aid| self.written(AidBody(aid)));
-        self.trained = if merged.starts_anew { 0 } else { self.trained + u32::from(step == Step::Train) };
+        // Devices get the side information as it is written, and so do later rounds.
+        merged.side_information =
+            merged.side_information.map(|side_information| self.written(SideInformationBody(side_information)));
+        self.trained = if merged.starts_anew { 0 } else { self.trained + u32::from(request.is_training()) };
         self.model.update(merged);
         let row = &round.row;
         let statistics = self.model.statistics.clone().map(|statistics| StatisticsBody(statistics).encode());
-        let expected = [self.heads(), self.aid(), self.memory(), self.in_use(), statistics];
+        let expected = [self.heads(), self.side_information(), self.server_state(), self.inference_head(), statistics];
         for ((name, stored), expected) in [
             ("heads", row.heads),
-            ("aid", row.aid),
-            ("memory", row.memory),
-            ("head in use", row.in_use),
+            ("side information", row.side_information),
+            ("server state", row.server_state),
+            ("inference head", row.inference_head),
             ("statistics", row.statistics),
         ]
         .into_iter()
         .zip(expected)
         {
             // Of the past, only heads are kept once there are newer ones.
-            let is_forgotten = stored.is_none() && ["aid", "memory", "statistics"].contains(&name);
+            let is_forgotten = stored.is_none() && ["side information", "server state", "statistics"].contains(&name);
             if stored != expected.map(|bytes| Sha256::of(&bytes).0) && !is_forgotten {
                 return Err(format!("its {name} differ from those of a quiet run with the same devices"));
             }
@@ -96,14 +93,14 @@ impl Reference {
     }
 
     /// The participants' answers, last name first.
-    fn sum(&mut self, notice: &Notice, step: Step, round: &Round) -> Result<RoundSum, String> {
+    fn sum(&mut self, announcement: &RoundAnnouncement, request: Request, round: &Round) -> Result<RoundSum, String> {
         let shape = self.config.shape;
         let job = Job {
-            notice: notice.clone(),
-            heads: notice.heads.and(self.heads()).map(Into::into),
-            aid: notice.aid.and(self.aid()).map(Into::into),
+            announcement: announcement.clone(),
+            heads: announcement.heads.and(self.heads()).map(Into::into),
+            side_information: announcement.side_information.and(self.side_information()).map(Into::into),
         };
-        let mut sum = RoundSum::new(shape, step, &self.config.params, &self.model);
+        let mut sum = RoundSum::new(shape, request, &self.config.params, &self.model);
         for (name, stored) in round.updates.iter().rev() {
             let (id, datasets) = self.devices.get(name).ok_or("an unknown device is in it")?;
             // With whichever samples it had then.
@@ -111,39 +108,42 @@ impl Reference {
             let Some(content) = answers.find(|content| is_named(stored.digest, content)) else {
                 return Err(format!("{name} answered something else than in a quiet run"));
             };
-            let update = Update::decode(&content, shape, notice.task, notice.params.method);
+            let update = Update::decode(&content, shape, request);
             let update = update.map_err(|error| error.to_string())?;
             let former = self.told.get(name);
-            sum.add_in_place_of(former, name, &update.content, update.samples).map_err(|error| error.to_string())?;
-            if let UpdateContent::Statistics(statistics) = update.content {
+            sum.add_in_place_of(former, name, &update.response, update.samples).map_err(|error| error.to_string())?;
+            if let Response::Statistics(statistics) = update.response {
                 self.told.insert(name.clone(), statistics);
             }
         }
         Ok(sum)
     }
 
-    fn written(&self, aid: AidBody) -> grapevine_protocol::Aid {
-        let bytes = aid.encode(self.config.encoding);
-        AidBody::decode(&bytes, self.config.shape).expect("what was written can be read").0
+    fn written(&self, side_information: SideInformationBody) -> grapevine_protocol::SideInformation {
+        let bytes = side_information.encode(self.config.encoding);
+        SideInformationBody::decode(&bytes, self.config.shape).expect("what was written can be read").0
     }
 
     fn heads(&self) -> Option<Vec<u8>> {
         self.model.heads.clone().map(|heads| HeadsBody(heads).encode(self.config.shape))
     }
 
-    fn aid(&self) -> Option<Vec<u8>> {
-        self.model.aid.clone().map(|aid| AidBody(aid).encode(self.config.encoding))
+    fn side_information(&self) -> Option<Vec<u8>> {
+        self.model
+            .side_information
+            .clone()
+            .map(|side_information| SideInformationBody(side_information).encode(self.config.encoding))
     }
 
-    fn memory(&self) -> Option<Vec<u8>> {
-        let memory = &self.model.memory;
-        (*memory != Memory::default()).then(|| MemoryBody(memory.clone()).encode())
+    fn server_state(&self) -> Option<Vec<u8>> {
+        let server_state = &self.model.server_state;
+        (*server_state != ServerState::default()).then(|| ServerStateBody(server_state.clone()).encode())
     }
 
-    fn in_use(&self) -> Option<Vec<u8>> {
+    fn inference_head(&self) -> Option<Vec<u8>> {
         let shape = self.config.shape;
         let alone = |main| Heads { main, supplementary: Head::zeros(shape) };
-        self.model.in_use.clone().map(|main| HeadsBody(alone(main)).encode(shape))
+        self.model.inference_head.clone().map(|main| HeadsBody(alone(main)).encode(shape))
     }
 }
 

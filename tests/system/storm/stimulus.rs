@@ -170,7 +170,7 @@ pub enum Fault {
     StopBroker {
         /// Until the next start.
         down: Duration,
-        /// Whether it comes back without the newest retained notice: it has the one before, or none.
+        /// Whether it comes back without the newest retained announcement: it has the one before, or none.
         forgets: bool,
     },
     /// The broker comes and goes, and what it retains stays.

@@ -106,7 +106,7 @@ pub(super) struct World {
     pub(super) seen_open_at: Option<Duration>,
     /// Updates that their devices were told about, and whether they are stored.
     pub(super) receipts: BTreeMap<Receipted, bool>,
-    /// Heads that notices named.
+    /// Heads that announcements named.
     pub(super) published: BTreeSet<Digest>,
     /// What each device's outbox held after its last step.
     pub(super) outboxes: Vec<Option<(RoundId, Digest)>>,
@@ -285,7 +285,7 @@ impl World {
                     *receipts.entry((receipt.round, number, receipt.digest)).or_default() |= receipt.refused.is_none();
                 }
                 Said::Quarantined(_) => {}
-                Said::Notice(notice) => published.extend(notice.heads.map(|blob| blob.digest)),
+                Said::RoundAnnouncement(announcement) => published.extend(announcement.heads.map(|blob| blob.digest)),
             }
             let before = core::mem::replace(&mut said, Ok(()));
             said = before.and_then(|()| invariants::what_is_said_is_true(ledger, devices, select, &saying));
@@ -357,7 +357,7 @@ impl World {
                     self.tell(device, &frame);
                 }
             }
-            Outgoing::Notice(frame) => {
+            Outgoing::RoundAnnouncement(frame) => {
                 self.network.retain(frame.clone());
                 (0..self.devices.len() as u32).for_each(|device| self.tell(device, &frame));
             }

@@ -68,7 +68,7 @@ fn stop(running: Running) -> String {
 #[test]
 fn a_long_round_is_left_at_once_and_done_after_the_restart() {
     // Sums first, then steps that each balance with a set of many rows: seconds of work on a quick machine.
-    let changes = [("# epochs = 5", "epochs = 1000"), ("# start = \"zeros\"", "start = \"lda\"")];
+    let changes = [("# epochs = 5", "epochs = 1000"), ("# init = \"zeros\"", "init = \"lda\"")];
     let pair = Pair::start(Method::RedGrapeLive, &changes);
     let mut running = pair.device.start("edge-client", &["run"]);
     running.line("round began round=1");

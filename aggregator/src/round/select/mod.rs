@@ -1,4 +1,4 @@
-//! Which devices take part: a small language over their labels.
+//! Which devices take part: a small language over their attributes.
 //!
 //! ```text
 //! any        = all { "or" all }
@@ -7,8 +7,8 @@
 //! comparison = ( "=" | "!=" ) ( text | number | flag ) | ( "<" | "<=" | ">" | ">=" ) number
 //! ```
 //!
-//! A name alone holds where that label is `true`. A comparison with a label that a device does not have, or that is of
-//! another kind, does not hold; `!=` is the opposite of `=`.
+//! A name alone holds where that attribute is `true`. A comparison with an attribute that a device does not have, or
+//! that is of another kind, does not hold; `!=` is the opposite of `=`.
 
 mod parse;
 #[cfg(test)]
@@ -18,7 +18,7 @@ use core::cmp::Ordering;
 use core::fmt;
 use core::str::FromStr;
 
-use grapevine_protocol::{LabelValue, Labels};
+use grapevine_protocol::{AttributeValue, Attributes};
 
 pub use parse::{SelectError, SelectFault};
 
@@ -27,7 +27,7 @@ pub const MAX_SELECT_BYTES: usize = 1_024;
 /// How deep brackets and `not` may nest.
 pub const MAX_SELECT_DEPTH: usize = 32;
 
-/// An expression over labels; the default holds for every device.
+/// An expression over attributes; the default holds for every device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Select {
     text: String,
@@ -37,9 +37,9 @@ pub struct Select {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Rule {
-    /// The label is `true`.
+    /// The attribute is `true`.
     Is(String),
-    Compare(String, Comparison, LabelValue),
+    Compare(String, Comparison, AttributeValue),
     Not(Box<Self>),
     All(Vec<Self>),
     Any(Vec<Self>),
@@ -56,9 +56,9 @@ enum Comparison {
 }
 
 impl Select {
-    /// Whether a device with these labels takes part.
-    pub fn matches(&self, labels: &Labels) -> bool {
-        self.rule.as_ref().is_none_or(|rule| rule.holds(labels))
+    /// Whether a device with these attributes takes part.
+    pub fn matches(&self, attributes: &Attributes) -> bool {
+        self.rule.as_ref().is_none_or(|rule| rule.holds(attributes))
     }
 }
 
@@ -78,26 +78,26 @@ impl fmt::Display for Select {
 }
 
 impl Rule {
-    fn holds(&self, labels: &Labels) -> bool {
+    fn holds(&self, attributes: &Attributes) -> bool {
         match self {
-            Self::Is(name) => labels.find(name) == Some(&LabelValue::Flag(true)),
-            Self::Compare(name, comparison, value) => comparison.holds(labels.find(name), value),
-            Self::Not(rule) => !rule.holds(labels),
-            Self::All(rules) => rules.iter().all(|rule| rule.holds(labels)),
-            Self::Any(rules) => rules.iter().any(|rule| rule.holds(labels)),
+            Self::Is(name) => attributes.find(name) == Some(&AttributeValue::Flag(true)),
+            Self::Compare(name, comparison, value) => comparison.holds(attributes.find(name), value),
+            Self::Not(rule) => !rule.holds(attributes),
+            Self::All(rules) => rules.iter().all(|rule| rule.holds(attributes)),
+            Self::Any(rules) => rules.iter().any(|rule| rule.holds(attributes)),
         }
     }
 }
 
 impl Comparison {
-    fn holds(self, label: Option<&LabelValue>, value: &LabelValue) -> bool {
-        let order = match (label, value) {
-            (Some(LabelValue::Number(label)), LabelValue::Number(value)) => Some(label.cmp(value)),
-            (Some(_) | None, LabelValue::Number(_) | LabelValue::Flag(_) | LabelValue::Text(_)) => None,
+    fn holds(self, attribute: Option<&AttributeValue>, value: &AttributeValue) -> bool {
+        let order = match (attribute, value) {
+            (Some(AttributeValue::Number(attribute)), AttributeValue::Number(value)) => Some(attribute.cmp(value)),
+            (Some(_) | None, AttributeValue::Number(_) | AttributeValue::Flag(_) | AttributeValue::Text(_)) => None,
         };
         match self {
-            Self::Equal => label == Some(value),
-            Self::Unequal => label != Some(value),
+            Self::Equal => attribute == Some(value),
+            Self::Unequal => attribute != Some(value),
             Self::Less => order.is_some_and(Ordering::is_lt),
             Self::AtMost => order.is_some_and(Ordering::is_le),
             Self::More => order.is_some_and(Ordering::is_gt),

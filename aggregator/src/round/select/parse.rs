@@ -1,6 +1,6 @@
 //! From the text of an expression to its rule, one character at a time, without looking back.
 
-use grapevine_protocol::{LabelValue, is_label_name};
+use grapevine_protocol::{AttributeValue, is_attribute_name};
 
 use super::{Comparison, MAX_SELECT_BYTES, MAX_SELECT_DEPTH, Rule};
 
@@ -23,8 +23,8 @@ pub enum SelectFault {
     /// Brackets or `not` nest too deep.
     #[error("brackets and `not` nest deeper than {MAX_SELECT_DEPTH}; shorten the expression")]
     TooDeep,
-    /// There should be a label, `not` or a bracket.
-    #[error("expected a label such as `mains`, `not` or `(`, found {0}")]
+    /// There should be an attribute, `not` or a bracket.
+    #[error("expected an attribute such as `mains`, `not` or `(`, found {0}")]
     Operand(String),
     /// There should be `and`, `or`, `)` or nothing.
     #[error("expected `and`, `or` or the end, found {0}")]
@@ -38,7 +38,7 @@ pub enum SelectFault {
     /// Only numbers have an order.
     #[error("`{0}` compares whole numbers only; use `=` or `!=`")]
     Order(&'static str),
-    /// A text is not closed, or cannot be a label's.
+    /// A text is not closed, or cannot be an attribute's.
     #[error("a text ends with `\"`, has at most 32 bytes and no control characters")]
     Text,
     /// A number beyond 64 bits.
@@ -53,7 +53,7 @@ enum Token<'a> {
     Open,
     Close,
     Comparison(Comparison),
-    Value(LabelValue),
+    Value(AttributeValue),
     Word(&'a str),
     /// What begins no word of the language.
     Other(char),
@@ -120,7 +120,7 @@ impl<'a> Parser<'a> {
                 self.advance()?;
                 Ok(rule)
             }
-            Token::Word(name) if is_label_name(name) => {
+            Token::Word(name) if is_attribute_name(name) => {
                 self.advance()?;
                 self.compared(name)
             }
@@ -135,14 +135,14 @@ impl<'a> Parser<'a> {
         self.advance()?;
         let value = match &self.token {
             Token::Value(value) => value.clone(),
-            Token::Word("true") => LabelValue::Flag(true),
-            Token::Word("false") => LabelValue::Flag(false),
+            Token::Word("true") => AttributeValue::Flag(true),
+            Token::Word("false") => AttributeValue::Flag(false),
             Token::End | Token::Open | Token::Close | Token::Comparison(_) | Token::Word(_) | Token::Other(_) => {
                 return Err(self.error(SelectFault::Value(comparison.sign(), self.found())));
             }
         };
         let is_equality = matches!(comparison, Comparison::Equal | Comparison::Unequal);
-        if !is_equality && !matches!(value, LabelValue::Number(_)) {
+        if !is_equality && !matches!(value, AttributeValue::Number(_)) {
             return Err(self.error(SelectFault::Order(comparison.sign())));
         }
         self.advance()?;
@@ -179,7 +179,7 @@ impl<'a> Parser<'a> {
             '-' | '0'..='9' => {
                 let digits = span(&rest[1..], |byte| byte.is_ascii_digit());
                 let number = &rest[..1 + digits];
-                let value = number.parse().map(|value| Token::Value(LabelValue::Number(value)));
+                let value = number.parse().map(|value| Token::Value(AttributeValue::Number(value)));
                 value.map(|value| (value, number.len())).map_err(|_| self.error(SelectFault::Number(number.to_owned())))
             }
             'a'..='z' | 'A'..='Z' | '_' => {
@@ -192,7 +192,7 @@ impl<'a> Parser<'a> {
 
     fn read_text(&self, rest: &str) -> Result<(Token<'a>, usize), SelectError> {
         let (text, _) = rest.split_once('"').ok_or_else(|| self.error(SelectFault::Text))?;
-        let value = LabelValue::text(text).map_err(|_| self.error(SelectFault::Text))?;
+        let value = AttributeValue::text(text).map_err(|_| self.error(SelectFault::Text))?;
         Ok((Token::Value(value), text.len() + 2))
     }
 

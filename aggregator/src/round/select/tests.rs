@@ -2,24 +2,24 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn labels() -> Labels {
-    let mut labels = Labels::default();
-    let text = |text| LabelValue::text(text).unwrap();
+fn attributes() -> Attributes {
+    let mut attributes = Attributes::default();
+    let text = |text| AttributeValue::text(text).unwrap();
     for (name, value) in [
         ("arch", text("aarch64")),
-        ("cores", LabelValue::Number(4)),
-        ("floor", LabelValue::Number(-2)),
-        ("mains", LabelValue::Flag(true)),
-        ("outside", LabelValue::Flag(false)),
+        ("cores", AttributeValue::Number(4)),
+        ("floor", AttributeValue::Number(-2)),
+        ("mains", AttributeValue::Flag(true)),
+        ("outside", AttributeValue::Flag(false)),
         ("site", text("north (2)")),
     ] {
-        labels.insert(name, value).unwrap();
+        attributes.insert(name, value).unwrap();
     }
-    labels
+    attributes
 }
 
 fn matches(text: &str) -> bool {
-    text.parse::<Select>().unwrap().matches(&labels())
+    text.parse::<Select>().unwrap().matches(&attributes())
 }
 
 #[test]
@@ -55,20 +55,20 @@ fn expressions_hold_as_they_read() {
     ] {
         assert!(!matches(text), "{text}");
     }
-    assert!(Select::default().matches(&Labels::default()));
+    assert!(Select::default().matches(&Attributes::default()));
 }
 
 #[test]
 fn mistakes_are_one_sentence_with_their_place() {
     for (text, expected) in [
-        ("", "at character 1: expected a label such as `mains`, `not` or `(`, found the end"),
-        ("mains and", "at character 10: expected a label such as `mains`, `not` or `(`, found the end"),
-        ("mains or or", "at character 10: expected a label such as `mains`, `not` or `(`, found `or`"),
-        ("Mains", "at character 1: expected a label such as `mains`, `not` or `(`, found `Mains`"),
+        ("", "at character 1: expected an attribute such as `mains`, `not` or `(`, found the end"),
+        ("mains and", "at character 10: expected an attribute such as `mains`, `not` or `(`, found the end"),
+        ("mains or or", "at character 10: expected an attribute such as `mains`, `not` or `(`, found `or`"),
+        ("Mains", "at character 1: expected an attribute such as `mains`, `not` or `(`, found `Mains`"),
         ("mains outside", "at character 7: expected `and`, `or` or the end, found `outside`"),
         ("mains)", "at character 6: expected `and`, `or` or the end, found `)`"),
         ("(mains", "at character 7: expected `)`, found the end"),
-        ("é = 1", "at character 1: expected a label such as `mains`, `not` or `(`, found `é`"),
+        ("é = 1", "at character 1: expected an attribute such as `mains`, `not` or `(`, found `é`"),
         ("arch == \"a\"", "at character 7: expected a value after `=`, such as \"north\", 4 or true, found `=`"),
         ("arch = aarch64", "at character 8: expected a value after `=`, such as \"north\", 4 or true, found `aarch64`"),
         ("arch < \"b\"", "at character 8: `<` compares whole numbers only; use `=` or `!=`"),
@@ -137,7 +137,7 @@ proptest! {
 
 fn check(text: &str) -> Result<(), TestCaseError> {
     match text.parse::<Select>() {
-        Ok(select) => drop(select.matches(&labels())),
+        Ok(select) => drop(select.matches(&attributes())),
         Err(error) => {
             prop_assert!(error.at >= 1 && error.at <= text.chars().count() + 1, "{}: {}", error, text);
             prop_assert!(!error.to_string().contains('\n'), "{}", error);

@@ -1,20 +1,20 @@
-//! Who takes part: a share, a reserve, labels, and quarantine.
+//! Who takes part: a share, a reserve, attributes, and quarantine.
 
 use std::collections::BTreeSet;
 
-use grapevine_protocol::{LabelValue, Refused, is_selected};
+use grapevine_protocol::{AttributeValue, Refused, is_selected};
 
 use super::*;
 
-fn labelled(number: u32, cores: i64) -> ToAggregator {
-    let mut labels = Labels::default();
-    labels.insert("cores", LabelValue::Number(cores)).unwrap();
-    ToAggregator::Hello(Hello { labels, ..hello(number) })
+fn with_attributes(number: u32, cores: i64) -> ToAggregator {
+    let mut attributes = Attributes::default();
+    attributes.insert("cores", AttributeValue::Number(cores)).unwrap();
+    ToAggregator::Hello(Hello { attributes, ..hello(number) })
 }
 
 fn chosen(harness: &Harness, devices: u32) -> Vec<u32> {
-    let notice = harness.notice.as_ref().unwrap();
-    (0..devices).filter(|&number| is_selected(notice, &device(number))).collect()
+    let announcement = harness.announcement.as_ref().unwrap();
+    (0..devices).filter(|&number| is_selected(announcement, &device(number))).collect()
 }
 
 #[test]
@@ -54,10 +54,10 @@ fn a_resumed_round_remembers_its_reserve_and_its_extensions() {
     let mut first = Harness::new(RoundConfig { min_devices: 4, ..round.clone() });
     first.greet(0..4);
     first.offer(2, 0, &update(2));
-    let notice = first.notice.clone().unwrap();
-    let open = OpenRound { notice, expected: 2, chosen: 4, extensions: 1, accepted: 1 };
+    let announcement = first.announcement.clone().unwrap();
+    let open = OpenRound { announcement, expected: 2, chosen: 4, extensions: 1, accepted: 1 };
     let mut coordinator =
-        Coordinator::new(round, BootId(2), RunId(5), Progress::default(), Registry::default(), Some(open), START);
+        Coordinator::new(round, Incarnation(2), RunId(5), Progress::default(), Registry::default(), Some(open), START);
     coordinator.handle_restored(START, &device(2), &update(2), None);
     let mut second = Harness::with(coordinator);
     assert_eq!(second.open(), Some((0, 1, 2)));
@@ -65,10 +65,11 @@ fn a_resumed_round_remembers_its_reserve_and_its_extensions() {
     second.offer(0, 0, &update(0));
     assert_eq!((second.outcomes[0].accepted, second.outcomes[0].chosen), (2, 4));
     // Without more answers its one extension is used up already.
-    let open = OpenRound { notice: first.notice.unwrap(), expected: 4, chosen: 4, extensions: 1, accepted: 0 };
+    let open =
+        OpenRound { announcement: first.announcement.unwrap(), expected: 4, chosen: 4, extensions: 1, accepted: 0 };
     let config = RoundConfig { quorum: 1.0, ..config(Method::FedAvg) };
     let coordinator =
-        Coordinator::new(config, BootId(2), RunId(5), Progress::default(), Registry::default(), Some(open), START);
+        Coordinator::new(config, Incarnation(2), RunId(5), Progress::default(), Registry::default(), Some(open), START);
     let mut third = Harness::with(coordinator);
     third.wait(DEADLINE);
     assert!(third.events.contains(&Event::RoundAbandoned(RoundId(0))));
@@ -78,7 +79,7 @@ fn a_resumed_round_remembers_its_reserve_and_its_extensions() {
 fn a_round_chooses_among_devices_whose_labels_fit() {
     let round = RoundConfig { select: "cores >= 4".parse().unwrap(), ..config(Method::FedAvg) };
     let mut harness = Harness::new(round);
-    (0..5).for_each(|number| harness.say(number, labelled(number, i64::from(number) + 2), &[]));
+    (0..5).for_each(|number| harness.say(number, with_attributes(number, i64::from(number) + 2), &[]));
     assert_eq!(harness.open(), Some((0, 0, 3)), "devices 2, 3 and 4 have four cores or more");
     let eligible: Vec<bool> = harness
         .sent
@@ -91,9 +92,9 @@ fn a_round_chooses_among_devices_whose_labels_fit() {
     harness.offer(1, 0, &update(1));
     assert_eq!(harness.last_receipt().refused, Some(Refusal::NotSelected));
     // A device that comes in the middle is waited for only if it fits.
-    harness.say(5, labelled(5, 1), &[]);
+    harness.say(5, with_attributes(5, 1), &[]);
     assert_eq!(harness.open(), Some((0, 0, 3)));
-    harness.say(6, labelled(6, 8), &[]);
+    harness.say(6, with_attributes(6, 8), &[]);
     assert_eq!(harness.open(), Some((0, 0, 4)));
     [2, 3, 4, 6].into_iter().for_each(|number| harness.offer(number, 0, &update(number)));
     assert_eq!(harness.outcomes[0].accepted, 4);
@@ -114,7 +115,7 @@ fn repeated_bad_updates_send_a_device_away_until_it_is_released() {
     assert_eq!(harness.coordinator.device(&device(0)).unwrap().strikes, 1);
     harness.offer(0, 0, b"worse");
     let told = harness.sent.last().unwrap();
-    let refused = ToDevice::Refused(Refused { boot: Some(BootId(0)), reason: Refusal::Quarantined });
+    let refused = ToDevice::Refused(Refused { incarnation: Some(Incarnation(0)), reason: Refusal::Quarantined });
     assert_eq!(told, &(device(0), refused));
     assert_eq!(harness.kept, [device(0)], "durable before it is told");
     assert!(harness.events.contains(&Event::Quarantined { device: device(0), reason: Refusal::Content }));
@@ -124,9 +125,9 @@ fn repeated_bad_updates_send_a_device_away_until_it_is_released() {
     assert_eq!(harness.refused(Refusal::Quarantined), 2, "neither its update nor its hello is taken");
     assert_eq!(harness.open(), Some((0, 0, 2)));
     // After a restart, too.
-    let mut books = Registry::default();
-    books.remember(&device(0), harness.coordinator.device(&device(0)).unwrap());
-    let restarted = Coordinator::new(strict(), BootId(2), RunId(5), Progress::default(), books, None, START);
+    let mut registry = Registry::default();
+    registry.remember(&device(0), harness.coordinator.device(&device(0)).unwrap());
+    let restarted = Coordinator::new(strict(), Incarnation(2), RunId(5), Progress::default(), registry, None, START);
     let mut restarted = Harness::with(restarted);
     restarted.greet(0..1);
     assert_eq!((restarted.coordinator.present(), restarted.refused(Refusal::Quarantined)), (0, 1));

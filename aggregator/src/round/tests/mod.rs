@@ -1,17 +1,20 @@
-mod books;
 mod fleet;
+mod harness;
 mod lateness;
 mod reasons;
+mod registry;
 mod uploads;
 
 use grapevine_models::{Head, Heads, Method, Params, Shape};
 use grapevine_protocol::{
-    BlobRef, DatasetId, Digest, Encoding, Hello, Labels, Leaving, Notice, Offer, Receipt, Update, UpdateContent, Want,
-    block,
+    Attributes, BlobRef, BlockRequest, DatasetId, Digest, Encoding, Goodbye, Hello, Offer, Receipt, Request, Response,
+    RoundAnnouncement, Task, Update, block,
 };
 
 use super::telling::TELL_AGAIN;
 use super::*;
+
+use harness::Harness;
 
 const START: Duration = Duration::from_secs(100);
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -51,137 +54,21 @@ fn device(number: u32) -> DeviceId {
 
 fn hello(number: u32) -> Hello {
     Hello {
-        boot: BootId(u64::from(number)),
+        incarnation: Incarnation(u64::from(number)),
         extractor: Digest([1; 32]),
         classes: Digest([2; 32]),
         shape: shape(),
         samples: 10 + number,
         dataset: DatasetId(1),
-        labels: Labels::default(),
+        attributes: Attributes::default(),
     }
 }
 
 fn update(number: u32) -> Vec<u8> {
     let head = |value: f32| Head { weight: vec![value; 6], bias: vec![-value; 3] };
     let heads = Heads { main: head(number as f32 * 0.37), supplementary: Head::zeros(shape()) };
-    let content = UpdateContent::Trained { heads: Some(heads), prototypes: Default::default(), loss: None };
-    Update { samples: 10 + number, dataset: DatasetId(1), content }.encode(shape(), Encoding::F32)
-}
-
-/// A coordinator driven by hand, with a perfect disk and a record of what it did.
-struct Harness {
-    coordinator: Coordinator,
-    sent: Vec<(DeviceId, ToDevice)>,
-    events: Vec<Event>,
-    outcomes: Vec<RoundOutcome>,
-    stored: Vec<(DeviceId, Vec<u8>)>,
-    notice: Option<Notice>,
-    kept: Vec<DeviceId>,
-    forgotten: Vec<DeviceId>,
-    extended: u32,
-    now: Duration,
-}
-
-impl Harness {
-    fn new(config: RoundConfig) -> Self {
-        Self::with(Coordinator::new(config, BootId(1), RunId(5), Progress::default(), Registry::default(), None, START))
-    }
-
-    fn with(coordinator: Coordinator) -> Self {
-        let mut harness = Self {
-            coordinator,
-            sent: Vec::new(),
-            events: Vec::new(),
-            outcomes: Vec::new(),
-            stored: Vec::new(),
-            notice: None,
-            kept: Vec::new(),
-            forgotten: Vec::new(),
-            extended: 0,
-            now: START,
-        };
-        harness.act();
-        harness
-    }
-
-    fn act(&mut self) {
-        while let Some(action) = self.coordinator.poll_action() {
-            match action {
-                Action::Tell(Tell::Device(device, message)) => self.sent.push((device, message)),
-                Action::Tell(Tell::Everybody(notice)) => self.notice = Some(notice),
-                Action::Tell(Tell::People(event)) => self.events.push(event),
-                Action::Durable(Durable::StoreUpdate(update)) => {
-                    let former = self.former(&update.device);
-                    self.coordinator.handle_stored(self.now, &update.device, update.round, former.as_deref());
-                    self.stored.push((update.device.clone(), update.content));
-                }
-                Action::Durable(Durable::Commit(outcome)) => {
-                    self.outcomes.push(*outcome);
-                    self.coordinator.handle_committed(self.now);
-                }
-                Action::Durable(Durable::RereadUpdates(..)) => self.reread(),
-                Action::Durable(Durable::DropUpdate(_, _, device)) => self.stored.retain(|(from, _)| *from != device),
-                Action::Durable(Durable::KeepDevice(device)) => self.kept.push(device),
-                Action::Durable(Durable::ForgetDevices(devices)) => self.forgotten.extend(devices),
-                Action::Durable(Durable::ExtendRound(..)) => self.extended += 1,
-                Action::Tell(Tell::Followers(..))
-                | Action::Durable(Durable::OpenRound { .. } | Durable::AbandonRound(..) | Durable::FinishRun(_)) => {}
-            }
-        }
-    }
-
-    /// What a device told before, where the open round puts other statistics in its place.
-    fn former(&self, device: &DeviceId) -> Option<Vec<u8>> {
-        let earlier = self.stored.iter().rev().find(|(from, _)| from == device);
-        earlier.filter(|_| self.coordinator.replaces_statistics()).map(|(_, content)| content.clone())
-    }
-
-    /// The newest update of every device, in the order of their names.
-    fn reread(&mut self) {
-        let newest: BTreeMap<_, _> = self.stored.iter().cloned().collect();
-        newest.iter().for_each(|(device, content)| self.coordinator.handle_reread(device, content, None));
-        self.coordinator.handle_all_reread(self.now);
-    }
-
-    fn say(&mut self, number: u32, message: ToAggregator, block: &[u8]) {
-        self.coordinator.handle_message(self.now, &device(number), message, block);
-        self.act();
-    }
-
-    fn greet(&mut self, numbers: core::ops::Range<u32>) {
-        numbers.for_each(|number| self.say(number, ToAggregator::Hello(hello(number)), &[]));
-    }
-
-    fn offer(&mut self, number: u32, round: u32, content: &[u8]) {
-        let blob = BlobRef::of(content);
-        let (header, bytes) = block(&blob, content, 0).unwrap();
-        let offer = Offer { run: RunId(5), round: RoundId(round), blob, crc: header.crc };
-        self.say(number, ToAggregator::Offer(offer), bytes);
-    }
-
-    fn wait(&mut self, time: Duration) {
-        self.now += time;
-        self.coordinator.handle_timeout(self.now);
-        self.act();
-    }
-
-    fn last_receipt(&self) -> &Receipt {
-        let mut receipts = self
-            .sent
-            .iter()
-            .rev()
-            .filter_map(|(_, message)| if let ToDevice::Receipt(receipt) = message { Some(receipt) } else { None });
-        receipts.next().expect("a receipt was sent")
-    }
-
-    /// The open round: its number, its updates, and how many it waits for.
-    fn open(&self) -> Option<(u32, usize, usize)> {
-        self.coordinator.open_round().map(|status| (status.round.0, status.accepted, status.expected))
-    }
-
-    fn refused(&self, reason: Refusal) -> u64 {
-        self.coordinator.refusals().get(&reason).copied().unwrap_or(0)
-    }
+    let content = Response::Heads { heads, prototypes: None, loss: None };
+    Update { samples: 10 + number, dataset: DatasetId(1), response: content }.encode(shape(), Encoding::F32)
 }
 
 #[test]
@@ -190,13 +77,13 @@ fn a_run_goes_from_hello_to_finished_whatever_the_order_of_updates() {
     for order in [[0, 1, 2], [2, 0, 1]] {
         let mut harness = Harness::new(config(Method::FedAvg));
         harness.greet(0..3);
-        assert_eq!(harness.notice.as_ref().unwrap().task, Task::Train);
+        assert_eq!(harness.announcement.as_ref().unwrap().task, Task::Round(Request::MAIN_HEAD));
         for round in 0..2 {
             order.iter().for_each(|&number| harness.offer(number, round, &update(number)));
             assert_eq!(harness.last_receipt().refused, None);
         }
         assert!(harness.coordinator.is_finished());
-        assert_eq!(harness.notice.as_ref().unwrap().task, Task::Rest);
+        assert_eq!(harness.announcement.as_ref().unwrap().task, Task::Rest);
         assert_eq!(harness.outcomes.len(), 2);
         heads.push(harness.coordinator.model().clone());
     }
@@ -216,10 +103,10 @@ fn a_round_closes_at_its_deadline_with_a_quorum_and_is_extended_then_abandoned_w
     assert_eq!(harness.last_receipt().refused, Some(Refusal::Late));
     harness.wait(DEADLINE);
     assert!(harness.events.contains(&Event::RoundExtended(RoundId(1))));
-    harness.say(2, ToAggregator::Leaving(Leaving { boot: BootId(2) }), &[]);
+    harness.say(2, ToAggregator::Goodbye(Goodbye { incarnation: Incarnation(2) }), &[]);
     harness.wait(DEADLINE);
     assert!(harness.events.contains(&Event::RoundAbandoned(RoundId(1))));
-    let told = harness.notice.as_ref().map(|notice| (notice.task, notice.round));
+    let told = harness.announcement.as_ref().map(|announcement| (announcement.task, announcement.round));
     assert_eq!(told, Some((Task::Wait, RoundId(2))), "nobody works on an abandoned round");
     harness.greet(2..3);
     assert_eq!(harness.outcomes.len(), 1);
@@ -229,7 +116,7 @@ fn a_round_closes_at_its_deadline_with_a_quorum_and_is_extended_then_abandoned_w
 #[test]
 fn what_does_not_belong_is_refused_by_name_and_without_effect() {
     let mut harness = Harness::new(config(Method::FedAvg));
-    harness.say(0, ToAggregator::Leaving(Leaving { boot: BootId(0) }), &[]);
+    harness.say(0, ToAggregator::Goodbye(Goodbye { incarnation: Incarnation(0) }), &[]);
     assert_eq!(harness.refused(Refusal::UnknownDevice), 1);
     harness.say(0, ToAggregator::Hello(Hello { extractor: Digest([9; 32]), ..hello(0) }), &[]);
     harness.say(0, ToAggregator::Hello(Hello { classes: Digest([9; 32]), ..hello(0) }), &[]);
@@ -277,9 +164,9 @@ fn only_the_chosen_take_part_and_their_number_is_exact() {
     let mut harness =
         Harness::new(RoundConfig { participants: Participants::Count(4), min_devices: 20, ..config(Method::FedAvg) });
     harness.greet(0..20);
-    let notice = harness.notice.clone().unwrap();
+    let announcement = harness.announcement.clone().unwrap();
     let chosen: Vec<u32> =
-        (0..20).filter(|&number| grapevine_protocol::is_selected(&notice, &device(number))).collect();
+        (0..20).filter(|&number| grapevine_protocol::is_selected(&announcement, &device(number))).collect();
     assert_eq!(chosen.len(), 4);
     let other = (0..20).find(|number| !chosen.contains(number)).unwrap();
     harness.offer(other, 0, &update(other));
@@ -297,7 +184,7 @@ fn a_stop_in_the_middle_of_a_round_goes_on_to_the_same_bytes() {
     first.greet(0..3);
     first.offer(1, 0, &update(1));
     let open = OpenRound {
-        notice: first.notice.clone().unwrap(),
+        announcement: first.announcement.clone().unwrap(),
         expected: 3,
         chosen: 3,
         extensions: 0,
@@ -306,9 +193,10 @@ fn a_stop_in_the_middle_of_a_round_goes_on_to_the_same_bytes() {
     let config = config(Method::FedAvg);
     let resume = |open| {
         let progress = Progress::default();
-        let mut books = Registry::default();
-        (0..3).map(device).for_each(|id| books.remember(&id, first.coordinator.device(&id).unwrap()));
-        let mut coordinator = Coordinator::new(config.clone(), BootId(2), RunId(5), progress, books, Some(open), START);
+        let mut registry = Registry::default();
+        (0..3).map(device).for_each(|id| registry.remember(&id, first.coordinator.device(&id).unwrap()));
+        let mut coordinator =
+            Coordinator::new(config.clone(), Incarnation(2), RunId(5), progress, registry, Some(open), START);
         first.stored.iter().for_each(|(device, content)| coordinator.handle_restored(START, device, content, None));
         coordinator
     };
@@ -342,23 +230,25 @@ fn large_updates_are_fetched_in_windows_and_within_the_memory_given() {
     let content = |number: u32| {
         let main = Head { weight: vec![1.0; shape.weights()], bias: vec![0.0; shape.classes()] };
         let heads = Heads { main, supplementary: Head::zeros(shape) };
-        let content = UpdateContent::Trained { heads: Some(heads), prototypes: Default::default(), loss: None };
-        Update { samples: 10 + number, dataset: DatasetId(1), content }.encode(shape, Encoding::F32)
+        let content = Response::Heads { heads, prototypes: None, loss: None };
+        Update { samples: 10 + number, dataset: DatasetId(1), response: content }.encode(shape, Encoding::F32)
     };
     (0..3).for_each(|number| harness.offer(number, 0, &content(number)));
-    let wants = |harness: &mut Harness| -> Vec<(DeviceId, Want)> {
+    let wants = |harness: &mut Harness| -> Vec<(DeviceId, BlockRequest)> {
         let sent = core::mem::take(&mut harness.sent).into_iter();
-        let want = |(device, message)| if let ToDevice::Want(want) = message { Some((device, want)) } else { None };
-        sent.filter_map(want).collect()
+        let request = |(device, message)| {
+            if let ToDevice::BlockRequest(request) = message { Some((device, request)) } else { None }
+        };
+        sent.filter_map(request).collect()
     };
     let mut asked = wants(&mut harness);
     assert_eq!(asked.len(), 2, "two of 205 kB fit into 500 kB");
     while !asked.is_empty() {
-        for (name, want) in asked {
+        for (name, request) in asked {
             let number = (0..3).find(|&number| device(number) == name).unwrap();
             let content = content(number);
-            for index in want.missing.iter() {
-                let (header, bytes) = block(&want.blob, &content, index).unwrap();
+            for index in request.missing.iter() {
+                let (header, bytes) = block(&request.blob, &content, index).unwrap();
                 harness.say(number, ToAggregator::Block(header), bytes);
             }
         }
@@ -373,10 +263,10 @@ fn blocks_are_published_once_for_all_who_ask_within_a_moment() {
     let mut harness = Harness::new(config(Method::FedAvg));
     harness.greet(0..3);
     (0..3).for_each(|number| harness.offer(number, 0, &update(number)));
-    let blob = harness.notice.as_ref().unwrap().heads.unwrap();
+    let blob = harness.announcement.as_ref().unwrap().heads.unwrap();
     for number in 0..3 {
-        let want = Want { blob, missing: grapevine_protocol::Bitmap::all(1) };
-        harness.coordinator.handle_message(harness.now, &device(number), ToAggregator::Want(want), &[]);
+        let request = BlockRequest { blob, missing: grapevine_protocol::Bitmap::all(1) };
+        harness.coordinator.handle_message(harness.now, &device(number), ToAggregator::BlockRequest(request), &[]);
     }
     let at = harness.coordinator.poll_timeout().unwrap();
     harness.coordinator.handle_timeout(at);
@@ -412,9 +302,9 @@ fn a_broker_that_comes_and_goes_gives_a_round_its_time_again_once_and_no_more() 
 fn a_will_of_an_earlier_start_does_not_send_a_device_away() {
     let mut harness = Harness::new(RoundConfig { min_devices: 9, ..config(Method::FedAvg) });
     harness.greet(0..2);
-    harness.say(1, ToAggregator::Leaving(Leaving { boot: BootId(77) }), &[]);
+    harness.say(1, ToAggregator::Goodbye(Goodbye { incarnation: Incarnation(77) }), &[]);
     assert_eq!(harness.coordinator.present(), 2);
-    harness.say(1, ToAggregator::Leaving(Leaving { boot: BootId(1) }), &[]);
+    harness.say(1, ToAggregator::Goodbye(Goodbye { incarnation: Incarnation(1) }), &[]);
     assert_eq!(harness.coordinator.present(), 1);
 }
 
@@ -423,18 +313,22 @@ fn who_asks_for_what_is_over_missed_the_notice_and_is_told_it() {
     let told = |harness: &mut Harness| {
         let sent = core::mem::take(&mut harness.sent).into_iter();
         let round = |(device, message)| {
-            if let ToDevice::Notice(notice) = message { Some((device, notice.round)) } else { None }
+            if let ToDevice::RoundAnnouncement(announcement) = message {
+                Some((device, announcement.round))
+            } else {
+                None
+            }
         };
         sent.filter_map(round).collect::<Vec<_>>()
     };
     let mut harness = Harness::new(config(Method::FedAvg));
     harness.greet(0..3);
     let missing = grapevine_protocol::Bitmap::all(1);
-    let stale = Want { blob: BlobRef::of(b"heads of long ago"), missing };
-    harness.say(1, ToAggregator::Want(stale), &[]);
+    let stale = BlockRequest { blob: BlobRef::of(b"heads of long ago"), missing };
+    harness.say(1, ToAggregator::BlockRequest(stale), &[]);
     assert_eq!(told(&mut harness), [(device(1), RoundId(0))]);
     (0..3).for_each(|number| harness.offer(number, 0, &update(number)));
-    assert_eq!(told(&mut harness), [], "who is in time has the notice");
+    assert_eq!(told(&mut harness), [], "who is in time has the announcement");
     harness.offer(2, 0, &update(1));
     assert_eq!(harness.last_receipt().refused, Some(Refusal::Late));
     assert_eq!(told(&mut harness), [(device(2), RoundId(1))]);
@@ -445,29 +339,34 @@ fn a_notice_is_repeated_to_those_who_are_missing_and_calls_the_roll_while_nobody
     let mut harness = Harness::new(RoundConfig { deadline: 2 * TELL_AGAIN, ..config(Method::FedAvg) });
     harness.coordinator.handle_connected(START);
     harness.act();
-    let boot = harness.notice.take().unwrap().boot;
+    let incarnation = harness.announcement.take().unwrap().incarnation;
     harness.wait(TELL_AGAIN);
-    let called = harness.notice.take().unwrap();
+    let called = harness.announcement.take().unwrap();
     assert_eq!(called.task, Task::Wait);
-    assert_ne!(called.boot, boot, "a new start is greeted");
+    assert_ne!(called.incarnation, incarnation, "a new start is greeted");
     harness.greet(0..3);
-    let opened = harness.notice.take().unwrap();
+    let opened = harness.announcement.take().unwrap();
     harness.wait(TELL_AGAIN - Duration::from_secs(1));
-    assert_eq!(harness.notice, None);
+    assert_eq!(harness.announcement, None);
     harness.wait(Duration::from_secs(1));
-    assert_eq!(harness.notice.take().as_ref(), Some(&opened), "nobody has to say hello again in a round");
+    assert_eq!(harness.announcement.take().as_ref(), Some(&opened), "nobody has to say hello again in a round");
     harness.wait(TELL_AGAIN);
     assert!(harness.events.contains(&Event::RoundExtended(RoundId(0))));
-    assert_eq!(harness.notice.take(), Some(opened), "who has not answered may not know of the round");
+    assert_eq!(harness.announcement.take(), Some(opened), "who has not answered may not know of the round");
     harness.coordinator.handle_disconnected(harness.now);
     assert_eq!(harness.coordinator.poll_timeout(), None);
 }
 
 #[test]
 fn a_receipt_that_was_lost_with_the_aggregator_is_given_again_after_a_restart() {
-    let progress = Progress { next_round: 1, trained: 1, closed: Some(RoundId(0)), ..Progress::default() };
-    let (config, books) = (config(Method::FedAvg), Registry::default());
-    let mut coordinator = Coordinator::new(config, BootId(2), RunId(5), progress, books, None, START);
+    let progress = Progress {
+        next_round: 1,
+        counters: Counters { trained: 1, ..Counters::default() },
+        closed: Some(RoundId(0)),
+        ..Progress::default()
+    };
+    let (config, registry) = (config(Method::FedAvg), Registry::default());
+    let mut coordinator = Coordinator::new(config, Incarnation(2), RunId(5), progress, registry, None, START);
     coordinator.handle_merged_before(&device(1), &Digest::of(&update(1)));
     let mut harness = Harness::with(coordinator);
     harness.greet(0..3);
@@ -496,7 +395,7 @@ fn in_the_middle_of_a_merge_nothing_is_told_and_then_all() {
         "heads on their way out: {taken:?}"
     );
     coordinator.handle_committed(START);
-    harness.notice = None;
+    harness.announcement = None;
     harness.act();
-    assert_eq!(harness.notice.map(|notice| notice.round), Some(RoundId(1)));
+    assert_eq!(harness.announcement.map(|announcement| announcement.round), Some(RoundId(1)));
 }

@@ -26,8 +26,8 @@ fn bad(change: impl FnOnce(&mut Heads, &mut u32)) -> Vec<u8> {
     let mut heads = Heads::zeros(shape());
     let mut samples = 10;
     change(&mut heads, &mut samples);
-    let content = UpdateContent::Trained { heads: Some(heads), prototypes: Default::default(), loss: None };
-    Update { samples, dataset: DatasetId(1), content }.encode(shape(), Encoding::F32)
+    let content = Response::Heads { heads, prototypes: None, loss: None };
+    Update { samples, dataset: DatasetId(1), response: content }.encode(shape(), Encoding::F32)
 }
 
 impl Harness {
@@ -46,8 +46,8 @@ fn every_update_that_does_not_belong_is_counted_by_its_reason_and_changes_nothin
     let wide = Shape::new(3, 3).unwrap();
     let other_shape = {
         let heads = Heads { main: Head::zeros(wide), supplementary: Head::zeros(wide) };
-        let content = UpdateContent::Trained { heads: Some(heads), prototypes: Default::default(), loss: None };
-        Update { samples: 10, dataset: DatasetId(1), content }.encode(wide, Encoding::F32)
+        let content = Response::Heads { heads, prototypes: None, loss: None };
+        Update { samples: 10, dataset: DatasetId(1), response: content }.encode(wide, Encoding::F32)
     };
     let blob = BlobRef::of(&good);
     type Disturbance<'a> = Box<dyn Fn(&mut Harness) + 'a>;

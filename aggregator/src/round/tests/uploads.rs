@@ -26,8 +26,8 @@ fn content(number: u8) -> Vec<u8> {
 /// The blocks asked of a device since the last look.
 fn wanted(harness: &mut Harness, number: u32) -> Vec<Vec<usize>> {
     let of = |(to, message): (DeviceId, ToDevice)| {
-        let ToDevice::Want(want) = message else { return None };
-        (to == device(number)).then(|| want.missing.iter().collect())
+        let ToDevice::BlockRequest(request) = message else { return None };
+        (to == device(number)).then(|| request.missing.iter().collect())
     };
     harness.sent.drain(..).filter_map(of).collect()
 }

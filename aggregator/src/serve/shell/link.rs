@@ -31,15 +31,15 @@ impl Shell<'_> {
                 if self.troubles.end(Trouble::Broker) {
                     tracing::info!("the connection to the broker lasts again");
                 }
-                self.pace.changed();
+                self.schedule.changed();
             }
             // As if it were lost on its way: its device says it again.
             Link::Message { .. } if self.full_until.is_some() => {}
             Link::Message { topic, payload } => {
-                if let Some(heard) = self.echo.handle_message(now, &topic, &payload, self.coordinator.boot()) {
+                if let Some(heard) = self.echo.handle_message(now, &topic, &payload, self.coordinator.incarnation()) {
                     return self.handle_echo(heard);
                 }
-                self.pace.heard(now);
+                self.schedule.heard(now);
                 let Some(device) = topics::speaker(&self.options.fleet, &topic) else {
                     return self.coordinator.handle_garbage(now, None, Refusal::Topic);
                 };
@@ -57,7 +57,7 @@ impl Shell<'_> {
         }
         self.troubles.end(Trouble::Disconnected);
         self.troubles.end(Trouble::Refused);
-        self.pace.connected(now, true);
+        self.schedule.connected(now, true);
         let (topic, word) = self.echo.handle_connected(now);
         if let Err(error) = self.transport.publish(&topic, word, false) {
             tracing::debug!("{error}");
@@ -69,7 +69,7 @@ impl Shell<'_> {
 
     fn handle_disconnected(&mut self, now: Duration) {
         self.echo.handle_disconnected();
-        self.pace.connected(now, false);
+        self.schedule.connected(now, false);
         self.coordinator.handle_disconnected(now);
     }
 
@@ -85,7 +85,7 @@ impl Shell<'_> {
             transport::Trouble::LargeRetained { .. } => Trouble::Retained,
         };
         self.troubles.begin(kind, reason);
-        self.pace.changed();
+        self.schedule.changed();
     }
 
     fn handle_echo(&mut self, heard: Heard) {
@@ -101,17 +101,17 @@ impl Shell<'_> {
                 self.troubles.begin(Trouble::OtherAggregator, sentence);
             }
         }
-        self.pace.changed();
+        self.schedule.changed();
     }
 
     pub(super) fn check_echo(&mut self, now: Duration) {
         if let Some(missing) = self.echo.is_unheard(now) {
             self.troubles.begin(Trouble::Unheard, echo::advice(&self.options.fleet, &missing));
-            self.pace.changed();
+            self.schedule.changed();
         }
         if self.echo.is_alone_again(now) && self.troubles.end(Trouble::OtherAggregator) {
             tracing::info!("the other aggregator is not heard any more");
-            self.pace.changed();
+            self.schedule.changed();
         }
     }
 

@@ -12,12 +12,12 @@ use grapevine_host::sentence::sentence;
 use grapevine_host::service::Heartbeat;
 use grapevine_host::transport::{Event as Link, Transport};
 use grapevine_host::{Shutdown, cpu};
-use grapevine_protocol::{DeviceId, Notice};
+use grapevine_protocol::{DeviceId, RoundAnnouncement};
 
 use super::echo::Echo;
 use super::executor::Executor;
-use super::pace::Pace;
 use super::requests::Request;
+use super::schedule::StatusSchedule;
 use super::troubles::Troubles;
 use super::{Observer, ServeError, ServeOptions, ServePhase, ServeReport, ServeStatus, TurnedAwayDevice, requests};
 use crate::round::{Coordinator, RoundStatus, TurnedAway, Untaken};
@@ -27,8 +27,8 @@ use surroundings::{Figures, Surroundings};
 /// Bytes of messages that are handed to the machine before what it wants is done: updates that arrive together become
 /// durable together, and no more of them are in memory than this.
 const BATCH_BYTES: usize = 512 * 1024;
-/// Pause before a notice for which there was no room is tried again.
-const NOTICE_AGAIN: Duration = Duration::from_millis(20);
+/// Pause before an announcement for which there was no room is tried again.
+const ANNOUNCEMENT_AGAIN: Duration = Duration::from_millis(20);
 /// Pause before a full disk is tried again.
 const DISK_AGAIN: Duration = Duration::from_secs(5);
 /// How often it is looked for requests of other processes.
@@ -44,15 +44,15 @@ pub(super) struct Shell<'a> {
     executor: Executor,
     /// While the disk is full, no message is taken in; when the write is tried again.
     full_until: Option<Duration>,
-    /// A notice for which the transport had no room.
-    unsent: Option<Notice>,
+    /// An announcement for which the transport had no room.
+    unsent: Option<RoundAnnouncement>,
     figures: Figures,
     /// How far the open round was before time went on: what is told when it ends without a merge.
     before: Option<RoundStatus>,
     /// When it is looked for requests next.
     requests_at: Duration,
     heartbeat: Heartbeat,
-    pace: Pace,
+    schedule: StatusSchedule,
     echo: Echo,
     troubles: Troubles,
 }
@@ -80,8 +80,8 @@ impl<'a> Shell<'a> {
             before: None,
             requests_at: Duration::ZERO,
             heartbeat: options.service.heartbeat(),
-            pace: Pace::new(options.until_finished),
-            echo: Echo::new(options.fleet.clone(), options.boot),
+            schedule: StatusSchedule::new(options.until_finished),
+            echo: Echo::new(options.fleet.clone(), options.incarnation),
             troubles: Troubles::default(),
         }
     }
@@ -91,12 +91,12 @@ impl<'a> Shell<'a> {
         while !shutdown.is_requested() {
             self.act()?;
             let now = self.now();
-            if self.pace.status_is_due(now) {
+            if self.schedule.status_is_due(now) {
                 self.check_deaf_device(now);
                 self.write_registry()?;
                 self.observer.status(&self.status());
             }
-            if self.pace.leave_at().is_some_and(|at| at <= now) {
+            if self.schedule.leave_at().is_some_and(|at| at <= now) {
                 break;
             }
             let beat_at = self.heartbeat.beat(now, self.transport.is_alive());
@@ -124,21 +124,21 @@ impl<'a> Shell<'a> {
     }
 
     fn next_timeout(&self, now: Duration) -> Duration {
-        let again = self.unsent.is_some().then_some(now + NOTICE_AGAIN);
+        let again = self.unsent.is_some().then_some(now + ANNOUNCEMENT_AGAIN);
         let work = match self.full_until {
             Some(again_at) => Some(again_at),
             None => Some(self.coordinator.poll_timeout().map_or(self.requests_at, |at| at.min(self.requests_at))),
         };
-        [work, self.pace.leave_at(), again, self.echo.poll_timeout()]
+        [work, self.schedule.leave_at(), again, self.echo.poll_timeout()]
             .into_iter()
             .flatten()
-            .fold(self.pace.status_at(), Ord::min)
+            .fold(self.schedule.status_at(), Ord::min)
     }
 
     fn handle_timeout(&mut self) {
         let now = self.now();
-        if let Some(notice) = self.unsent.take() {
-            self.split().3.publish_notice(notice);
+        if let Some(announcement) = self.unsent.take() {
+            self.split().3.publish_announcement(announcement);
         }
         self.check_echo(now);
         if self.full_until.is_some() {
@@ -175,20 +175,26 @@ impl<'a> Shell<'a> {
         if self.full_until.is_some_and(|again_at| again_at > self.now()) {
             return Ok(());
         }
+        if self.full_until.take().is_some() {
+            let (executor, machine, store, mut surroundings) = self.split();
+            let done = executor.retry(machine, store, &mut surroundings);
+            if self.after_writing(done, true)? {
+                return Ok(());
+            }
+            self.go_on();
+        }
         let (executor, machine, store, mut surroundings) = self.split();
         let done = executor.run(machine, store, &mut surroundings);
-        self.after_writing(done)?;
-        if self.full_until.is_none() || self.executor.is_waiting() {
-            return Ok(());
-        }
-        // There is room again: every device has to come again, as after a lost connection.
+        self.after_writing(done, false).map(drop)
+    }
+
+    /// There is room again: every device has to come again, as after a lost connection.
+    fn go_on(&mut self) {
         tracing::info!("there is room on the disk again; the round goes on");
-        self.full_until = None;
-        if self.pace.is_connected() {
+        if self.schedule.is_connected() {
             let now = self.now();
             self.coordinator.handle_connected(now);
         }
-        self.act()
     }
 
     /// Writes down what is new about devices; once per round, with every status and at the end, not per message.
@@ -198,17 +204,18 @@ impl<'a> Shell<'a> {
         }
         let (executor, machine, store, mut surroundings) = self.split();
         let done = executor.write_registry(machine, store, &mut surroundings);
-        self.after_writing(done)
+        self.after_writing(done, false).map(drop)
     }
 
     /// If the disk is full, no message is taken in and no time runs until there is room: devices say again what they said.
-    fn after_writing(&mut self, done: Result<(), StoreError>) -> Result<(), ServeError> {
-        let Err(error) = done else { return Ok(()) };
+    /// Says whether it is full.
+    fn after_writing(&mut self, done: Result<(), StoreError>, was_full: bool) -> Result<bool, ServeError> {
+        let Err(error) = done else { return Ok(false) };
         if !error.is_full() {
             return Err(error.into());
         }
         let now = self.now();
-        if self.full_until.is_none() {
+        if !was_full {
             let cause = sentence(&error);
             tracing::error!(
                 "the disk is full: the round stops, nothing is lost, it goes on when there is room ({cause})"
@@ -216,7 +223,7 @@ impl<'a> Shell<'a> {
             self.coordinator.handle_disconnected(now);
         }
         self.full_until = Some(now + DISK_AGAIN);
-        Ok(())
+        Ok(true)
     }
 
     fn split(&mut self) -> (&mut Executor, &mut Coordinator, &mut Store, Surroundings<'_>) {
@@ -227,7 +234,7 @@ impl<'a> Shell<'a> {
             started: self.started,
             unsent: &mut self.unsent,
             figures: &mut self.figures,
-            pace: &mut self.pace,
+            schedule: &mut self.schedule,
             before: self.before,
         };
         (&mut self.executor, &mut self.coordinator, &mut self.store, surroundings)
@@ -246,7 +253,7 @@ impl<'a> Shell<'a> {
         ServeStatus {
             run: self.coordinator.run(),
             phase,
-            connected: self.pace.is_connected(),
+            connected: self.schedule.is_connected(),
             present: self.coordinator.present(),
             waiting: self.coordinator.waiting(),
             turned_away: self.turned_away(),

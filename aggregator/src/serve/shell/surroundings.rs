@@ -4,10 +4,10 @@ use core::time::Duration;
 use std::time::Instant;
 
 use grapevine_host::transport::{PublishError, Transport};
-use grapevine_protocol::{Notice, ToDevice, encode, topics};
+use grapevine_protocol::{RoundAnnouncement, ToDevice, encode, topics};
 
 use super::super::executor::Publisher;
-use super::super::pace::Pace;
+use super::super::schedule::StatusSchedule;
 use super::super::told::log;
 use super::super::{Observer, ServeOptions, ledger};
 use crate::round::{Coordinator, Event, RoundOutcome, RoundStatus, Tell};
@@ -27,9 +27,9 @@ pub(super) struct Surroundings<'a> {
     pub(super) transport: &'a Transport,
     pub(super) observer: &'a mut dyn Observer,
     pub(super) started: Instant,
-    pub(super) unsent: &'a mut Option<Notice>,
+    pub(super) unsent: &'a mut Option<RoundAnnouncement>,
     pub(super) figures: &'a mut Figures,
-    pub(super) pace: &'a mut Pace,
+    pub(super) schedule: &'a mut StatusSchedule,
     /// The open round before its deadline passed.
     pub(super) before: Option<RoundStatus>,
 }
@@ -46,13 +46,13 @@ impl<L> Publisher<L> for Surroundings<'_> {
             Tell::Followers(kind, header, block) => {
                 self.publish(&topics::blob(fleet, kind), &ToDevice::Block(header), &block);
             }
-            Tell::Everybody(notice) => self.publish_notice(notice),
+            Tell::Everybody(announcement) => self.publish_announcement(announcement),
             Tell::People(event) => self.report(&event),
         }
     }
 
     fn committed(&mut self, outcome: &RoundOutcome) {
-        self.pace.changed();
+        self.schedule.changed();
         let Figures { refused, opened_at } = *self.figures;
         self.figures.refused = 0;
         tracing::info!(
@@ -69,8 +69,8 @@ impl<L> Publisher<L> for Surroundings<'_> {
         if let Some(note) = ledger::note(outcome).filter(|_| outcome.held_back.is_some()) {
             tracing::warn!(round = outcome.round.0, "{note}");
         }
-        let in_use = outcome.model.head_in_use(&self.options.round);
-        self.observer.merged(outcome, in_use.as_ref());
+        let inference_head = outcome.model.inference_head(&self.options.round);
+        self.observer.merged(outcome, inference_head.as_ref());
     }
 }
 
@@ -79,7 +79,7 @@ impl Surroundings<'_> {
         match event {
             Event::Refused { .. } => self.figures.refused += 1,
             Event::RoundOpened { .. } => self.figures.opened_at = self.started.elapsed(),
-            Event::Finished | Event::Rested => self.pace.finished(self.started.elapsed()),
+            Event::Finished | Event::Rested => self.schedule.finished(self.started.elapsed()),
             Event::DeviceCame(_)
             | Event::DeviceLeft(_)
             | Event::UpdateAccepted { .. }
@@ -95,16 +95,16 @@ impl Surroundings<'_> {
             | Event::NewsGathered { .. } => {}
         }
         log(event, self.before);
-        self.pace.changed();
+        self.schedule.changed();
         self.observer.event(event);
     }
 
-    /// No device can ask for a notice. One for which the transport has no room is kept until there is some. After a lost
+    /// No device can ask for an announcement. One for which the transport has no room is kept until there is some. After a lost
     /// connection the machine gives a new one.
-    pub(super) fn publish_notice(&mut self, notice: Notice) {
-        let frame = encode(&ToDevice::Notice(notice.clone()), &[]);
-        let result = self.transport.publish(&topics::notice(&self.options.fleet), frame, true);
-        *self.unsent = matches!(result, Err(PublishError::Full)).then_some(notice);
+    pub(super) fn publish_announcement(&mut self, announcement: RoundAnnouncement) {
+        let frame = encode(&ToDevice::RoundAnnouncement(announcement.clone()), &[]);
+        let result = self.transport.publish(&topics::announcement(&self.options.fleet), frame, true);
+        *self.unsent = matches!(result, Err(PublishError::Full)).then_some(announcement);
     }
 
     /// What cannot go out now, the device that misses it asks for again.

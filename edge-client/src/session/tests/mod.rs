@@ -1,5 +1,5 @@
 use grapevine_models::{Method, Params};
-use grapevine_protocol::{Encoding, Refused, Welcome, block};
+use grapevine_protocol::{Encoding, Refused, Request, Welcome, block};
 
 use super::*;
 
@@ -11,27 +11,27 @@ const SECOND: Duration = Duration::from_secs(1);
 fn identity() -> Identity {
     Identity {
         device: "camera-1".parse().unwrap(),
-        boot: BootId(7),
+        incarnation: Incarnation(7),
         extractor: Digest([1; 32]),
         classes: Digest([2; 32]),
         shape: Shape::new(2, 3).unwrap(),
-        labels: Labels::default(),
+        attributes: Attributes::default(),
     }
 }
 
-fn notice(round: u32, heads: Option<BlobRef>) -> Notice {
-    Notice {
-        boot: BootId(70),
+fn announcement(round: u32, heads: Option<BlobRef>) -> RoundAnnouncement {
+    RoundAnnouncement {
+        incarnation: Incarnation(70),
         run: RunId(1),
         round: RoundId(round),
-        task: Task::Train,
+        task: Task::Round(Request::MAIN_HEAD),
         shape: Shape::new(2, 3).unwrap(),
-        params: Params::defaults(Method::FedAvg, 2),
+        params: Params::defaults(Method::FedAvg, 2).check().unwrap(),
         encoding: Encoding::F32,
         heads,
-        aid: None,
+        side_information: None,
         seed: 5,
-        highest_ticket: u64::MAX,
+        selection_threshold: u64::MAX,
         only: Vec::new(),
         closes_in_ms: 1_000,
     }
@@ -47,7 +47,7 @@ fn welcome() -> Session {
     session.handle_connected(SECOND);
     session.handle_message(
         SECOND,
-        ToDevice::Welcome(Welcome { boot: BootId(7), run: RunId(1), is_eligible: true }),
+        ToDevice::Welcome(Welcome { incarnation: Incarnation(7), run: RunId(1), is_eligible: true }),
         &[],
     );
     actions(&mut session);
@@ -74,7 +74,7 @@ fn a_hello_is_repeated_until_it_is_answered() {
     assert!(actions(&mut session).is_empty());
     session.handle_timeout(again);
     assert!(matches!(actions(&mut session)[..], [Action::Send(ToAggregator::Hello(_), _)]));
-    let stranger = ToDevice::Welcome(Welcome { boot: BootId(8), run: RunId(1), is_eligible: true });
+    let stranger = ToDevice::Welcome(Welcome { incarnation: Incarnation(8), run: RunId(1), is_eligible: true });
     session.handle_message(again, stranger, &[]);
     assert!(actions(&mut session).is_empty());
 }
@@ -82,7 +82,7 @@ fn a_hello_is_repeated_until_it_is_answered() {
 #[test]
 fn a_welcome_for_an_earlier_start_is_answered_with_a_hello() {
     let mut session = welcome();
-    let stranger = ToDevice::Welcome(Welcome { boot: BootId(8), run: RunId(1), is_eligible: true });
+    let stranger = ToDevice::Welcome(Welcome { incarnation: Incarnation(8), run: RunId(1), is_eligible: true });
     session.handle_message(SECOND, stranger.clone(), &[]);
     session.handle_message(SECOND, stranger, &[]);
     assert!(actions(&mut session).is_empty(), "not at once");
@@ -95,7 +95,7 @@ fn a_welcome_for_an_earlier_start_is_answered_with_a_hello() {
 #[test]
 fn a_round_goes_from_notice_to_receipt() {
     let mut session = welcome();
-    session.handle_message(SECOND, ToDevice::Notice(notice(0, None)), &[]);
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(0, None)), &[]);
     let taken = actions(&mut session);
     assert!(taken.iter().any(|action| matches!(action, Action::Work(job) if job.heads.is_none())), "{taken:?}");
     session.handle_update(SECOND, update(0));
@@ -105,15 +105,15 @@ fn a_round_goes_from_notice_to_receipt() {
     let taken = actions(&mut session);
     assert!(matches!(&taken[..], [Action::EmptyOutbox(_), Action::Report(Event::Delivered(_))]), "{taken:?}");
     assert!(session.poll_timeout().unwrap() > 10 * LONGEST_PAUSE, "there is nothing to say again");
-    // The same notice again asks for nothing new.
-    session.handle_message(SECOND, ToDevice::Notice(notice(0, None)), &[]);
+    // The same announcement again asks for nothing new.
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(0, None)), &[]);
     assert!(actions(&mut session).is_empty());
 }
 
 #[test]
 fn an_offer_is_repeated_until_its_receipt_and_over_a_reconnect() {
     let mut session = welcome();
-    session.handle_message(SECOND, ToDevice::Notice(notice(0, None)), &[]);
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(0, None)), &[]);
     session.handle_update(SECOND, update(0));
     actions(&mut session);
     let again = session.poll_timeout().unwrap();
@@ -126,7 +126,7 @@ fn an_offer_is_repeated_until_its_receipt_and_over_a_reconnect() {
     assert!(session.poll_timeout().unwrap() > again);
     session.handle_message(
         again,
-        ToDevice::Welcome(Welcome { boot: BootId(7), run: RunId(1), is_eligible: true }),
+        ToDevice::Welcome(Welcome { incarnation: Incarnation(7), run: RunId(1), is_eligible: true }),
         &[],
     );
     assert!(actions(&mut session).iter().any(|a| matches!(a, Action::Send(ToAggregator::Offer(_), _))));
@@ -140,14 +140,14 @@ fn heads_are_fetched_in_blocks_that_may_come_twice_and_damaged() {
     let content: Vec<u8> = (0..200).collect();
     let blob = BlobRef::of(&content);
     let mut session = welcome();
-    session.handle_message(SECOND, ToDevice::Notice(notice(3, Some(blob))), &[]);
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(3, Some(blob))), &[]);
     let taken = actions(&mut session);
-    assert!(matches!(&taken[..], [Action::Follow(_), Action::Send(ToAggregator::Want(_), _)]), "{taken:?}");
+    assert!(matches!(&taken[..], [Action::Follow(_), Action::Send(ToAggregator::BlockRequest(_), _)]), "{taken:?}");
     let (header, bytes) = block(&blob, &content, 0).unwrap();
     session.handle_message(SECOND, ToDevice::Block(header), &bytes[1..]);
     assert!(matches!(actions(&mut session)[..], [Action::Report(Event::Ignored(Refusal::Block))]));
     session.handle_timeout(session.poll_timeout().unwrap());
-    assert!(matches!(actions(&mut session)[..], [Action::Send(ToAggregator::Want(_), _)]));
+    assert!(matches!(actions(&mut session)[..], [Action::Send(ToAggregator::BlockRequest(_), _)]));
     session.handle_message(SECOND, ToDevice::Block(header), bytes);
     session.handle_message(SECOND, ToDevice::Block(header), bytes);
     let taken = actions(&mut session);
@@ -159,11 +159,12 @@ fn heads_are_fetched_in_blocks_that_may_come_twice_and_damaged() {
 fn a_run_is_reported_as_finished_once_its_heads_are_kept() {
     let content: Vec<u8> = (0..200).collect();
     let blob = BlobRef::of(&content);
-    let finished = |heads| ToDevice::Notice(Notice { task: Task::Rest, ..notice(4, heads) });
+    let finished =
+        |heads| ToDevice::RoundAnnouncement(RoundAnnouncement { task: Task::Rest, ..announcement(4, heads) });
     let mut session = welcome();
     session.handle_message(SECOND, finished(Some(blob)), &[]);
     let taken = actions(&mut session);
-    assert!(matches!(&taken[..], [Action::Follow(_), Action::Send(ToAggregator::Want(_), _)]), "{taken:?}");
+    assert!(matches!(&taken[..], [Action::Follow(_), Action::Send(ToAggregator::BlockRequest(_), _)]), "{taken:?}");
     let (header, bytes) = block(&blob, &content, 0).unwrap();
     session.handle_message(SECOND, ToDevice::Block(header), bytes);
     let taken = actions(&mut session);
@@ -171,7 +172,7 @@ fn a_run_is_reported_as_finished_once_its_heads_are_kept() {
     let told = taken.iter().position(|action| matches!(action, Action::Report(Event::Rests(RoundId(4)))));
     assert!(saved.is_some() && saved < told, "{taken:?}");
     session.handle_message(SECOND, finished(Some(blob)), &[]);
-    assert!(actions(&mut session).is_empty(), "the same notice again says nothing new");
+    assert!(actions(&mut session).is_empty(), "the same announcement again says nothing new");
     let mut session = welcome();
     session.handle_message(SECOND, finished(None), &[]);
     let taken = actions(&mut session);
@@ -182,16 +183,16 @@ fn a_run_is_reported_as_finished_once_its_heads_are_kept() {
 fn what_a_former_start_left_is_offered_and_an_old_round_is_dropped() {
     let mut session = Session::new(identity(), 10, DatasetId(1), Some(update(4)));
     session.handle_connected(SECOND);
-    session.handle_message(SECOND, ToDevice::Notice(notice(4, None)), &[]);
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(4, None)), &[]);
     session.handle_message(
         SECOND,
-        ToDevice::Welcome(Welcome { boot: BootId(7), run: RunId(1), is_eligible: true }),
+        ToDevice::Welcome(Welcome { incarnation: Incarnation(7), run: RunId(1), is_eligible: true }),
         &[],
     );
     let taken = actions(&mut session);
     assert!(taken.iter().any(|a| matches!(a, Action::Send(ToAggregator::Offer(_), _))), "{taken:?}");
     assert!(!taken.iter().any(|a| matches!(a, Action::Work(_))), "a round is not worked on twice: {taken:?}");
-    session.handle_message(SECOND, ToDevice::Notice(notice(5, None)), &[]);
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(5, None)), &[]);
     let taken = actions(&mut session);
     assert!(taken.iter().any(|a| matches!(a, Action::EmptyOutbox(_))), "{taken:?}");
     assert!(taken.iter().any(|a| matches!(a, Action::Work(_))), "{taken:?}");
@@ -201,9 +202,9 @@ fn what_a_former_start_left_is_offered_and_an_old_round_is_dropped() {
 fn an_older_notice_and_a_receipt_of_another_round_take_nothing_away() {
     let mut session = Session::new(identity(), 10, DatasetId(1), Some(update(4)));
     session.handle_connected(SECOND);
-    session.handle_message(SECOND, ToDevice::Notice(notice(3, None)), &[]);
-    session.handle_message(SECOND, ToDevice::Notice(notice(4, None)), &[]);
-    session.handle_message(SECOND, ToDevice::Notice(notice(3, None)), &[]);
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(3, None)), &[]);
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(4, None)), &[]);
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(3, None)), &[]);
     let same_content =
         Receipt { run: RunId(1), round: RoundId(3), digest: Digest::of(&update(4).content), refused: None };
     session.handle_message(SECOND, ToDevice::Receipt(same_content), &[]);
@@ -213,9 +214,10 @@ fn an_older_notice_and_a_receipt_of_another_round_take_nothing_away() {
 
 #[test]
 fn a_broker_that_remembers_a_former_start_of_the_aggregator_takes_no_update_away() {
-    let old = || ToDevice::Notice(Notice { boot: BootId(69), ..notice(3, None) });
+    let old =
+        || ToDevice::RoundAnnouncement(RoundAnnouncement { incarnation: Incarnation(69), ..announcement(3, None) });
     let mut session = welcome();
-    session.handle_message(SECOND, ToDevice::Notice(notice(4, None)), &[]);
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(4, None)), &[]);
     actions(&mut session);
     session.handle_message(SECOND, old(), &[]);
     session.handle_update(SECOND, update(4));
@@ -230,36 +232,40 @@ fn a_broker_that_remembers_a_former_start_of_the_aggregator_takes_no_update_away
     assert!(greeted.iter().any(|a| matches!(a, Action::Send(ToAggregator::Hello(_), _))), "{greeted:?}");
     session.handle_message(
         SECOND,
-        ToDevice::Welcome(Welcome { boot: BootId(7), run: RunId(1), is_eligible: true }),
+        ToDevice::Welcome(Welcome { incarnation: Incarnation(7), run: RunId(1), is_eligible: true }),
         &[],
     );
     let taken = actions(&mut session);
-    assert!(taken.iter().any(|a| matches!(a, Action::Work(job) if job.notice.round == RoundId(3))), "{taken:?}");
+    assert!(taken.iter().any(|a| matches!(a, Action::Work(job) if job.announcement.round == RoundId(3))), "{taken:?}");
 }
 
 #[test]
 fn a_notice_during_work_waits_for_its_end() {
     let mut session = welcome();
-    session.handle_message(SECOND, ToDevice::Notice(notice(0, None)), &[]);
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(0, None)), &[]);
     actions(&mut session);
-    session.handle_message(SECOND, ToDevice::Notice(notice(1, None)), &[]);
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(1, None)), &[]);
     assert!(matches!(actions(&mut session)[..], [Action::Interrupt]));
     // Its end came first.
     session.handle_update(SECOND, update(0));
     let taken = actions(&mut session);
     assert!(taken.iter().any(|a| matches!(a, Action::EmptyOutbox(_))), "{taken:?}");
-    assert!(taken.iter().any(|a| matches!(a, Action::Work(job) if job.notice.round == RoundId(1))), "{taken:?}");
+    assert!(taken.iter().any(|a| matches!(a, Action::Work(job) if job.announcement.round == RoundId(1))), "{taken:?}");
 }
 
 #[test]
 fn an_unknown_device_says_hello_again_and_a_refused_one_waits() {
     let mut session = welcome();
-    session.handle_message(SECOND, ToDevice::Refused(Refused { boot: None, reason: Refusal::UnknownDevice }), &[]);
+    session.handle_message(
+        SECOND,
+        ToDevice::Refused(Refused { incarnation: None, reason: Refusal::UnknownDevice }),
+        &[],
+    );
     assert!(actions(&mut session).iter().any(|a| matches!(a, Action::Send(ToAggregator::Hello(_), _))));
-    let of_another_start = Refused { boot: Some(BootId(8)), reason: Refusal::Classes };
+    let of_another_start = Refused { incarnation: Some(Incarnation(8)), reason: Refusal::Classes };
     session.handle_message(SECOND, ToDevice::Refused(of_another_start), &[]);
     assert!(actions(&mut session).is_empty());
-    let refused = Refused { boot: Some(BootId(7)), reason: Refusal::Classes };
+    let refused = Refused { incarnation: Some(Incarnation(7)), reason: Refusal::Classes };
     session.handle_message(SECOND, ToDevice::Refused(refused), &[]);
     let taken = actions(&mut session);
     assert!(matches!(taken[..], [Action::Report(Event::Refused(Refusal::Classes))]), "{taken:?}");
@@ -269,10 +275,10 @@ fn an_unknown_device_says_hello_again_and_a_refused_one_waits() {
 #[test]
 fn a_restarted_aggregator_hears_hello_again() {
     let mut session = welcome();
-    session.handle_message(SECOND, ToDevice::Notice(notice(0, None)), &[]);
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(0, None)), &[]);
     actions(&mut session);
-    let restarted = Notice { boot: BootId(71), ..notice(0, None) };
-    session.handle_message(SECOND, ToDevice::Notice(restarted), &[]);
+    let restarted = RoundAnnouncement { incarnation: Incarnation(71), ..announcement(0, None) };
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(restarted), &[]);
     let taken = actions(&mut session);
     assert!(matches!(taken[..], [Action::Send(ToAggregator::Hello(_), _)]), "{taken:?}");
 }
@@ -283,29 +289,29 @@ fn devices_without_samples_or_without_the_draw_do_not_work() {
     session.handle_connected(SECOND);
     session.handle_message(
         SECOND,
-        ToDevice::Welcome(Welcome { boot: BootId(7), run: RunId(1), is_eligible: true }),
+        ToDevice::Welcome(Welcome { incarnation: Incarnation(7), run: RunId(1), is_eligible: true }),
         &[],
     );
-    session.handle_message(SECOND, ToDevice::Notice(notice(0, None)), &[]);
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(0, None)), &[]);
     assert!(!actions(&mut session).iter().any(|a| matches!(a, Action::Work(_))));
     let mut session = welcome();
-    let unlucky = Notice { highest_ticket: 0, ..notice(0, None) };
-    session.handle_message(SECOND, ToDevice::Notice(unlucky), &[]);
+    let unlucky = RoundAnnouncement { selection_threshold: 0, ..announcement(0, None) };
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(unlucky), &[]);
     assert!(!actions(&mut session).iter().any(|a| matches!(a, Action::Work(_))));
 }
 
 #[test]
 fn a_notice_of_another_shape_is_doubted_and_an_impossible_blob_is_ignored() {
     let mut session = welcome();
-    let foreign = Notice { shape: Shape::new(3, 3).unwrap(), ..notice(0, None) };
-    session.handle_message(SECOND, ToDevice::Notice(foreign), &[]);
+    let foreign = RoundAnnouncement { shape: Shape::new(3, 3).unwrap(), ..announcement(0, None) };
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(foreign), &[]);
     assert!(matches!(
         actions(&mut session)[..],
         [Action::Report(Event::Ignored(Refusal::Shape)), Action::Send(ToAggregator::Hello(_), _)]
     ));
     let mut session = welcome();
     let huge = BlobRef { bytes: 200_000_000, ..BlobRef::of(b"huge") };
-    session.handle_message(SECOND, ToDevice::Notice(notice(0, Some(huge))), &[]);
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(0, Some(huge))), &[]);
     assert!(matches!(actions(&mut session)[..], [Action::Report(Event::Ignored(Refusal::TooLarge))]));
 }
 
@@ -313,16 +319,16 @@ fn a_notice_of_another_shape_is_doubted_and_an_impossible_blob_is_ignored() {
 fn a_device_that_rounds_do_not_choose_from_works_on_none_and_has_the_final_heads() {
     let mut session = Session::new(identity(), 10, DatasetId(1), None);
     session.handle_connected(SECOND);
-    let welcome = Welcome { boot: BootId(7), run: RunId(1), is_eligible: false };
+    let welcome = Welcome { incarnation: Incarnation(7), run: RunId(1), is_eligible: false };
     session.handle_message(SECOND, ToDevice::Welcome(welcome), &[]);
     actions(&mut session);
-    session.handle_message(SECOND, ToDevice::Notice(notice(0, None)), &[]);
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(0, None)), &[]);
     assert!(actions(&mut session).is_empty());
     let heads = BlobRef::of(b"final heads");
-    let last = Notice { task: Task::Rest, ..notice(1, Some(heads)) };
-    session.handle_message(SECOND, ToDevice::Notice(last), &[]);
+    let last = RoundAnnouncement { task: Task::Rest, ..announcement(1, Some(heads)) };
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(last), &[]);
     assert!(matches!(
         &actions(&mut session)[..],
-        [Action::Follow(BlobKind::Heads), Action::Send(ToAggregator::Want(_), _)]
+        [Action::Follow(BlobKind::Heads), Action::Send(ToAggregator::BlockRequest(_), _)]
     ));
 }

@@ -16,16 +16,17 @@ fn hellos(session: &mut Session) -> usize {
 #[test]
 fn a_fleet_of_another_shape_is_asked_at_once_why() {
     let mut session = welcome();
-    session.handle_message(SECOND, ToDevice::Notice(notice(0, None)), &[]);
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(0, None)), &[]);
     assert!(actions(&mut session).iter().any(|action| matches!(action, Action::Work(_))));
-    let foreign = Notice { boot: BootId(71), shape: Shape::new(3, 3).unwrap(), ..notice(0, None) };
-    session.handle_message(SECOND, ToDevice::Notice(foreign.clone()), &[]);
+    let foreign =
+        RoundAnnouncement { incarnation: Incarnation(71), shape: Shape::new(3, 3).unwrap(), ..announcement(0, None) };
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(foreign.clone()), &[]);
     let said = actions(&mut session);
     assert!(said.iter().any(|action| matches!(action, Action::Interrupt)), "{said:?}");
     assert!(said.iter().any(|action| matches!(action, Action::Send(ToAggregator::Hello(_), _))), "{said:?}");
-    session.handle_message(SECOND, ToDevice::Notice(foreign), &[]);
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(foreign), &[]);
     assert_eq!(hellos(&mut session), 0, "one start is asked once");
-    let refused = Refused { boot: Some(BootId(7)), reason: Refusal::Extractor };
+    let refused = Refused { incarnation: Some(Incarnation(7)), reason: Refusal::Extractor };
     session.handle_message(SECOND, ToDevice::Refused(refused), &[]);
     assert_eq!(reports(&mut session), [Event::Refused(Refusal::Extractor)]);
 }
@@ -37,7 +38,7 @@ fn an_aggregator_of_another_version_is_told_from_garbage() {
     assert_eq!(hellos(&mut session), 1, "is it the aggregator, or anybody?");
     session.handle_message(
         SECOND,
-        ToDevice::Welcome(Welcome { boot: BootId(7), run: RunId(1), is_eligible: true }),
+        ToDevice::Welcome(Welcome { incarnation: Incarnation(7), run: RunId(1), is_eligible: true }),
         &[],
     );
     actions(&mut session);
@@ -60,7 +61,7 @@ fn silence_after_a_hello_is_said_once() {
     assert_eq!(said, [(SECOND * 31, Event::Unanswered)]);
     session.handle_message(
         SECOND * 300,
-        ToDevice::Welcome(Welcome { boot: BootId(7), run: RunId(1), is_eligible: true }),
+        ToDevice::Welcome(Welcome { incarnation: Incarnation(7), run: RunId(1), is_eligible: true }),
         &[],
     );
     assert_eq!(reports(&mut session), [Event::Welcome]);
@@ -69,9 +70,9 @@ fn silence_after_a_hello_is_said_once() {
 #[test]
 fn another_device_of_the_same_name_is_said_and_changes_nothing() {
     let mut session = welcome();
-    session.handle_message(SECOND, ToDevice::Refused(Refused { boot: None, reason: Refusal::SameName }), &[]);
+    session.handle_message(SECOND, ToDevice::Refused(Refused { incarnation: None, reason: Refusal::SameName }), &[]);
     assert_eq!(reports(&mut session), [Event::Refused(Refusal::SameName)]);
-    session.handle_message(SECOND, ToDevice::Notice(notice(0, None)), &[]);
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(0, None)), &[]);
     assert!(actions(&mut session).iter().any(|action| matches!(action, Action::Work(_))));
 }
 
@@ -85,7 +86,7 @@ fn blocks_become_smaller_where_the_broker_takes_no_larger_ones() {
         session.handle_connected(SECOND);
         session.handle_message(
             SECOND,
-            ToDevice::Welcome(Welcome { boot: BootId(7), run: RunId(1), is_eligible: true }),
+            ToDevice::Welcome(Welcome { incarnation: Incarnation(7), run: RunId(1), is_eligible: true }),
             &[],
         );
         let offer = |action| match action {
@@ -113,11 +114,19 @@ fn blocks_become_smaller_where_the_broker_takes_no_larger_ones() {
 #[test]
 fn a_run_that_was_over_goes_on() {
     let mut session = welcome();
-    session.handle_message(SECOND, ToDevice::Notice(Notice { task: Task::Rest, ..notice(3, None) }), &[]);
+    session.handle_message(
+        SECOND,
+        ToDevice::RoundAnnouncement(RoundAnnouncement { task: Task::Rest, ..announcement(3, None) }),
+        &[],
+    );
     assert_eq!(reports(&mut session), [Event::Rests(RoundId(3))]);
     session.handle_message(
         SECOND,
-        ToDevice::Notice(Notice { task: Task::Wait, boot: BootId(80), ..notice(3, None) }),
+        ToDevice::RoundAnnouncement(RoundAnnouncement {
+            task: Task::Wait,
+            incarnation: Incarnation(80),
+            ..announcement(3, None)
+        }),
         &[],
     );
     assert_eq!(reports(&mut session), [Event::GoesOn]);

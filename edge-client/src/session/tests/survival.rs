@@ -1,7 +1,7 @@
 //! Lost connections, restarts of either side, rounds that end meanwhile: in virtual time.
 
 use grapevine_protocol::limits::BLOCK_BYTES;
-use grapevine_protocol::{Bitmap, Want};
+use grapevine_protocol::{Bitmap, BlockRequest};
 
 use super::*;
 
@@ -10,8 +10,12 @@ fn large() -> Shape {
     Shape::new(100, 512).unwrap()
 }
 
-fn large_notice(round: u32, heads: BlobRef) -> Notice {
-    Notice { shape: large(), params: Params::defaults(Method::FedAvg, 100), ..notice(round, Some(heads)) }
+fn large_announcement(round: u32, heads: BlobRef) -> RoundAnnouncement {
+    RoundAnnouncement {
+        shape: large(),
+        params: Params::defaults(Method::FedAvg, 100).check().unwrap(),
+        ..announcement(round, Some(heads))
+    }
 }
 
 /// As [`welcome`], of a fleet with large heads.
@@ -25,7 +29,7 @@ fn welcome_to_a_large_fleet() -> Session {
 fn reconnect(session: &mut Session, now: Duration) {
     session.handle_disconnected();
     session.handle_connected(now);
-    let welcome = Welcome { boot: BootId(7), run: RunId(1), is_eligible: true };
+    let welcome = Welcome { incarnation: Incarnation(7), run: RunId(1), is_eligible: true };
     session.handle_message(now, ToDevice::Welcome(welcome), &[]);
 }
 
@@ -43,14 +47,14 @@ fn give(session: &mut Session, (blob, content): &(BlobRef, Vec<u8>), indices: &[
 
 fn wanted(actions: &[Action]) -> Vec<Vec<usize>> {
     let of = |action: &Action| {
-        let Action::Send(ToAggregator::Want(want), _) = action else { return None };
-        Some(want.missing.iter().collect())
+        let Action::Send(ToAggregator::BlockRequest(request), _) = action else { return None };
+        Some(request.missing.iter().collect())
     };
     actions.iter().filter_map(of).collect()
 }
 
 fn is_work(action: &Action, round: u32) -> bool {
-    matches!(action, Action::Work(job) if job.notice.round == RoundId(round))
+    matches!(action, Action::Work(job) if job.announcement.round == RoundId(round))
 }
 
 fn is_offer(action: &Action) -> bool {
@@ -61,19 +65,23 @@ fn is_offer(action: &Action) -> bool {
 fn a_download_goes_on_where_a_reconnect_of_either_side_cut_it() {
     let heads = content(0);
     let mut session = welcome_to_a_large_fleet();
-    session.handle_message(SECOND, ToDevice::Notice(large_notice(3, heads.0)), &[]);
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(large_announcement(3, heads.0)), &[]);
     assert_eq!(wanted(&actions(&mut session)), [[0, 1, 2, 3]]);
     give(&mut session, &heads, &[0, 2]);
     // This side.
     reconnect(&mut session, SECOND * 5);
     assert_eq!(wanted(&actions(&mut session)), [[1, 3]]);
-    // The other side: its connection makes it say the notice again, with the time that is left.
-    let told_again = Notice { closes_in_ms: 700, ..large_notice(3, heads.0) };
-    session.handle_message(SECOND * 6, ToDevice::Notice(told_again.clone()), &[]);
+    // The other side: its connection makes it say the announcement again, with the time that is left.
+    let told_again = RoundAnnouncement { closes_in_ms: 700, ..large_announcement(3, heads.0) };
+    session.handle_message(SECOND * 6, ToDevice::RoundAnnouncement(told_again.clone()), &[]);
     give(&mut session, &heads, &[1]);
-    // Its restart: nobody is in its books.
-    session.handle_message(SECOND * 7, ToDevice::Notice(Notice { boot: BootId(71), ..told_again }), &[]);
-    let welcome = Welcome { boot: BootId(7), run: RunId(1), is_eligible: true };
+    // Its restart: nobody is in its registry.
+    session.handle_message(
+        SECOND * 7,
+        ToDevice::RoundAnnouncement(RoundAnnouncement { incarnation: Incarnation(71), ..told_again }),
+        &[],
+    );
+    let welcome = Welcome { incarnation: Incarnation(7), run: RunId(1), is_eligible: true };
     session.handle_message(SECOND * 8, ToDevice::Welcome(welcome), &[]);
     let taken = actions(&mut session);
     assert_eq!(wanted(&taken), [[3]], "{taken:?}");
@@ -86,10 +94,10 @@ fn a_download_goes_on_where_a_reconnect_of_either_side_cut_it() {
 fn a_blob_that_the_newest_notice_does_not_name_is_given_up() {
     let (old, new) = (content(0), content(1));
     let mut session = welcome_to_a_large_fleet();
-    session.handle_message(SECOND, ToDevice::Notice(large_notice(3, old.0)), &[]);
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(large_announcement(3, old.0)), &[]);
     give(&mut session, &old, &[0, 1, 2]);
     actions(&mut session);
-    session.handle_message(SECOND, ToDevice::Notice(large_notice(4, new.0)), &[]);
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(large_announcement(4, new.0)), &[]);
     let taken = actions(&mut session);
     assert!(matches!(taken[..], [Action::Unfollow(_), Action::Follow(_), Action::Send(..)]), "{taken:?}");
     assert_eq!(wanted(&taken), [[0, 1, 2, 3]]);
@@ -106,7 +114,7 @@ fn an_upload_goes_on_with_the_blocks_that_are_asked_for() {
     assert_eq!(actions(&mut session).iter().filter(|action| is_offer(action)).count(), 1);
     let mut missing = Bitmap::none(blob.blocks());
     missing.insert(2);
-    session.handle_message(SECOND * 9, ToDevice::Want(Want { blob, missing }), &[]);
+    session.handle_message(SECOND * 9, ToDevice::BlockRequest(BlockRequest { blob, missing }), &[]);
     let taken = actions(&mut session);
     let [Action::Send(ToAggregator::Block(header), bytes)] = &taken[..] else { panic!("{taken:?}") };
     assert_eq!((usize::from(header.index), &bytes[..]), (2, &content[2 * BLOCK_BYTES..3 * BLOCK_BYTES]));
@@ -115,12 +123,16 @@ fn an_upload_goes_on_with_the_blocks_that_are_asked_for() {
 #[test]
 fn work_on_a_round_that_is_over_is_interrupted_and_the_next_taken_up() {
     let mut session = welcome();
-    session.handle_message(SECOND, ToDevice::Notice(notice(0, None)), &[]);
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(0, None)), &[]);
     assert!(actions(&mut session).iter().any(|action| is_work(action, 0)));
     // The same round, told again or given more time, goes on.
-    session.handle_message(SECOND, ToDevice::Notice(Notice { closes_in_ms: 9, ..notice(0, None) }), &[]);
+    session.handle_message(
+        SECOND,
+        ToDevice::RoundAnnouncement(RoundAnnouncement { closes_in_ms: 9, ..announcement(0, None) }),
+        &[],
+    );
     assert!(actions(&mut session).is_empty());
-    session.handle_message(SECOND, ToDevice::Notice(notice(1, None)), &[]);
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(1, None)), &[]);
     assert!(matches!(actions(&mut session)[..], [Action::Interrupt]));
     session.handle_interruption(SECOND);
     assert!(actions(&mut session).iter().any(|action| is_work(action, 1)));
@@ -133,20 +145,20 @@ fn work_on_a_round_that_is_over_is_interrupted_and_the_next_taken_up() {
 fn a_device_that_comes_back_mid_round_takes_part() {
     // Away while it worked: the update waits and is offered at once.
     let mut session = welcome();
-    session.handle_message(SECOND, ToDevice::Notice(notice(2, None)), &[]);
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(2, None)), &[]);
     session.handle_disconnected();
     actions(&mut session);
     session.handle_update(SECOND * 50, update(2));
     assert!(actions(&mut session).is_empty() && session.poll_timeout().is_none());
     reconnect(&mut session, SECOND * 70);
     assert!(actions(&mut session).iter().any(is_offer));
-    // Away when the round began: the broker has kept the notice, which may come before the welcome.
+    // Away when the round began: the broker has kept the announcement, which may come before the welcome.
     let mut session = welcome();
     session.handle_disconnected();
     session.handle_connected(SECOND * 70);
-    session.handle_message(SECOND * 70, ToDevice::Notice(notice(2, None)), &[]);
+    session.handle_message(SECOND * 70, ToDevice::RoundAnnouncement(announcement(2, None)), &[]);
     assert!(!actions(&mut session).iter().any(|action| is_work(action, 2)));
-    let welcome = Welcome { boot: BootId(7), run: RunId(1), is_eligible: true };
+    let welcome = Welcome { incarnation: Incarnation(7), run: RunId(1), is_eligible: true };
     session.handle_message(SECOND * 71, ToDevice::Welcome(welcome), &[]);
     assert!(actions(&mut session).iter().any(|action| is_work(action, 2)));
 }
@@ -154,13 +166,13 @@ fn a_device_that_comes_back_mid_round_takes_part() {
 #[test]
 fn a_device_that_wakes_to_a_later_round_drops_what_it_did() {
     let mut session = welcome();
-    session.handle_message(SECOND, ToDevice::Notice(notice(2, None)), &[]);
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(2, None)), &[]);
     session.handle_disconnected();
     session.handle_update(SECOND * 50, update(2));
     actions(&mut session);
     session.handle_connected(SECOND * 3_600);
-    session.handle_message(SECOND * 3_600, ToDevice::Notice(notice(9, None)), &[]);
-    let welcome = Welcome { boot: BootId(7), run: RunId(1), is_eligible: true };
+    session.handle_message(SECOND * 3_600, ToDevice::RoundAnnouncement(announcement(9, None)), &[]);
+    let welcome = Welcome { incarnation: Incarnation(7), run: RunId(1), is_eligible: true };
     session.handle_message(SECOND * 3_600, ToDevice::Welcome(welcome), &[]);
     let taken = actions(&mut session);
     let dropped = taken.iter().filter(|action| matches!(action, Action::EmptyOutbox(_))).count();
@@ -173,17 +185,17 @@ fn nothing_but_its_receipt_empties_the_outbox_while_its_round_lasts() {
     let pending = update(4);
     let blob = BlobRef::of(&pending.content);
     let other = Receipt { run: RunId(1), round: RoundId(4), digest: Digest([3; 32]), refused: None };
-    let refused = |reason, boot| ToDevice::Refused(Refused { boot, reason });
+    let refused = |reason, incarnation| ToDevice::Refused(Refused { incarnation, reason });
     let messages = [
-        ToDevice::Notice(notice(4, None)),
-        ToDevice::Notice(Notice { boot: BootId(71), ..notice(4, None) }),
-        ToDevice::Notice(notice(3, None)),
-        ToDevice::Want(Want { blob, missing: Bitmap::all(1) }),
+        ToDevice::RoundAnnouncement(announcement(4, None)),
+        ToDevice::RoundAnnouncement(RoundAnnouncement { incarnation: Incarnation(71), ..announcement(4, None) }),
+        ToDevice::RoundAnnouncement(announcement(3, None)),
+        ToDevice::BlockRequest(BlockRequest { blob, missing: Bitmap::all(1) }),
         ToDevice::Receipt(other),
         receipt(&update(3), None),
         refused(Refusal::UnknownDevice, None),
         refused(Refusal::Version, None),
-        refused(Refusal::Classes, Some(BootId(7))),
+        refused(Refusal::Classes, Some(Incarnation(7))),
     ];
     let mut session = Session::new(identity(), 10, DatasetId(1), Some(pending.clone()));
     for (seconds, message) in (1..).zip(messages) {
@@ -200,8 +212,9 @@ fn nothing_but_its_receipt_empties_the_outbox_while_its_round_lasts() {
 }
 
 /// What passes between one hello and the next while nobody answers.
-fn hello_pauses(boot: u64, count: usize) -> Vec<Duration> {
-    let mut session = Session::new(Identity { boot: BootId(boot), ..identity() }, 10, DatasetId(1), None);
+fn hello_pauses(incarnation: u64, count: usize) -> Vec<Duration> {
+    let mut session =
+        Session::new(Identity { incarnation: Incarnation(incarnation), ..identity() }, 10, DatasetId(1), None);
     session.handle_connected(Duration::ZERO);
     actions(&mut session);
     let mut now = Duration::ZERO;
@@ -267,6 +280,6 @@ fn long_silence_asks_for_a_new_connection() {
     // Any word of the aggregator shows that the connection is good.
     reconnect(&mut session, minute * 20);
     session.handle_timeout(minute * 30);
-    session.handle_message(minute * 30, ToDevice::Notice(notice(4, None)), &[]);
+    session.handle_message(minute * 30, ToDevice::RoundAnnouncement(announcement(4, None)), &[]);
     assert!(until_reconnect(&mut session) >= minute * 45);
 }

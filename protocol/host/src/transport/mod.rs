@@ -133,6 +133,9 @@ impl Transport {
     /// Starts the polling thread, which connects and calls `sink` with what happens.
     ///
     /// The sink runs on the polling thread, between two packets: it must only pass the event on, and never wait.
+    ///
+    /// # Errors
+    /// If an option or a topic cannot be used, or the system gives no thread or no event queue.
     pub fn start(options: Options, sink: impl FnMut(Event) + Send + 'static) -> Result<Self, StartError> {
         options.check()?;
         let max_packet_bytes = options.max_packet_bytes;
@@ -142,6 +145,9 @@ impl Transport {
     }
 
     /// Queues a message with QoS 1 and returns at once. An error means that it was not taken and never will be sent.
+    ///
+    /// # Errors
+    /// If the topic cannot be published to, the message is too large, there is no connection, or the queue is full.
     pub fn publish(&self, topic: &str, payload: Vec<u8>, retain: bool) -> Result<(), PublishError> {
         if !is_topic(topic) {
             return Err(PublishError::Topic { topic: topic.to_owned() });
@@ -169,6 +175,9 @@ impl Transport {
     }
 
     /// Subscribes now and on every later connection.
+    ///
+    /// # Errors
+    /// If `filter` is no topic filter.
     pub fn subscribe(&self, filter: &str) -> Result<(), FilterError> {
         if !is_filter(filter) {
             return Err(FilterError { filter: filter.to_owned() });

@@ -3,11 +3,14 @@
 use std::env;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, ValueEnum};
 use grapevine_aggregator::config::DEFAULT_METHOD;
-use grapevine_models::{Key, Method, Start};
-use grapevine_protocol::{Encoding, largest_aid};
-use grapevine_simulator::bench::{Assignment, Axis, BenchOptions, Cache, DialOptions, MAX_FOLDS, Source, USUAL_TAUS};
+use grapevine_models::hyper_parameters::{COMMON, Kind};
+use grapevine_models::{HyperParameter, Method};
+use grapevine_protocol::{Encoding, largest_side_information};
+use grapevine_simulator::bench::{
+    Assignment, Axis, BenchOptions, Cache, LogitOffsetOptions, MAX_FOLDS, Source, USUAL_TAUS,
+};
 use grapevine_simulator::data::partition::Partition;
 
 use super::Outputs;
@@ -22,7 +25,7 @@ Examples:
   fleet bench --data cifar10.tar.gz --imbalance 100  # images through the shipped extractor, each extracted once
   fleet bench --data images/ --extractor resnet.toml --imbalance 100
   fleet bench --data features.npz --devices 50 --participants 10 --partition symmetric --alpha 0.3
-  fleet bench --methods redgrape,redgrape-live --grid lambda=0.1,0.3,1 --grid lr=0.05,0.1
+  fleet bench --methods redgrape,redgrape-live --grid lambda=0.1,0.3,1 --grid learning_rate=0.05,0.1
   fleet bench --data synthetic:512x100 --devices 50 --methods fedavg --rounds 20 --seeds 1
   fleet bench --report report.html --svg charts --csv results.csv
 
@@ -35,7 +38,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.";
 /// Imbalance ratio of the data that are balanced as they are shipped or made.
 const USUAL_IMBALANCE: f64 = 50.0;
 /// Above this `redgrape` is not run unless it is asked for.
-const LARGE_AID_BYTES: usize = 4 << 20;
+const LARGE_SIDE_INFORMATION_BYTES: usize = 4 << 20;
 /// What `--seeds 3` counts up to at most.
 const MOST_SEEDS: u64 = 1_000;
 
@@ -88,15 +91,15 @@ pub(in crate::cli) struct Arguments {
     /// Choose a hyper-parameter among values, each method for itself; repeat for combinations.
     #[arg(long, value_name = "NAME=VALUES", value_parser = parsed::<Axis>)]
     grid: Vec<Axis>,
-    /// Turn these methods' final heads to the frequent classes and to the rare ones by their dial tau, and compare each with
-    /// the others at the tau chosen on held-out training samples.
+    /// Turn these methods' final heads to the frequent classes and to the rare ones by their logit offset tau, and compare
+    /// each with the others at the tau chosen on held-out training samples.
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = parsed::<Method>)]
-    dial: Vec<Method>,
-    /// The values of tau that --dial goes through, separated by commas [default: 29 values from -1 to 5].
-    #[arg(long, value_name = "NUMBERS", requires = "dial", value_delimiter = ',', allow_hyphen_values = true, value_parser = parse_tau)]
+    logit_offset: Vec<Method>,
+    /// The values of tau that --logit-offset goes through, separated by commas [default: 29 values from -1 to 5].
+    #[arg(long, value_name = "NUMBERS", requires = "logit_offset", value_delimiter = ',', allow_hyphen_values = true, value_parser = parse_tau)]
     taus: Vec<f64>,
-    /// How many fifths of the training samples --grid and --dial hold out, one after another: more of them choose better
-    /// where samples are few.
+    /// How many fifths of the training samples --grid and --logit-offset hold out, one after another: more of them choose
+    /// better where samples are few.
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_FOLDS)))]
     folds: u32,
     #[command(flatten)]
@@ -108,43 +111,59 @@ pub(in crate::cli) struct Arguments {
     pub(super) outputs: Outputs,
 }
 
-/// Hyper-parameters in place of the methods' own.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Hyper-parameters, in place of the methods' own")]
-struct Training {
-    /// Step size of local training.
-    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
-    lr: Option<f64>,
-    /// Momentum of the local step.
-    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
-    momentum: Option<f64>,
-    /// Weight of the balanced step against the local one.
-    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
-    lambda: Option<f64>,
-    /// Samples a device must hold of a class to be rich in it.
-    #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
-    rich_samples: Option<f64>,
-    /// Global norm to which local gradients are clipped.
-    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
-    clip: Option<f64>,
-    /// Samples per mini-batch.
-    #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
-    batch: Option<f64>,
-    /// Passes over the local samples per round.
-    #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
-    epochs: Option<f64>,
-    /// Samples a device must hold of a class before it shares anything of it but the head.
-    #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
-    min_samples: Option<f64>,
-    /// Any other hyper-parameter by name; repeat for several.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = parsed::<Assignment>)]
-    set: Vec<Assignment>,
-    /// Start the main head of methods that train at a head from the fleet's sums.
-    #[arg(long, value_name = "HEAD", value_parser = parse_start)]
-    warm_start: Option<Start>,
-    /// Use the mean of the heads of the last half of the rounds.
-    #[arg(long)]
-    average: bool,
+/// Hyper-parameters in place of the methods' own: a flag for each of the table, and `--set` for all.
+#[derive(Clone, Debug, Default)]
+struct Training(Vec<Assignment>);
+
+impl Args for Training {
+    fn augment_args(command: Command) -> Command {
+        let set = Arg::new(SET)
+            .long(SET)
+            .value_name("NAME=VALUE")
+            .action(ArgAction::Append)
+            .value_parser(parsed::<Assignment>)
+            .help("Any hyper-parameter by name; repeat for several");
+        let command = command.next_help_heading("Hyper-parameters, in place of the methods' own");
+        COMMON.iter().map(flag).fold(command, Command::arg).arg(set)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Training {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let flags = COMMON.iter().filter_map(|parameter| matches.get_one::<Assignment>(parameter.name));
+        let set = matches.get_many::<Assignment>(SET).into_iter().flatten();
+        Ok(Self(flags.chain(set).copied().collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+const SET: &str = "set";
+
+/// The flag of a hyper-parameter, with its name in the way of command lines.
+fn flag(parameter: &'static HyperParameter) -> Arg {
+    let parse = move |text: &str| match parameter.parse(text).filter(|value| parameter.allows(*value as f32)) {
+        Some(value) => Ok(Assignment { parameter, value }),
+        None => Err(format!("it must be {}", parameter.allowed())),
+    };
+    let arg = Arg::new(parameter.name)
+        .long(parameter.name.replace('_', "-"))
+        .help(parameter.sentence())
+        .allow_negative_numbers(true)
+        .value_parser(parse);
+    match parameter.kind {
+        Kind::Number(_) => arg.value_name("NUMBER"),
+        Kind::Count(_) => arg.value_name("COUNT"),
+        Kind::Choice(names) => arg.value_name(names.join("|")),
+        Kind::Flag => arg.value_name("true|false").num_args(0..=1).default_missing_value("true"),
+    }
 }
 
 /// By what features are standardised.
@@ -176,11 +195,9 @@ impl Arguments {
             participants: self.participants.map(|count| count as usize),
             rounds: self.rounds,
             seeds: self.seeds.0.clone(),
-            settings: self.training.settings()?,
-            start: self.training.warm_start,
-            averaged: self.training.average,
+            settings: self.training.once()?,
             grid: self.grid.clone(),
-            dial: self.dial(),
+            logit_offset: self.logit_offset(),
             folds: self.folds,
             encoding: self.encoding,
             command: env::args_os().skip(1).fold("fleet".to_owned(), |line, word| line + " " + &word.to_string_lossy()),
@@ -218,9 +235,12 @@ impl Arguments {
         Ok(Source::Files { path, standardise, extractor: self.extractor.clone(), cache })
     }
 
-    fn dial(&self) -> DialOptions {
+    fn logit_offset(&self) -> LogitOffsetOptions {
         let taus = if self.taus.is_empty() { USUAL_TAUS.to_vec() } else { self.taus.clone() };
-        DialOptions { methods: self.dial.clone(), taus: if self.dial.is_empty() { Vec::new() } else { taus } }
+        LogitOffsetOptions {
+            methods: self.logit_offset.clone(),
+            taus: if self.logit_offset.is_empty() { Vec::new() } else { taus },
+        }
     }
 
     /// Dense prototypes of a large shape are tens of megabytes per device and round; whoever wants that asks for it.
@@ -237,31 +257,21 @@ impl Arguments {
             DEFAULT_METHOD,
         ];
         if let Source::Synthetic { spec, .. } = source {
-            methods.retain(|method| largest_aid(spec.shape, *method) <= LARGE_AID_BYTES);
+            methods.retain(|method| largest_side_information(spec.shape, *method) <= LARGE_SIDE_INFORMATION_BYTES);
         }
         methods
     }
 }
 
 impl Training {
-    fn settings(&self) -> Result<Vec<Assignment>, String> {
-        let flags = [
-            (Key::LearningRate, self.lr),
-            (Key::Momentum, self.momentum),
-            (Key::Lambda, self.lambda),
-            (Key::RichSamples, self.rich_samples),
-            (Key::Clip, self.clip),
-            (Key::Batch, self.batch),
-            (Key::Epochs, self.epochs),
-            (Key::MinSamples, self.min_samples),
-        ];
-        let flags = flags.into_iter().filter_map(|(key, value)| Some(Assignment { key, value: value? }));
+    /// What is set, each once.
+    fn once(&self) -> Result<Vec<Assignment>, String> {
         let mut settings: Vec<Assignment> = Vec::new();
-        for setting in flags.chain(self.set.iter().copied()) {
-            if settings.iter().any(|known| known.key == setting.key) {
-                return Err(format!("`{}` is set twice; give it once", setting.key));
+        for set in &self.0 {
+            if settings.iter().any(|known| known.parameter == set.parameter) {
+                return Err(format!("`{}` is set twice; give it once", set.parameter));
             }
-            settings.push(setting);
+            settings.push(*set);
         }
         Ok(settings)
     }
@@ -303,16 +313,6 @@ fn parse_encoding(text: &str) -> Result<Encoding, String> {
 fn parse_tau(text: &str) -> Result<f64, String> {
     let tau: f64 = text.trim().parse().map_err(|_| format!("`{text}` is not a number"))?;
     if (-10.0..=10.0).contains(&tau) { Ok(tau) } else { Err(format!("tau {tau}: give numbers from -10 to 10")) }
-}
-
-fn parse_start(text: &str) -> Result<Start, String> {
-    match text {
-        "zeros" => Ok(Start::Zeros),
-        "ncm" => Ok(Start::Ncm),
-        "lda" => Ok(Start::Lda),
-        "posterior" => Ok(Start::Posterior),
-        _ => Err("the starts are zeros, ncm, lda and posterior".to_owned()),
-    }
 }
 
 #[cfg(test)]

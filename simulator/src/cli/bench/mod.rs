@@ -67,7 +67,7 @@ fn is_usage(error: &BenchError) -> bool {
         | BenchError::NoSeed
         | BenchError::Unread(_)
         | BenchError::Grid(_)
-        | BenchError::Dial(_)
+        | BenchError::LogitOffset(_)
         | BenchError::Params(_)
         | BenchError::NotFeatures { .. }
         | BenchError::Extracted { .. }

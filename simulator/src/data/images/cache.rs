@@ -55,6 +55,9 @@ pub enum CacheError {
 
 impl FeatureCache {
     /// In `folder`, which is made, or else in the user's cache folder.
+    ///
+    /// # Errors
+    /// If the folder cannot be made, or `folder` is not given and the user's cache folder is unknown.
     pub fn open(folder: Option<&Path>) -> Result<Self, CacheError> {
         let path = match folder {
             Some(folder) => folder.to_owned(),

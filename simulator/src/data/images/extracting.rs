@@ -29,6 +29,9 @@ pub struct Image {
 /// Runs `work` on every image of a split whose class and then whose digest is wanted, on all cores, and gives the
 /// results to `take` on this thread, in the source's order, until it breaks off. What a source cannot read is passed
 /// over.
+///
+/// # Errors
+/// If the source cannot be read, or a stop is requested.
 pub fn for_each_image<T: Send>(
     source: &ImageSource,
     split: Split,

@@ -133,6 +133,9 @@ pub enum ImagesError {
 impl ImageData {
     /// Lists a data set of any kind that [`Source::open`] knows. `test/` is the test part, else `val/`, else a fifth of
     /// each class.
+    ///
+    /// # Errors
+    /// If the data set cannot be read, holds no images, too many or no usable ones for a part, or a stop is requested.
     pub fn open(
         path: &Path,
         progress: &mut dyn FnMut(ImageProgress),
@@ -200,6 +203,9 @@ impl ImageSet {
     ///
     /// # Panics
     /// If an index is not one of [`ImageSet::labels`].
+    ///
+    /// # Errors
+    /// If the source cannot be read, not one of the images can be used, or a stop is requested.
     pub fn features(
         &self,
         chosen: &[u32],
