@@ -3,6 +3,7 @@
 
 use core::fmt::Write;
 
+use grapevine_models::hyper_parameters::TAU;
 use serde::{Deserialize, Serialize};
 
 use super::markup::escape;
@@ -68,7 +69,7 @@ impl LogitOffset {
     }
 
     fn curve(&self) -> Vec<Vec<String>> {
-        let heading = ["tau", "balanced %", "head %", "tail %", "held out: balanced %", "head %"];
+        let heading = [TAU.name, "balanced %", "head %", "tail %", "held out: balanced %", "head %"];
         let at = |values: &Vec<f64>, position: usize| values.get(position).map_or_else(String::new, percent);
         let line = |(position, tau): (usize, &f64)| {
             let columns = [
@@ -84,7 +85,7 @@ impl LogitOffset {
     }
 
     fn rivals(&self) -> Vec<Vec<String>> {
-        let heading = ["rival", "tau", "balanced %", "rival's", "head %", "rival's", "at least both"];
+        let heading = ["rival", TAU.name, "balanced %", "rival's", "head %", "rival's", "at least both"];
         let line = |against: &Against| {
             let accuracies = [
                 against.balanced_accuracy,

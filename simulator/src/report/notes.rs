@@ -3,6 +3,7 @@
 use core::fmt::Write;
 
 use grapevine_models::evaluate::Groups;
+use grapevine_models::hyper_parameters::{INIT, TAU};
 use grapevine_models::{Method, Params, Sums};
 
 use super::markup::escape;
@@ -43,10 +44,10 @@ fn gathered_first(run: &Run) -> bool {
     let Ok(method) = run.method.parse::<Method>() else { return false };
     let mut params = Params::defaults(method, run.accuracy_by_class.len());
     let set = |name: &str| run.hyper_parameters.get(name).cloned();
-    if let Some(start) = set("start").and_then(|start| serde_json::from_value(start).ok()) {
+    if let Some(start) = set(INIT.name).and_then(|start| serde_json::from_value(start).ok()) {
         params.init = start;
     }
-    if let Some(tau) = set("tau").and_then(|tau| tau.as_f64()) {
+    if let Some(tau) = set(TAU.name).and_then(|tau| tau.as_f64()) {
         params.tau = tau as f32;
     }
     !method.is_one_shot() && params.check().is_ok_and(|params| params.needs() != Sums::Nothing)
