@@ -310,12 +310,12 @@ impl Coordinator {
     /// Whether the open round gathers statistics that are put in the place of others: then
     /// [`Coordinator::handle_stored`] and [`Coordinator::handle_restored`] need what the device told before.
     pub fn replaces_statistics(&self) -> bool {
-        let is_of_statistics = match &self.phase {
-            Phase::Collecting(collecting) => !collecting.request.is_training(),
-            Phase::Sifting(sifting) => sifting.gathers_statistics(),
-            Phase::Gathering | Phase::Committing(_) | Phase::Resting => false,
+        let request = match &self.phase {
+            Phase::Collecting(collecting) => collecting.request,
+            Phase::Sifting(sifting) => sifting.request(),
+            Phase::Gathering | Phase::Committing(_) | Phase::Resting => return false,
         };
-        is_of_statistics && self.progress.model.statistics.is_some()
+        !request.is_training() && self.progress.model.statistics.is_some()
     }
 
     /// Who is there while the next round waits for more; `None` if none waits.

@@ -6,7 +6,7 @@
 
 use core::time::Duration;
 
-use grapevine_models::RoundSum;
+use grapevine_models::{Request, RoundSum};
 use grapevine_protocol::{DeviceId, Digest, Refusal};
 
 use super::action::Durable;
@@ -30,12 +30,15 @@ pub(super) struct Sifting {
     /// So many were added until now, this one last.
     added: usize,
     last: Option<(DeviceIndex, Digest)>,
-    sum: RoundSum,
+    /// The last of the shortest prefix that cannot be merged.
+    culprit: Option<(DeviceIndex, Digest)>,
+    /// Of this pass; `None` between two.
+    sum: Option<RoundSum>,
 }
 
 impl Sifting {
-    pub(super) fn gathers_statistics(&self) -> bool {
-        !self.collecting.request.is_training()
+    pub(super) fn request(&self) -> Request {
+        self.collecting.request
     }
 
     /// Updates that are not taken out.
@@ -56,50 +59,57 @@ impl Sifting {
         }
         let update = self.collecting.decode(content)?;
         let former = self.collecting.former(former)?;
-        let added = self.sum.add_in_place_of(former.as_ref(), device.as_str(), &update.response, update.samples);
+        let sum = self.sum.as_mut().ok_or(Refusal::Late)?;
+        let added = sum.add_in_place_of(former.as_ref(), device.as_str(), &update.response, update.samples);
         added.map_err(|_| Refusal::Storage)?;
         self.added += 1;
         self.last = Some((index, Digest::of(content)));
         Ok(())
     }
 
-    /// What the pass showed; `true` if the search goes on.
+    /// What the pass showed; `true` if the search goes on. Each pass brings the two bounds closer, or takes an update out.
     fn narrow(&mut self, is_usable: bool) -> bool {
         if is_usable {
             self.usable = self.wanted;
         } else {
-            self.unusable = self.wanted;
-            if self.unusable - self.usable == 1 {
-                self.suspects.extend(self.last);
-                let most = self.collecting.accepted.len().div_ceil(LEAST_KEPT);
-                (self.usable, self.unusable) = (0, self.rest());
-                self.wanted = self.rest();
-                return self.rest() > 0 && self.suspects.len() <= most;
-            }
+            (self.unusable, self.culprit) = (self.wanted, self.last);
         }
-        self.wanted = self.usable.midpoint(self.unusable);
-        true
+        if self.unusable - self.usable > 1 {
+            self.wanted = self.usable.midpoint(self.unusable);
+            return true;
+        }
+        let Some(culprit) = self.culprit.take() else { return false };
+        self.suspects.push(culprit);
+        (self.usable, self.unusable, self.wanted) = (0, self.rest(), self.rest());
+        self.rest() > 0 && self.suspects.len() <= self.collecting.accepted.len().div_ceil(LEAST_KEPT)
     }
 }
 
 impl Coordinator {
     /// Looks for the updates of which the merged model is unusable.
     pub(super) fn sift(&mut self, now: Duration, collecting: Collecting) {
-        let round = collecting.announcement.round;
-        match self.empty_sum(collecting.request) {
+        let all = collecting.accepted.len();
+        let sifting = Sifting {
+            collecting,
+            suspects: Vec::new(),
+            usable: 0,
+            unusable: all,
+            wanted: all,
+            added: 0,
+            last: None,
+            culprit: None,
+            sum: None,
+        };
+        self.begin_pass(now, Box::new(sifting));
+    }
+
+    /// Has the updates read again, to be added to an empty sum.
+    fn begin_pass(&mut self, now: Duration, mut sifting: Box<Sifting>) {
+        let round = sifting.collecting.announcement.round;
+        match self.empty_sum(sifting.request()) {
             Ok(sum) => {
-                let all = collecting.accepted.len();
-                let sifting = Sifting {
-                    collecting,
-                    suspects: Vec::new(),
-                    usable: 0,
-                    unusable: all,
-                    wanted: all,
-                    added: 0,
-                    last: None,
-                    sum,
-                };
-                self.phase = Phase::Sifting(Box::new(sifting));
+                (sifting.sum, sifting.added, sifting.last) = (Some(sum), 0, None);
+                self.phase = Phase::Sifting(sifting);
                 self.actions.durable(Durable::RereadUpdates(self.run, round));
             }
             Err(fault) => self.discard_round(now, round, fault),
@@ -118,15 +128,9 @@ impl Coordinator {
     /// The ledger has no more updates of the round.
     pub fn handle_all_reread(&mut self, now: Duration) {
         let Phase::Sifting(mut sifting) = core::mem::replace(&mut self.phase, Phase::Gathering) else { return };
-        let (round, request) = (sifting.collecting.announcement.round, sifting.collecting.request);
-        let next = match self.empty_sum(request) {
-            Ok(next) => next,
-            Err(fault) => return self.discard_round(now, round, fault),
-        };
+        let Some(sum) = sifting.sum.take() else { return };
         let is_whole = sifting.wanted == sifting.rest();
-        let sum = core::mem::replace(&mut sifting.sum, next);
-        let after = self.progress.model.after(sum, self.progress.counters.since_start, &self.config);
-        match after {
+        match self.progress.model.after(sum, self.progress.counters.since_start, &self.config) {
             Ok(after) if is_whole => {
                 let Sifting { mut collecting, suspects, .. } = *sifting;
                 suspects.iter().for_each(|suspect| self.take_out(&mut collecting, *suspect));
@@ -134,11 +138,10 @@ impl Coordinator {
             }
             after => {
                 if !sifting.narrow(after.is_ok()) {
+                    let round = sifting.collecting.announcement.round;
                     return self.discard_round(now, round, ModelError::Unusable);
                 }
-                sifting.added = 0;
-                self.phase = Phase::Sifting(sifting);
-                self.actions.durable(Durable::RereadUpdates(self.run, round));
+                self.begin_pass(now, sifting);
             }
         }
     }
