@@ -227,11 +227,10 @@ impl HyperParameter {
         }
     }
 
-    /// A value as a configuration writes it, without quotes.
+    /// A value as a person writes it.
     pub fn show(&self, value: f64) -> String {
         match &self.kind {
-            Kind::Number(_) => format!("{value:?}"),
-            Kind::Count(_) => format!("{value}"),
+            Kind::Number(_) | Kind::Count(_) => format!("{value}"),
             Kind::Choice(names) => names.get(value as usize).map_or_else(String::new, |name| (*name).into()),
             Kind::Flag => (value != 0.0).to_string(),
         }

@@ -125,7 +125,7 @@ rest_after = {rest_after}
 news_after = "{news_after}s"
 # Devices with samples that must be there before a round opens.
 min_devices = {min_devices}
-# Which devices take part: `and`, `or`, `not`, brackets, and labels with =, !=, <, <=, > or >=; all without this.
+# Which devices take part: `and`, `or`, `not`, brackets, and attributes with =, !=, <, <=, > or >=; all without this.
 # Devices say `arch`, `os`, `cores` and `memory_mb` by themselves, and what their own configuration adds.
 # select = 'arch = "aarch64" and cores >= 4'
 # Updates each round waits for, as a number or as a share of the devices that are there; of all devices without either.
@@ -179,10 +179,12 @@ fn values_text(defaults: &Params) -> String {
         is_possible && **parameter != MIN_SAMPLES_TO_SHARE
     };
     let line = |parameter: &HyperParameter| {
-        let value = parameter.show(defaults.value(parameter).unwrap_or_default());
+        let value = defaults.value(parameter).unwrap_or_default();
         let (value, words) = match parameter.kind {
-            Kind::Choice(_) => (quoted(&value), format!(": {}", parameter.allowed())),
-            Kind::Number(_) | Kind::Count(_) | Kind::Flag => (value, String::new()),
+            Kind::Choice(_) => (quoted(&parameter.show(value)), format!(": {}", parameter.allowed())),
+            // With a point, so that a reader sees that fractions are allowed.
+            Kind::Number(_) => (format!("{value:?}"), String::new()),
+            Kind::Count(_) | Kind::Flag => (parameter.show(value), String::new()),
         };
         format!("# {}{words}.\n# {} = {value}\n", parameter.sentence(), parameter.name)
     };

@@ -91,7 +91,7 @@ impl<'de> Visitor<'de> for SectionVisitor {
                 ENCODING => section.encoding = map.next_value()?,
                 AUXILIARY => section.auxiliary = Some(map.next_value()?),
                 name => {
-                    let parameter = named(name).expect("keys are checked");
+                    let parameter: &HyperParameter = name.parse().expect("keys are checked");
                     let text = map.next_value::<Written>()?.text();
                     let refused = || {
                         let allowed = parameter.allowed();
@@ -107,7 +107,7 @@ impl<'de> Visitor<'de> for SectionVisitor {
 
 /// The value of a hyper-parameter as a person wrote it.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a hyper-parameter is a number, a word, true or false")]
 enum Written {
     Flag(bool),
     Count(i64),
@@ -138,10 +138,6 @@ impl Key {
         let names = HyperParameter::all().into_iter().map(|parameter| parameter.name);
         names.chain([NAME, ENCODING, AUXILIARY]).collect()
     }
-}
-
-fn named(name: &str) -> Option<&'static HyperParameter> {
-    HyperParameter::all().into_iter().find(|parameter| parameter.name == name)
 }
 
 impl<'de> Deserialize<'de> for Key {

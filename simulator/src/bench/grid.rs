@@ -159,7 +159,7 @@ mod tests {
         assert_eq!((last.params.lambda, last.params.learning_rate), (1.0, 0.3));
         assert_eq!(
             last.values.iter().map(Assignment::to_string).collect::<Vec<_>>(),
-            ["lambda=1.0", "learning_rate=0.3"]
+            ["lambda=1", "learning_rate=0.3"]
         );
         let absurd = ["epochs=0.5".parse().unwrap()];
         assert!(points(Params::defaults(Method::FedAvg, 10), &absurd).is_err());

@@ -44,7 +44,7 @@ pub(crate) fn unusual_spread(features: &[f32], shape: Shape) -> Option<String> {
     (!is_usual).then(|| {
         format!(
             "The features have a spread of {spread:.3} where the learning rates assume {expected:.3}: standardise them \
-             with --standardise train, or choose --lr yourself."
+             with --standardise train, or choose --learning-rate yourself."
         )
     })
 }
