@@ -10,7 +10,7 @@ mod running;
 use std::fs;
 
 use device::{CLASSES, Device, broker, fleet, json, shape};
-use grapevine_host::manifest;
+use grapevine_vision::manifest;
 use grapevine_models::Head;
 use grapevine_protocol::{Digest, Request, Task};
 use program::{Program, extractor};

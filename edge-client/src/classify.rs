@@ -10,9 +10,9 @@ use grapevine_models::{Completed, Head, HeadError, Samples, Shape, ShapeError, c
 use grapevine_protocol::DatasetId;
 use serde::{Serialize, Serializer};
 
-use crate::extractor::{Extractor, ExtractorError};
-use crate::image_input::{DecodeError, ImageInput};
-use crate::source::{MAX_FOLDER_DEPTH, is_hidden, is_image_name};
+use grapevine_vision::extractor::{Extractor, ExtractorError};
+use grapevine_vision::image_input::{DecodeError, ImageInput};
+use grapevine_vision::source::{MAX_FOLDER_DEPTH, is_hidden, is_image_name};
 use crate::store::{Dataset, NewestHead, Store, StoreError};
 
 /// An extractor and what the classes of its fleet are called.
@@ -290,7 +290,7 @@ mod tests {
     use std::io::Cursor;
     use std::thread;
 
-    use grapevine_models::manifest::Manifest;
+    use grapevine_vision::manifest::Manifest;
     use image::{GrayImage, ImageFormat, Luma};
 
     use super::*;

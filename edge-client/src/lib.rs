@@ -1,22 +1,17 @@
 //! What a device does: turns images into features once, keeps them, trains heads on them, and talks to the aggregator.
 //!
 //! [`session::Session`] decides and touches nothing; [`device::run`] is the shell around it. The rest are the things a
-//! device has: an [`extractor`] (the only place that knows tract), a [`store`] (the only place that knows redb), and
-//! the [`work`] of a round.
+//! device has: a [`store`] (the only place that knows redb), and the [`work`] of a round.
 //!
 //! Read [`session::Session`] and [`device::run`] first.
 
 pub mod classify;
 pub mod config;
 pub mod device;
-pub mod extractor;
-pub mod image_input;
 pub mod ingest;
-pub mod passed_over;
 pub mod predict;
 pub mod resources;
 pub mod session;
-pub mod source;
 pub mod store;
 pub mod watch;
 pub mod work;

@@ -18,8 +18,8 @@ use std::time::Instant;
 use grapevine_host::class_list::canonical;
 use grapevine_host::clock::unix_ms;
 
-use crate::passed_over::{PassedOver, Reason};
-use crate::source::{MAX_FOLDER_DEPTH, Mark, is_hidden, is_image_name, printable};
+use grapevine_vision::source::passed_over::{PassedOver, Reason};
+use grapevine_vision::source::{MAX_FOLDER_DEPTH, Mark, is_hidden, is_image_name, printable};
 
 /// How long a file stays the same before it counts as complete.
 pub const SETTLE: Duration = Duration::from_secs(2);

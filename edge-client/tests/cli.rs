@@ -107,7 +107,7 @@ fn init_loads_the_extractor_before_it_trusts_it() {
     let text = fs::read_to_string(&manifest).unwrap();
     fs::write(device.path("digits.onnx"), "this is a text file\n").unwrap();
     device.init_with("digits.toml", "a,b", &[]).fails(1, "but its manifest says");
-    let digest = grapevine_host::manifest::sha256_file(&device.path("digits.onnx")).unwrap();
+    let digest = grapevine_vision::manifest::sha256_file(&device.path("digits.onnx")).unwrap();
     let sha256 = text.lines().find(|line| line.starts_with("sha256")).unwrap();
     fs::write(&manifest, text.replace(sha256, &format!("sha256 = \"{digest}\""))).unwrap();
     device.init_with("digits.toml", "a,b", &[]).fails(1, "is not an ONNX model");

@@ -134,7 +134,7 @@ fn labels_are_put_right_and_samples_forgotten_by_hand() {
         (&changed["relabelled"][0]["from"], &changed["unchanged"][0]),
         (&"one".into(), &"images/two/4.png".into())
     );
-    let digest = grapevine_host::manifest::sha256_file(&device.path("images/one/1.png")).unwrap().to_string();
+    let digest = grapevine_vision::manifest::sha256_file(&device.path("images/one/1.png")).unwrap().to_string();
     device.call(&["relabel", &digest, "three"]).succeeds();
     assert_eq!(samples(&device), [of("one", 2), of("two", 5), of("three", 1)]);
     device.call(&["relabel", "images/one/0.png", "eleven"]).fails(2, "`eleven` is no class of the configuration");

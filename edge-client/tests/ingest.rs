@@ -102,7 +102,7 @@ fn write_idx(device: &Device, set: &str, images: &[(u8, Vec<u8>)]) {
 }
 
 fn fixture(name: &str) -> Vec<u8> {
-    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pillow").join(name)).unwrap()
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../vision/tests/pillow").join(name)).unwrap()
 }
 
 /// A PNG whose header claims another size, with a checksum that fits.

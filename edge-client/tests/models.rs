@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use device::*;
-use grapevine_host::manifest;
+use grapevine_vision::manifest;
 
 /// Each with a manifest beside it; the words of its refusal.
 const REFUSED: [(&str, &str); 5] = [

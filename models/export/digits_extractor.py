@@ -129,7 +129,7 @@ def check_against_onnxruntime(content, inputs, expected, tolerance=1e-4):
 
 
 def write_manifest(content, mean, std, features):
-    """`digits.toml`, in the form that `models/src/manifest.rs` reads."""
+    """`digits.toml`, in the form that `vision/src/manifest/mod.rs` reads."""
     lines = [
         'name = "digits"',
         f'file = "{ONNX.name}"',

@@ -198,7 +198,7 @@ def pixel_scale_of(path):
 
 
 def write_manifest(path, content, pixel_scale, features, command):
-    """The manifest beside the ONNX file, in the form that `models/src/manifest.rs` reads."""
+    """The manifest beside the ONNX file, in the form that `vision/src/manifest/mod.rs` reads."""
     mean, std = pixel_scale
     lines = [
         f'name = "{path.stem}"',

@@ -28,7 +28,6 @@ pub mod hyper_parameters;
 mod kernel;
 mod lbfgs;
 pub mod limits;
-pub mod manifest;
 mod merge;
 mod method;
 mod methods;

@@ -163,7 +163,7 @@ fn a_manifest_is_made_and_used() {
 
 /// A manifest's numbers, read by the program itself.
 fn toml_of(path: &Path) -> Value {
-    let (manifest, _) = grapevine_host::manifest::load(path).unwrap();
+    let (manifest, _) = grapevine_vision::manifest::load(path).unwrap();
     serde_json::to_value(manifest).unwrap()
 }
 

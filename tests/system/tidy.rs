@@ -11,12 +11,12 @@ use grapevine_models::hyper_parameters::COMMON;
 const LONGEST_FILE: usize = 500;
 /// A library is named in these files and nowhere else.
 const HOMES: [(&str, &[&str]); 6] = [
-    ("tract_onnx", &["edge-client/src/extractor"]),
-    ("rumqttc", &["protocol/host/src/transport"]),
+    ("tract_onnx", &["vision/src/extractor"]),
+    ("rumqttc", &["host/src/transport"]),
     ("rumqttd", &["aggregator/src/broker"]),
     ("rusqlite", &["aggregator/src/store"]),
     ("redb", &["edge-client/src/store"]),
-    ("tokio", &["protocol/host/src/transport", "aggregator/src/broker"]),
+    ("tokio", &["host/src/transport", "aggregator/src/broker"]),
 ];
 /// What decides: no thread, file, socket or clock.
 const PURE: [&str; 6] = [
@@ -24,7 +24,7 @@ const PURE: [&str; 6] = [
     "protocol/src",
     "edge-client/src/session",
     "edge-client/src/work.rs",
-    "edge-client/src/resources/throttle.rs",
+    "edge-client/src/resources/pause_rule.rs",
     "aggregator/src/round",
 ];
 const IMPURE: [&str; 8] =

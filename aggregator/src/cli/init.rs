@@ -5,7 +5,8 @@ use clap::Args;
 use grapevine_aggregator::config::{BrokerDraft, Config, DEFAULT_METHOD, DEFAULT_STATE, Draft};
 use grapevine_host::broker_address::DEFAULT_PORT;
 use grapevine_host::draft::{DraftArguments, keep_secret, seen_from};
-use grapevine_host::{BrokerAddress, broker_address, config, files, manifest};
+use grapevine_host::{BrokerAddress, broker_address, config, files};
+use grapevine_vision::manifest;
 use grapevine_models::Method;
 
 use super::{Answer, Common};

@@ -8,7 +8,8 @@ use grapevine_aggregator::broker::EmbeddedBroker;
 use grapevine_aggregator::config::{Broker, BrokerSection, Rounds};
 use grapevine_aggregator::serve::{self, RunChoice, ServeOptions};
 use grapevine_aggregator::store::Store;
-use grapevine_host::{BrokerAddress, Service, Shutdown, files, manifest};
+use grapevine_host::{BrokerAddress, Service, Shutdown, files};
+use grapevine_vision::manifest;
 use grapevine_protocol::{Incarnation, RunId};
 
 use super::live::LiveFile;

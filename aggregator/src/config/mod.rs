@@ -11,7 +11,7 @@ use grapevine_host::broker_address::DEFAULT_PORT;
 use grapevine_host::config::beside;
 use grapevine_host::{BrokerAddress, class_list, config};
 use grapevine_models::limits::MAX_SAMPLES;
-use grapevine_models::manifest::Manifest;
+use grapevine_vision::manifest::Manifest;
 use grapevine_models::{Method, Shape, ValidParams};
 use grapevine_protocol::limits::{MAX_BLOB_BYTES, MAX_DEVICES};
 use grapevine_protocol::{

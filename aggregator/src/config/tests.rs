@@ -1,5 +1,5 @@
 use grapevine_models::hyper_parameters::{Applies, MIN_SAMPLES_TO_SHARE};
-use grapevine_models::manifest::{Input, Layout, Output};
+use grapevine_vision::manifest::{Input, Layout, Output};
 use grapevine_models::{HyperParameter, Params};
 
 use super::*;

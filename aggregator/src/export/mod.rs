@@ -5,7 +5,7 @@
 //! into the head, so one matrix product remains. What comes before the model (decode, resize, normalise) is written
 //! into the file's metadata under `grapevine.*`.
 
-use grapevine_models::manifest::{Manifest, ManifestError};
+use grapevine_vision::manifest::{Manifest, ManifestError};
 use grapevine_models::{Head, HeadError, Shape, ShapeError};
 
 use crate::store::{digest_hex, sha256};

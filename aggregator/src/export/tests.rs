@@ -1,4 +1,4 @@
-use grapevine_models::manifest::{Input, Layout, Output as Features};
+use grapevine_vision::manifest::{Input, Layout, Output as Features};
 use proptest::prelude::*;
 
 use super::wire::{last_bytes, put_varint};

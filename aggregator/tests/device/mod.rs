@@ -7,7 +7,7 @@ use std::fs;
 
 use crossbeam_channel::{Receiver, unbounded};
 use grapevine_host::Transport;
-use grapevine_host::manifest;
+use grapevine_vision::manifest;
 use grapevine_host::transport::{Event, Options};
 use grapevine_models::{Head, Heads, Shape};
 use grapevine_protocol::{

@@ -3,7 +3,7 @@
 use core::fmt::Write;
 
 use grapevine_edge_client::ingest::{Conflict, Report};
-use grapevine_edge_client::passed_over::{PassedOver, Reason};
+use grapevine_vision::source::passed_over::{PassedOver, Reason};
 use grapevine_host::sentence::one_line;
 use serde::Serialize;
 

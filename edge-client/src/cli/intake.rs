@@ -8,7 +8,7 @@ use std::path::{Path, absolute};
 use std::process;
 
 use grapevine_edge_client::ingest::Report;
-use grapevine_edge_client::passed_over::{PassedOver, Reason};
+use grapevine_vision::source::passed_over::{PassedOver, Reason};
 use grapevine_host::files;
 use serde::{Deserialize, Serialize};
 

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
-use grapevine_edge_client::extractor::trial;
+use grapevine_vision::extractor::trial;
 use grapevine_host::Answer;
 use grapevine_host::answer::INTERRUPTED;
 use grapevine_host::command_line::{Program, completions, manual, verbosity};

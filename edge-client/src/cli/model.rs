@@ -3,15 +3,15 @@
 use std::env::consts::ARCH;
 use std::path::Path;
 
-use grapevine_edge_client::extractor::Extractor;
-use grapevine_edge_client::extractor::inspect::Trial;
-use grapevine_edge_client::extractor::trial::{Trier, slowness};
+use grapevine_vision::extractor::Extractor;
+use grapevine_vision::extractor::inspect::Trial;
+use grapevine_vision::extractor::trial::{Trier, slowness};
 use grapevine_host::{Shutdown, files};
-use grapevine_models::manifest::Manifest;
+use grapevine_vision::manifest::Manifest;
 use grapevine_protocol::Digest;
 use serde::{Deserialize, Serialize};
 
-/// This program as its own child: the hidden command that `cli/mod.rs` gives to [`grapevine_edge_client::extractor::trial::here`].
+/// This program as its own child: the hidden command that `cli/mod.rs` gives to [`grapevine_vision::extractor::trial::here`].
 const TRIER: Trier = Trier(&["--quiet", "trial"]);
 /// In the state folder: which extractor was tried.
 const TRIED_FILE: &str = "extractor.json";

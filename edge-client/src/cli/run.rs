@@ -8,7 +8,7 @@ use clap::Args;
 use grapevine_edge_client::classify::{Classifier, LatestHead};
 use grapevine_edge_client::config::Predictions;
 use grapevine_edge_client::device::{self, DeviceOptions};
-use grapevine_edge_client::extractor::trial::TrialError;
+use grapevine_vision::extractor::trial::TrialError;
 use grapevine_edge_client::predict::{Outgoing, Predictor};
 use grapevine_edge_client::resources::Throttle;
 use grapevine_edge_client::session::{Event, Identity};

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use grapevine_edge_client::config::{self, ValidConfig};
-use grapevine_edge_client::extractor::Extractor;
-use grapevine_edge_client::extractor::inspect::Trial;
+use grapevine_vision::extractor::Extractor;
+use grapevine_vision::extractor::inspect::Trial;
 use grapevine_edge_client::store::{Replacement, Store, StoreError, StoreIdentity};
-use grapevine_host::{Shutdown, files, manifest};
+use grapevine_host::{Shutdown, files};
+use grapevine_vision::manifest;
 use grapevine_models::Shape;
-use grapevine_models::manifest::Manifest;
+use grapevine_vision::manifest::Manifest;
 use grapevine_protocol::Digest;
 
 use super::{Common, model};

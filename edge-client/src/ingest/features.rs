@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::sightings::{Sightings, Verdict};
 use super::{Conflict, IngestError, Progress, Report, check_split};
-use crate::source::{FeatureSource, Split};
+use grapevine_vision::source::{FeatureSource, Split};
 use crate::store::{Digest, Intake, NewLabel, Sample, Store};
 
 /// Rows of one commit.

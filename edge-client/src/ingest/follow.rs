@@ -14,8 +14,8 @@ use grapevine_host::sentence::sentence;
 
 use super::batch::{Batch, Image, Outcome};
 use super::{Conflict, Ingest, IngestError, MAX_NAMED, Report};
-use crate::passed_over::{PassedOver, Reason};
-use crate::source::{EntryError, Mark, printable, read_image};
+use grapevine_vision::source::passed_over::{PassedOver, Reason};
+use grapevine_vision::source::{EntryError, Mark, printable, read_image};
 use crate::store::Digest;
 use crate::watch::{Arrival, Watch, WatchError};
 

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::passed_over::PassedOver;
-use crate::source::{SourceError, Split, printable};
+use grapevine_vision::source::passed_over::PassedOver;
+use grapevine_vision::source::{SourceError, Split, printable};
 use crate::store::StoreError;
 
 /// Most unusable images that a report names; the others are counted.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use grapevine_host::Shutdown;
 use grapevine_host::clock::unix_ms;
 use grapevine_models::Shape;
-use grapevine_models::manifest::Manifest;
+use grapevine_vision::manifest::Manifest;
 use image::GrayImage;
 use tempfile::TempDir;
 

@@ -19,7 +19,7 @@ use grapevine_protocol::{DeviceId, Digest};
 use serde::Serialize;
 
 use crate::classify::{Classifier, LatestHead, Prediction, written};
-use crate::image_input::{ImageError, read_image_file};
+use grapevine_vision::image_input::{ImageError, read_image_file};
 use crate::resources::Throttle;
 use crate::watch::{Arrival, Watch};
 
@@ -179,13 +179,13 @@ fn now() -> Instant {
 mod tests {
     use std::fs;
 
-    use grapevine_models::manifest::Manifest;
+    use grapevine_vision::manifest::Manifest;
     use grapevine_models::{Head, Shape};
     use image::{GrayImage, Luma};
     use serde_json::Value;
 
     use super::*;
-    use crate::extractor::Extractor;
+    use grapevine_vision::extractor::Extractor;
     use crate::resources::{Limits, Resources};
     use crate::store::{NewestHead, Store, StoreIdentity};
 

@@ -19,9 +19,9 @@ mod wire;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use grapevine_edge_client::extractor::ExtractorError;
-use grapevine_edge_client::image_input::DecodeError;
-use grapevine_edge_client::source::SourceError;
+use grapevine_vision::extractor::ExtractorError;
+use grapevine_vision::image_input::DecodeError;
+use grapevine_vision::source::SourceError;
 use grapevine_host::Shutdown;
 use grapevine_models::{HyperParameter, Method, Params, ParamsError, ShapeError};
 use grapevine_protocol::limits::MAX_BLOB_BYTES;
@@ -31,7 +31,7 @@ use crate::data::images::{CacheError, ImageProgress, ImagesError};
 use crate::data::long_tail::LongTailError;
 use crate::data::partition::{Partition, PartitionError};
 use crate::data::synthetic::SyntheticError;
-use crate::extractor::FrozenExtractorError;
+use grapevine_vision::frozen::FrozenExtractorError;
 use crate::report::results::Report;
 
 use choosing::Chosen;

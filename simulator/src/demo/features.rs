@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use grapevine_edge_client::source::{FeatureSource, Source, SourceError, Split};
+use grapevine_vision::source::{FeatureSource, Source, SourceError, Split};
 use grapevine_edge_client::store::StoreIdentity;
 use grapevine_host::Shutdown;
-use grapevine_host::manifest::sha256_file;
+use grapevine_vision::manifest::sha256_file;
 use grapevine_models::Shape;
 use grapevine_protocol::Digest;
 use rand::SeedableRng;

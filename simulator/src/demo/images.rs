@@ -14,7 +14,7 @@ use super::{DemoOptions, OWN_IMBALANCE, Progress};
 use crate::data::class_counts;
 use crate::data::images::{FeatureCache, ImageData, ImageProgress, Loaded};
 use crate::data::long_tail::{long_tail, ratio_of, tail_for, told};
-use crate::extractor::FrozenExtractor;
+use grapevine_vision::frozen::FrozenExtractor;
 
 /// Where images are and what becomes of them.
 pub(super) struct Images<'a> {

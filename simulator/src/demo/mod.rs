@@ -24,7 +24,7 @@ use crate::data::class_counts;
 use crate::data::images::{FeatureCache, ImageProgress};
 use crate::data::partition::Partition;
 use crate::data::synthetic::SyntheticSpec;
-use crate::extractor::FrozenExtractor;
+use grapevine_vision::frozen::FrozenExtractor;
 use crate::hyper_parameters::{DEMO_LAMBDA, told_by_demo};
 use crate::report::results::{Report, Run};
 

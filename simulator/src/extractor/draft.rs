@@ -3,11 +3,11 @@
 use core::fmt::Write;
 use core::ops::ControlFlow;
 
-use grapevine_edge_client::extractor::{Extractor, ExtractorError};
-use grapevine_edge_client::image_input::ImageInput;
-use grapevine_edge_client::source::{ImageSource, Split};
+use grapevine_vision::extractor::{Extractor, ExtractorError};
+use grapevine_vision::image_input::ImageInput;
+use grapevine_vision::source::{ImageSource, Split};
 use grapevine_host::{Shutdown, draft};
-use grapevine_models::manifest::{Layout, Manifest};
+use grapevine_vision::manifest::{Layout, Manifest};
 
 use crate::data::images::{ImageProgress, ImagesError, for_each_image};
 
@@ -193,7 +193,7 @@ fn because(reason: &Option<String>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use grapevine_models::manifest::{Input, Output};
+    use grapevine_vision::manifest::{Input, Output};
 
     use super::*;
 

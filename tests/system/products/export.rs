@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use grapevine_edge_client::image_input::ImageInput;
-use grapevine_host::manifest;
+use grapevine_vision::image_input::ImageInput;
+use grapevine_vision::manifest;
 use grapevine_tests::fleet::{Fleet, unseen};
 use grapevine_tests::programs::{extractor, root};
 use serde_json::{Value, json};

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use grapevine_edge_client::extractor::Extractor;
-use grapevine_edge_client::image_input::ImageInput;
+use grapevine_vision::extractor::Extractor;
+use grapevine_vision::image_input::ImageInput;
 use grapevine_models::Shape;
-use grapevine_models::manifest::Manifest;
+use grapevine_vision::manifest::Manifest;
 use grapevine_protocol::Digest;
 use rayon::prelude::*;
 

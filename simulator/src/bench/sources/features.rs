@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use grapevine_edge_client::source::{FeatureSource, Source, Split};
-use grapevine_host::manifest::sha256_file;
+use grapevine_vision::source::{FeatureSource, Source, Split};
+use grapevine_vision::manifest::sha256_file;
 use grapevine_models::Shape;
 
 use super::super::BenchError;

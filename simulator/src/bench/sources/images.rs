@@ -12,7 +12,7 @@ use super::super::pool::{Pool, PoolSamples, RealSamples, empty_class, kept};
 use super::super::{BenchError, BenchOptions, Progress};
 use super::Cache;
 use crate::data::images::{FeatureCache, ImageData, ImageProgress};
-use crate::extractor::FrozenExtractor;
+use grapevine_vision::frozen::FrozenExtractor;
 
 /// Most images whose names are told where they cannot be used.
 const MOST_NAMED: usize = 3;

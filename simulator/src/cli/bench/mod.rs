@@ -5,7 +5,7 @@ mod screen;
 
 use std::path::{Path, PathBuf};
 
-use grapevine_edge_client::extractor::trial::TrialError;
+use grapevine_vision::extractor::trial::TrialError;
 use grapevine_host::answer::INTERRUPTED;
 use grapevine_host::{Answer, Shutdown, files, sentence};
 use grapevine_simulator::bench::{self, BenchError, Source};

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use grapevine_edge_client::extractor::inspect::{Trial, layout_of};
-use grapevine_edge_client::extractor::trial::{Try, layout_name, parse_layout, parse_size, slowness};
-use grapevine_edge_client::extractor::{Extractor, MAX_MODEL_BYTES};
-use grapevine_edge_client::source::{ImageSource, Source};
+use grapevine_vision::extractor::inspect::{Trial, layout_of};
+use grapevine_vision::extractor::trial::{Try, layout_name, parse_layout, parse_size, slowness};
+use grapevine_vision::extractor::{Extractor, MAX_MODEL_BYTES};
+use grapevine_vision::source::{ImageSource, Source};
 use grapevine_host::sentence::one_line;
-use grapevine_host::{Answer, Shutdown, files, manifest};
-use grapevine_models::manifest::{Input, Layout, Manifest, Output};
+use grapevine_host::{Answer, Shutdown, files};
+use grapevine_vision::manifest;
+use grapevine_vision::manifest::{Input, Layout, Manifest, Output};
 use grapevine_simulator::extractor::draft::{self, Moments};
 use serde::Serialize;
 

@@ -7,11 +7,12 @@ mod probe;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use grapevine_edge_client::extractor::trial::{self, TrialError, Trier};
+use grapevine_vision::extractor::trial::{self, TrialError, Trier};
 use grapevine_host::answer::INTERRUPTED;
-use grapevine_host::{Answer, Shutdown, manifest as manifests};
+use grapevine_host::{Answer, Shutdown};
+use grapevine_vision::manifest as manifests;
 use grapevine_simulator::data::images::{CacheError, FeatureCache};
-use grapevine_simulator::extractor::FrozenExtractor;
+use grapevine_vision::frozen::FrozenExtractor;
 
 /// This program as its own child.
 const TRIER: Trier = Trier(&["--quiet", "extractor", "trial"]);

@@ -7,7 +7,7 @@ use clap::Args;
 use grapevine_host::{Answer, Shutdown, files};
 use grapevine_models::Shape;
 use grapevine_simulator::data::images::{ImageData, Loaded};
-use grapevine_simulator::extractor::FrozenExtractor;
+use grapevine_vision::frozen::FrozenExtractor;
 use grapevine_simulator::extractor::probe::{self, Probe, VALIDATION_SHARE};
 use grapevine_simulator::report::units;
 use serde::Serialize;

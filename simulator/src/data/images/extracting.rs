@@ -3,7 +3,7 @@
 use core::mem;
 use core::ops::ControlFlow;
 
-use grapevine_edge_client::source::{Content, Entry, ImageSource, Split};
+use grapevine_vision::source::{Content, Entry, ImageSource, Split};
 use grapevine_edge_client::store::Digest;
 use grapevine_host::Shutdown;
 use rayon::prelude::*;

@@ -11,13 +11,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use grapevine_edge_client::source::{Entry, ImageSource, Source, SourceError, Split};
+use grapevine_vision::source::{Entry, ImageSource, Source, SourceError, Split};
 use grapevine_edge_client::store::Digest;
 use grapevine_host::Shutdown;
 use half::f16;
 
 use super::synthetic::SampleSet;
-use crate::extractor::FrozenExtractor;
+use grapevine_vision::frozen::FrozenExtractor;
 
 pub use cache::{CacheError, FeatureCache, MAX_CACHE_BYTES};
 pub use extracting::{Image, for_each_image};
