@@ -10,9 +10,9 @@ mod running;
 use std::fs;
 
 use device::{CLASSES, Device, broker, fleet, json, shape};
-use grapevine_vision::manifest;
 use grapevine_models::Head;
 use grapevine_protocol::{Digest, Request, Task};
+use grapevine_vision::manifest;
 use program::{Program, extractor};
 use running::Running;
 

@@ -10,10 +10,10 @@ use grapevine_models::{Completed, Head, HeadError, Samples, Shape, ShapeError, c
 use grapevine_protocol::DatasetId;
 use serde::{Serialize, Serializer};
 
+use crate::store::{Dataset, NewestHead, Store, StoreError};
 use grapevine_vision::extractor::{Extractor, ExtractorError};
 use grapevine_vision::image_input::{DecodeError, ImageInput};
 use grapevine_vision::source::{MAX_FOLDER_DEPTH, is_hidden, is_image_name};
-use crate::store::{Dataset, NewestHead, Store, StoreError};
 
 /// An extractor and what the classes of its fleet are called.
 #[derive(Debug)]

@@ -13,7 +13,6 @@ use grapevine_edge_client::store::Dataset;
 use grapevine_edge_client::work::work;
 use grapevine_host::transport::{Event, Options, Transport};
 use grapevine_host::{BrokerAddress, Shutdown, memory};
-use grapevine_vision::manifest;
 use grapevine_models::{Method, Shape};
 use grapevine_protocol::limits::MAX_FRAME_BYTES;
 use grapevine_protocol::topics::BlobKind;
@@ -22,6 +21,7 @@ use grapevine_protocol::{
     encode, topics,
 };
 use grapevine_simulator::data::digits;
+use grapevine_vision::manifest;
 use serde::Serialize;
 
 use crate::broker::Broker;

@@ -89,6 +89,7 @@ fn every_library_has_one_home() {
 
 #[test]
 fn what_decides_is_pure() {
+    PURE.iter().for_each(|pure| assert!(root().join(pure).exists(), "{pure} is named here and is not there"));
     for (path, text) in files(&[".rs"]).iter().filter(|(path, _)| !is_test(path)) {
         if PURE.iter().any(|pure| path.starts_with(pure)) {
             for word in IMPURE {

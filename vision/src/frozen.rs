@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::extractor::{Extractor, ExtractorError};
 use crate::image_input::ImageInput;
-use crate::source::Content;
 use crate::manifest::{self, Manifest, ManifestLoadError};
+use crate::source::Content;
 use grapevine_protocol::Digest;
 
 /// The shipped extractor, so that the programs run from any folder.

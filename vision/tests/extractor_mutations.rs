@@ -5,9 +5,9 @@
 use std::fs;
 use std::path::Path;
 
+use grapevine_host::{memory, panics};
 use grapevine_vision::extractor::Extractor;
 use grapevine_vision::extractor::inspect::{Question, inspect};
-use grapevine_host::{memory, panics};
 use grapevine_vision::manifest;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

@@ -9,9 +9,9 @@ use grapevine_aggregator::config::ValidConfig;
 use grapevine_aggregator::export::join;
 use grapevine_aggregator::store::{RoundPhase, RoundRow};
 use grapevine_host::files;
-use grapevine_vision::manifest;
 use grapevine_models::{Head, Shape};
 use grapevine_protocol::{Digest, HeadsBody, class_list_digest};
+use grapevine_vision::manifest;
 use serde::Serialize;
 
 use super::gaps::Gaps;

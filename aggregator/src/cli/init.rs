@@ -6,8 +6,8 @@ use grapevine_aggregator::config::{BrokerDraft, Config, DEFAULT_METHOD, DEFAULT_
 use grapevine_host::broker_address::DEFAULT_PORT;
 use grapevine_host::draft::{DraftArguments, keep_secret, seen_from};
 use grapevine_host::{BrokerAddress, broker_address, config, files};
-use grapevine_vision::manifest;
 use grapevine_models::Method;
+use grapevine_vision::manifest;
 
 use super::{Answer, Common};
 

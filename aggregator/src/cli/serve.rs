@@ -9,8 +9,8 @@ use grapevine_aggregator::config::{Broker, BrokerSection, Rounds};
 use grapevine_aggregator::serve::{self, RunChoice, ServeOptions};
 use grapevine_aggregator::store::Store;
 use grapevine_host::{BrokerAddress, Service, Shutdown, files};
-use grapevine_vision::manifest;
 use grapevine_protocol::{Incarnation, RunId};
+use grapevine_vision::manifest;
 
 use super::live::LiveFile;
 use super::{Answer, Common, INTERRUPTED};

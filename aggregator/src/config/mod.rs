@@ -11,12 +11,12 @@ use grapevine_host::broker_address::DEFAULT_PORT;
 use grapevine_host::config::beside;
 use grapevine_host::{BrokerAddress, class_list, config};
 use grapevine_models::limits::MAX_SAMPLES;
-use grapevine_vision::manifest::Manifest;
 use grapevine_models::{Method, Shape, ValidParams};
 use grapevine_protocol::limits::{MAX_BLOB_BYTES, MAX_DEVICES};
 use grapevine_protocol::{
     Digest, Encoding, FleetId, Refusal, class_list_digest, largest_heads, largest_side_information, largest_update,
 };
+use grapevine_vision::manifest::Manifest;
 use serde::Deserialize;
 
 use crate::round::{Participants, Quarantine, RoundConfig, Select};

@@ -1,6 +1,6 @@
 use grapevine_models::hyper_parameters::{Applies, MIN_SAMPLES_TO_SHARE};
-use grapevine_vision::manifest::{Input, Layout, Output};
 use grapevine_models::{HyperParameter, Params};
+use grapevine_vision::manifest::{Input, Layout, Output};
 
 use super::*;
 

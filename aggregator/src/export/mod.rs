@@ -5,8 +5,8 @@
 //! into the head, so one matrix product remains. What comes before the model (decode, resize, normalise) is written
 //! into the file's metadata under `grapevine.*`.
 
-use grapevine_vision::manifest::{Manifest, ManifestError};
 use grapevine_models::{Head, HeadError, Shape, ShapeError};
+use grapevine_vision::manifest::{MAX_EXTRACTOR_BYTES, Manifest, ManifestError};
 
 use crate::store::{digest_hex, sha256};
 
@@ -16,8 +16,6 @@ mod wire;
 use onnx::{Axis, Output, graph, model};
 use wire::{Malformed, Value, all_bytes, fields, last_varint, put_bytes};
 
-/// Largest extractor that is joined, in bytes.
-pub const MAX_EXTRACTOR_BYTES: usize = 512 * 1024 * 1024;
 /// What every metadata key begins with.
 const METADATA_PREFIX: &str = "grapevine.";
 /// `Gemm` takes a bias of one axis since then.
@@ -182,7 +180,7 @@ struct Folded {
 }
 
 fn check_extractor(extractor: &[u8], manifest: &Manifest) -> Result<(), ExportError> {
-    if extractor.len() > MAX_EXTRACTOR_BYTES {
+    if extractor.len() as u64 > MAX_EXTRACTOR_BYTES {
         return Err(ExportError::TooLarge(extractor.len()));
     }
     manifest.check()?;

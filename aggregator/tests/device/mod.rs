@@ -7,7 +7,6 @@ use std::fs;
 
 use crossbeam_channel::{Receiver, unbounded};
 use grapevine_host::Transport;
-use grapevine_vision::manifest;
 use grapevine_host::transport::{Event, Options};
 use grapevine_models::{Head, Heads, Shape};
 use grapevine_protocol::{
@@ -15,6 +14,7 @@ use grapevine_protocol::{
     Receipt, Response, RoundAnnouncement, Task, ToAggregator, ToDevice, Update, block, class_list_digest,
     decode_to_device, encode, topics,
 };
+use grapevine_vision::manifest;
 
 use crate::program::{Program, extractor};
 use crate::running::{PATIENCE, Running};

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args;
 use grapevine_edge_client::classify::{Classifier, LatestHead, Prediction, visit_images};
-use grapevine_vision::image_input::{MAX_IMAGE_BYTES, read_image_file};
 use grapevine_host::sentence::{one_line, sentence};
 use grapevine_host::{Shutdown, printable_lines};
+use grapevine_vision::image_input::{MAX_IMAGE_BYTES, read_image_file};
 use serde::Serialize;
 
 use super::setup::Setup;

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf, absolute};
 
 use clap::Args;
-use grapevine_vision::image_input::read_image_file;
-use grapevine_vision::source::Content;
 use grapevine_edge_client::store::{Digest, Intake, NewLabel, Store, StoreError};
 use grapevine_host::class_list::canonical;
+use grapevine_vision::image_input::read_image_file;
+use grapevine_vision::source::Content;
 use serde::Serialize;
 
 use super::failure::UsageError;

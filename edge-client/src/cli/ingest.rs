@@ -8,17 +8,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use grapevine_vision::extractor::trial::TrialError;
-use grapevine_vision::image_input::ImageInput;
 use grapevine_edge_client::ingest::{
     Cores, Ingest, IngestError, Plan, Progress, Report, check_features, ingest_features,
 };
 use grapevine_edge_client::resources::{Resources, Throttle};
-use grapevine_vision::source::{Source, Split};
 use grapevine_edge_client::store::{Replacement, Store, StoreError};
 use grapevine_edge_client::watch::Watch;
 use grapevine_host::Shutdown;
 use grapevine_host::sentence::sentence;
+use grapevine_vision::extractor::trial::TrialError;
+use grapevine_vision::image_input::ImageInput;
+use grapevine_vision::source::{Source, Split};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 use super::background_task::BackgroundTask;

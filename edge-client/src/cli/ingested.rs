@@ -3,8 +3,8 @@
 use core::fmt::Write;
 
 use grapevine_edge_client::ingest::{Conflict, Report};
-use grapevine_vision::source::passed_over::{PassedOver, Reason};
 use grapevine_host::sentence::one_line;
+use grapevine_vision::source::passed_over::{PassedOver, Reason};
 use serde::Serialize;
 
 use super::{Answer, INTERRUPTED};

@@ -8,8 +8,8 @@ use std::path::{Path, absolute};
 use std::process;
 
 use grapevine_edge_client::ingest::Report;
-use grapevine_vision::source::passed_over::{PassedOver, Reason};
 use grapevine_host::files;
+use grapevine_vision::source::passed_over::{PassedOver, Reason};
 use serde::{Deserialize, Serialize};
 
 const FILE: &str = "intake.json";

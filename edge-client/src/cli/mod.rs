@@ -23,10 +23,10 @@ use std::process::ExitCode;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
-use grapevine_vision::extractor::trial;
 use grapevine_host::Answer;
 use grapevine_host::answer::INTERRUPTED;
 use grapevine_host::command_line::{Program, completions, manual, verbosity};
+use grapevine_vision::extractor::trial;
 
 const EXAMPLES: &str = "\
 Examples:

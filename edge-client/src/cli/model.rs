@@ -3,12 +3,12 @@
 use std::env::consts::ARCH;
 use std::path::Path;
 
+use grapevine_host::{Shutdown, files};
+use grapevine_protocol::Digest;
 use grapevine_vision::extractor::Extractor;
 use grapevine_vision::extractor::inspect::Trial;
 use grapevine_vision::extractor::trial::{Trier, slowness};
-use grapevine_host::{Shutdown, files};
 use grapevine_vision::manifest::Manifest;
-use grapevine_protocol::Digest;
 use serde::{Deserialize, Serialize};
 
 /// This program as its own child: the hidden command that `cli/mod.rs` gives to [`grapevine_vision::extractor::trial::here`].

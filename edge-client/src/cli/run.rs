@@ -8,13 +8,13 @@ use clap::Args;
 use grapevine_edge_client::classify::{Classifier, LatestHead};
 use grapevine_edge_client::config::Predictions;
 use grapevine_edge_client::device::{self, DeviceOptions};
-use grapevine_vision::extractor::trial::TrialError;
 use grapevine_edge_client::predict::{Outgoing, Predictor};
 use grapevine_edge_client::resources::Throttle;
 use grapevine_edge_client::session::{Event, Identity};
 use grapevine_edge_client::store::Store;
 use grapevine_host::{BrokerAddress, Service, Shutdown};
 use grapevine_protocol::{Incarnation, class_list_digest};
+use grapevine_vision::extractor::trial::TrialError;
 
 use super::background_task::BackgroundTask;
 use super::liveness::StatusWriter;

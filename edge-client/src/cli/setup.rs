@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use grapevine_edge_client::config::{self, ValidConfig};
-use grapevine_vision::extractor::Extractor;
-use grapevine_vision::extractor::inspect::Trial;
 use grapevine_edge_client::store::{Replacement, Store, StoreError, StoreIdentity};
 use grapevine_host::{Shutdown, files};
-use grapevine_vision::manifest;
 use grapevine_models::Shape;
-use grapevine_vision::manifest::Manifest;
 use grapevine_protocol::Digest;
+use grapevine_vision::extractor::Extractor;
+use grapevine_vision::extractor::inspect::Trial;
+use grapevine_vision::manifest;
+use grapevine_vision::manifest::Manifest;
 
 use super::{Common, model};
 

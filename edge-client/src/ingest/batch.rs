@@ -7,9 +7,9 @@ use rayon::prelude::*;
 
 use super::sightings::{Sightings, Verdict};
 use super::{Conflict, Cores, Ingest, IngestError, MAX_NAMED, Report};
+use crate::store::{Digest, Inserted, Intake, KnownFile, NewLabel, Sample, Store, StoreError, Wanted};
 use grapevine_vision::source::passed_over::Reason;
 use grapevine_vision::source::{Content, EntryError, Found, Mark};
-use crate::store::{Digest, Inserted, Intake, KnownFile, NewLabel, Sample, Store, StoreError, Wanted};
 
 /// Most samples of one commit: a commit waits for the disk, so fewer would keep the cores waiting too.
 const COMMIT_SAMPLES: usize = 512;

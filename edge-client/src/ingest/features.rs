@@ -7,8 +7,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::sightings::{Sightings, Verdict};
 use super::{Conflict, IngestError, Progress, Report, check_split};
-use grapevine_vision::source::{FeatureSource, Split};
 use crate::store::{Digest, Intake, NewLabel, Sample, Store};
+use grapevine_vision::source::{FeatureSource, Split};
 
 /// Rows of one commit.
 const COMMIT_ROWS: usize = 1_024;

@@ -14,10 +14,10 @@ use grapevine_host::sentence::sentence;
 
 use super::batch::{Batch, Image, Outcome};
 use super::{Conflict, Ingest, IngestError, MAX_NAMED, Report};
-use grapevine_vision::source::passed_over::{PassedOver, Reason};
-use grapevine_vision::source::{EntryError, Mark, printable, read_image};
 use crate::store::Digest;
 use crate::watch::{Arrival, Watch, WatchError};
+use grapevine_vision::source::passed_over::{PassedOver, Reason};
+use grapevine_vision::source::{EntryError, Mark, printable, read_image};
 
 /// Before a store that failed is tried again.
 const RETRY: Duration = Duration::from_secs(5);

@@ -19,14 +19,14 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use grapevine_vision::extractor::Extractor;
-use grapevine_vision::image_input::ImageInput;
-use grapevine_vision::source::passed_over::{PassedOver, Reason};
 use crate::resources::Throttle;
-use grapevine_vision::source::{Found, ImageSource, Item, Source, SourceError, Split};
 use crate::store::Store;
 use batch::{Batch, Image};
 pub use features::{check_features, ingest_features};
+use grapevine_vision::extractor::Extractor;
+use grapevine_vision::image_input::ImageInput;
+use grapevine_vision::source::passed_over::{PassedOver, Reason};
+use grapevine_vision::source::{Found, ImageSource, Item, Source, SourceError, Split};
 pub use report::{Conflict, IngestError, MAX_NAMED, Report};
 use sightings::Sightings;
 

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
+use crate::store::StoreError;
 use grapevine_vision::source::passed_over::PassedOver;
 use grapevine_vision::source::{SourceError, Split, printable};
-use crate::store::StoreError;
 
 /// Most unusable images that a report names; the others are counted.
 pub const MAX_NAMED: usize = 10_000;

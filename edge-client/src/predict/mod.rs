@@ -19,9 +19,9 @@ use grapevine_protocol::{DeviceId, Digest};
 use serde::Serialize;
 
 use crate::classify::{Classifier, LatestHead, Prediction, written};
-use grapevine_vision::image_input::{ImageError, read_image_file};
 use crate::resources::Throttle;
 use crate::watch::{Arrival, Watch};
+use grapevine_vision::image_input::{ImageError, read_image_file};
 
 pub use outgoing::{Figures, MAX_WAITING, Outgoing};
 
@@ -179,15 +179,15 @@ fn now() -> Instant {
 mod tests {
     use std::fs;
 
-    use grapevine_vision::manifest::Manifest;
     use grapevine_models::{Head, Shape};
+    use grapevine_vision::manifest::Manifest;
     use image::{GrayImage, Luma};
     use serde_json::Value;
 
     use super::*;
-    use grapevine_vision::extractor::Extractor;
     use crate::resources::{Limits, Resources};
     use crate::store::{NewestHead, Store, StoreIdentity};
+    use grapevine_vision::extractor::Extractor;
 
     const SECOND: Duration = Duration::from_secs(1);
 

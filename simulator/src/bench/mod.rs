@@ -19,20 +19,20 @@ mod wire;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use grapevine_vision::extractor::ExtractorError;
-use grapevine_vision::image_input::DecodeError;
-use grapevine_vision::source::SourceError;
 use grapevine_host::Shutdown;
 use grapevine_models::{HyperParameter, Method, Params, ParamsError, ShapeError};
 use grapevine_protocol::limits::MAX_BLOB_BYTES;
 use grapevine_protocol::{Encoding, largest_side_information};
+use grapevine_vision::extractor::ExtractorError;
+use grapevine_vision::image_input::DecodeError;
+use grapevine_vision::source::SourceError;
 
 use crate::data::images::{CacheError, ImageProgress, ImagesError};
 use crate::data::long_tail::LongTailError;
 use crate::data::partition::{Partition, PartitionError};
 use crate::data::synthetic::SyntheticError;
-use grapevine_vision::frozen::FrozenExtractorError;
 use crate::report::results::Report;
+use grapevine_vision::frozen::FrozenExtractorError;
 
 use choosing::Chosen;
 pub use federation::FederationError;

@@ -3,15 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use grapevine_vision::extractor::{Extractor, ExtractorError};
-use grapevine_vision::image_input::{ImageError, ImageInput};
 use grapevine_edge_client::ingest::{IngestError, ingest};
-use grapevine_vision::source::SourceError;
 use grapevine_edge_client::store::{Sample, Store, StoreError, StoreIdentity, StoreLimits};
 use grapevine_host::Shutdown;
-use grapevine_vision::manifest::{self, ManifestLoadError};
 use grapevine_models::{Shape, ShapeError};
 use grapevine_protocol::Digest;
+use grapevine_vision::extractor::{Extractor, ExtractorError};
+use grapevine_vision::image_input::{ImageError, ImageInput};
+use grapevine_vision::manifest::{self, ManifestLoadError};
+use grapevine_vision::source::SourceError;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;

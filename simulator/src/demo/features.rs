@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use grapevine_vision::source::{FeatureSource, Source, SourceError, Split};
 use grapevine_edge_client::store::StoreIdentity;
 use grapevine_host::Shutdown;
-use grapevine_vision::manifest::sha256_file;
 use grapevine_models::Shape;
 use grapevine_protocol::Digest;
+use grapevine_vision::manifest::sha256_file;
+use grapevine_vision::source::{FeatureSource, Source, SourceError, Split};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 

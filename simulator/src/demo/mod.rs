@@ -24,9 +24,9 @@ use crate::data::class_counts;
 use crate::data::images::{FeatureCache, ImageProgress};
 use crate::data::partition::Partition;
 use crate::data::synthetic::SyntheticSpec;
-use grapevine_vision::frozen::FrozenExtractor;
 use crate::hyper_parameters::{DEMO_LAMBDA, told_by_demo};
 use crate::report::results::{Report, Run};
+use grapevine_vision::frozen::FrozenExtractor;
 
 pub use dataset::DataError;
 pub use federation::FederationError;

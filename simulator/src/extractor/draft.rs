@@ -3,11 +3,11 @@
 use core::fmt::Write;
 use core::ops::ControlFlow;
 
+use grapevine_host::{Shutdown, draft};
 use grapevine_vision::extractor::{Extractor, ExtractorError};
 use grapevine_vision::image_input::ImageInput;
-use grapevine_vision::source::{ImageSource, Split};
-use grapevine_host::{Shutdown, draft};
 use grapevine_vision::manifest::{Layout, Manifest};
+use grapevine_vision::source::{ImageSource, Split};
 
 use crate::data::images::{ImageProgress, ImagesError, for_each_image};
 

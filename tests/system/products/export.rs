@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use grapevine_vision::image_input::ImageInput;
-use grapevine_vision::manifest;
 use grapevine_tests::fleet::{Fleet, unseen};
 use grapevine_tests::programs::{extractor, root};
+use grapevine_vision::image_input::ImageInput;
+use grapevine_vision::manifest;
 use serde_json::{Value, json};
 use tract_onnx::prelude::*;
 

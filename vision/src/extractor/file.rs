@@ -13,7 +13,8 @@ use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto};
 use tract_onnx::prelude::*;
 
-use super::{ExtractorError, MAX_MODEL_BYTES, one_line};
+use super::{ExtractorError, one_line};
+use crate::manifest::MAX_EXTRACTOR_BYTES;
 
 /// Most parts of a model besides its weights: nodes, names, attributes, dimensions. Large models have ten thousand.
 const MAX_PARTS: usize = 1 << 19;
@@ -35,7 +36,7 @@ pub(super) fn read(path: &Path) -> Result<ModelProto, ExtractorError> {
     parse(&read_bytes(path)?, path)
 }
 
-/// The bytes of a regular file within [`MAX_MODEL_BYTES`].
+/// The bytes of a regular file within [`MAX_EXTRACTOR_BYTES`].
 pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, ExtractorError> {
     let read_error = |source| ExtractorError::Read { path: path.to_owned(), source };
     // Asked before the file is opened: opening a pipe would wait for its other end.
@@ -44,11 +45,11 @@ pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, ExtractorError> {
         let kind = if metadata.is_dir() { io::ErrorKind::IsADirectory } else { io::ErrorKind::InvalidInput };
         return Err(read_error(kind.into()));
     }
-    if metadata.len() > MAX_MODEL_BYTES {
+    if metadata.len() > MAX_EXTRACTOR_BYTES {
         return Err(ExtractorError::TooLarge { path: path.to_owned() });
     }
     let mut bytes = Vec::with_capacity(metadata.len() as usize);
-    File::open(path).and_then(|file| file.take(MAX_MODEL_BYTES).read_to_end(&mut bytes)).map_err(read_error)?;
+    File::open(path).and_then(|file| file.take(MAX_EXTRACTOR_BYTES).read_to_end(&mut bytes)).map_err(read_error)?;
     Ok(bytes)
 }
 

@@ -17,15 +17,13 @@ use core::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
+use crate::manifest::{MAX_EXTRACTOR_BYTES, Manifest};
 use grapevine_models::limits::MAX_FEATURE_VALUE;
-use crate::manifest::Manifest;
 use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::*;
 
 use graph::Wanted;
 
-/// Largest ONNX file, in bytes.
-pub const MAX_MODEL_BYTES: u64 = 256 << 20;
 /// What the runtime says in a panic when it gets no memory for a tensor.
 const NO_MEMORY: &str = "failed to allocate";
 /// Most characters of a reason that is passed on.
@@ -50,8 +48,8 @@ pub enum ExtractorError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The file is over [`MAX_MODEL_BYTES`].
-    #[error("the extractor {path} is larger than {limit} bytes; use a smaller model", limit = MAX_MODEL_BYTES)]
+    /// The file is over [`MAX_EXTRACTOR_BYTES`].
+    #[error("the extractor {path} is larger than {limit} bytes; use a smaller model", limit = MAX_EXTRACTOR_BYTES)]
     TooLarge {
         /// The ONNX file.
         path: PathBuf,

@@ -166,7 +166,7 @@ fn files_that_are_no_models_are_refused() {
 fn a_model_over_the_limit_is_not_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.onnx");
-    File::create(&path).unwrap().set_len(MAX_MODEL_BYTES + 1).unwrap();
+    File::create(&path).unwrap().set_len(MAX_EXTRACTOR_BYTES + 1).unwrap();
     assert!(matches!(Extractor::load(&manifest(), &path), Err(ExtractorError::TooLarge { .. })));
 }
 

@@ -13,11 +13,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 
+use crate::manifest::{self, Layout};
 use crossbeam_channel::{Receiver, bounded, select};
 use grapevine_host::sentence::{one_line, sentence};
 use grapevine_host::{Answer, Shutdown, memory};
-use crate::manifest;
-use crate::manifest::Layout;
 
 use super::inspect::{Inspection, Question, Trial, inspect};
 

@@ -65,6 +65,9 @@ impl ClassFolder {
 }
 
 /// Reads one image file, within [`crate::image_input::MAX_IMAGE_BYTES`].
+///
+/// # Errors
+/// If the file is too large, or cannot be read.
 pub fn read_image(path: &Path) -> Result<Content, EntryError> {
     read_limited(path)?.map(Content::Encoded).ok_or(EntryError::TooLarge)
 }

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use grapevine_models::Shape;
+use grapevine_protocol::Digest;
 use grapevine_vision::extractor::Extractor;
 use grapevine_vision::image_input::ImageInput;
-use grapevine_models::Shape;
 use grapevine_vision::manifest::Manifest;
-use grapevine_protocol::Digest;
 use rayon::prelude::*;
 
 use super::super::BenchError;

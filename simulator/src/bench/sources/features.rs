@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use grapevine_vision::source::{FeatureSource, Source, Split};
-use grapevine_vision::manifest::sha256_file;
 use grapevine_models::Shape;
+use grapevine_vision::manifest::sha256_file;
+use grapevine_vision::source::{FeatureSource, Source, Split};
 
 use super::super::BenchError;
 use super::super::pool::{Pool, PoolSamples, RealSamples, empty_class, halve, keys};

@@ -5,12 +5,12 @@ mod screen;
 
 use std::path::{Path, PathBuf};
 
-use grapevine_vision::extractor::trial::TrialError;
 use grapevine_host::answer::INTERRUPTED;
 use grapevine_host::{Answer, Shutdown, files, sentence};
 use grapevine_simulator::bench::{self, BenchError, Source};
 use grapevine_simulator::report::results::Report;
 use grapevine_simulator::report::{csv, html, svg, table, units};
+use grapevine_vision::extractor::trial::TrialError;
 
 use super::extractor;
 pub(super) use arguments::Arguments;

@@ -4,12 +4,11 @@ use core::fmt::Write;
 use std::path::PathBuf;
 
 use clap::Args;
+use grapevine_host::{Answer, Shutdown};
+use grapevine_simulator::report::units;
 use grapevine_vision::extractor::inspect::{Inspection, Port, Side};
 use grapevine_vision::extractor::trial::{Try, parse_layout, parse_size, slowness};
-use grapevine_host::{Answer, Shutdown};
-use grapevine_vision::manifest;
-use grapevine_vision::manifest::Layout;
-use grapevine_simulator::report::units;
+use grapevine_vision::manifest::{self, Layout};
 use serde::Serialize;
 
 use super::TRIER;

@@ -6,15 +6,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use grapevine_vision::extractor::inspect::{Trial, layout_of};
-use grapevine_vision::extractor::trial::{Try, layout_name, parse_layout, parse_size, slowness};
-use grapevine_vision::extractor::{Extractor, MAX_MODEL_BYTES};
-use grapevine_vision::source::{ImageSource, Source};
 use grapevine_host::sentence::one_line;
 use grapevine_host::{Answer, Shutdown, files};
-use grapevine_vision::manifest;
-use grapevine_vision::manifest::{Input, Layout, Manifest, Output};
 use grapevine_simulator::extractor::draft::{self, Moments};
+use grapevine_vision::extractor::Extractor;
+use grapevine_vision::extractor::inspect::{Trial, layout_of};
+use grapevine_vision::extractor::trial::{Try, layout_name, parse_layout, parse_size, slowness};
+use grapevine_vision::manifest::{self, Input, Layout, MAX_EXTRACTOR_BYTES, Manifest, Output};
+use grapevine_vision::source::{ImageSource, Source};
 use serde::Serialize;
 
 use super::super::images_bar::ImagesBar;
@@ -139,8 +138,8 @@ impl Arguments {
         };
         // Said first, since everything else would be said of a file that is not there.
         let length = fs::metadata(&self.file).with_context(|| format!("cannot read {}", self.file.display()))?.len();
-        if length > MAX_MODEL_BYTES {
-            bail!("{} is larger than {MAX_MODEL_BYTES} bytes; use a smaller model", self.file.display());
+        if length > MAX_EXTRACTOR_BYTES {
+            bail!("{} is larger than {MAX_EXTRACTOR_BYTES} bytes; use a smaller model", self.file.display());
         }
         if folder(out) != folder(&self.file) {
             bail!("a manifest lies in the folder of its ONNX file: put {} there", out.display());

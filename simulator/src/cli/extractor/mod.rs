@@ -7,12 +7,12 @@ mod probe;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use grapevine_vision::extractor::trial::{self, TrialError, Trier};
 use grapevine_host::answer::INTERRUPTED;
 use grapevine_host::{Answer, Shutdown};
-use grapevine_vision::manifest as manifests;
 use grapevine_simulator::data::images::{CacheError, FeatureCache};
+use grapevine_vision::extractor::trial::{self, TrialError, Trier};
 use grapevine_vision::frozen::FrozenExtractor;
+use grapevine_vision::manifest as manifests;
 
 /// This program as its own child.
 const TRIER: Trier = Trier(&["--quiet", "extractor", "trial"]);

@@ -7,9 +7,9 @@ use clap::Args;
 use grapevine_host::{Answer, Shutdown, files};
 use grapevine_models::Shape;
 use grapevine_simulator::data::images::{ImageData, Loaded};
-use grapevine_vision::frozen::FrozenExtractor;
 use grapevine_simulator::extractor::probe::{self, Probe, VALIDATION_SHARE};
 use grapevine_simulator::report::units;
+use grapevine_vision::frozen::FrozenExtractor;
 use serde::Serialize;
 
 use super::super::images_bar::ImagesBar;

@@ -3,9 +3,9 @@
 use core::mem;
 use core::ops::ControlFlow;
 
-use grapevine_vision::source::{Content, Entry, ImageSource, Split};
 use grapevine_edge_client::store::Digest;
 use grapevine_host::Shutdown;
+use grapevine_vision::source::{Content, Entry, ImageSource, Split};
 use rayon::prelude::*;
 
 use super::ImagesError;

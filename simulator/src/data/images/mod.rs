@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use grapevine_vision::source::{Entry, ImageSource, Source, SourceError, Split};
 use grapevine_edge_client::store::Digest;
 use grapevine_host::Shutdown;
+use grapevine_vision::source::{Entry, ImageSource, Source, SourceError, Split};
 use half::f16;
 
 use super::synthetic::SampleSet;
