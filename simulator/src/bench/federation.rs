@@ -101,8 +101,8 @@ pub(super) fn run(
     let devices: Vec<Device<'_>> =
         samples.into_iter().enumerate().map(|(number, samples)| Device::new(number, samples)).collect();
     let auxiliary = setup.params.method.auxiliary().map(|per_class| fleet.auxiliary(per_class));
-    let auxiliary = auxiliary.as_ref().map(|set| Samples::new(fleet.shape, &set.features, &set.labels)).transpose()?;
-    let test = Samples::new(fleet.shape, &fleet.test.features, &fleet.test.labels)?;
+    let auxiliary = auxiliary.as_ref().map(|set| set.samples(fleet.shape)).transpose()?;
+    let test = fleet.test.samples(fleet.shape)?;
     let mut federation = Federation::new(fleet, setup, &devices, auxiliary);
     let mut rounds = Vec::new();
     loop {

@@ -7,8 +7,8 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
+use crate::data::SampleSet;
 use crate::data::class_counts;
-use crate::data::synthetic::SampleSet;
 
 /// Tells the draws of this file from those that deal samples to devices.
 const HELD_OUT_STREAM: u64 = 1;
@@ -42,7 +42,7 @@ impl Fleet {
 
     /// The devices' samples, checked.
     pub(super) fn samples(&self) -> Result<Vec<Samples<'_>>, SamplesError> {
-        self.devices.iter().map(|device| Samples::new(self.shape, &device.features, &device.labels)).collect()
+        self.devices.iter().map(|device| device.samples(self.shape)).collect()
     }
 
     /// The same fleet less a share of every class, which becomes its test set: for choosing hyper-parameters without a
@@ -51,7 +51,7 @@ impl Fleet {
     pub(super) fn with_validation(&self, Validation { share, fold }: Validation) -> Self {
         let mut left: Vec<usize> = self.devices.iter().map(|device| device.labels.len()).collect();
         let mut held_out = vec![Vec::new(); self.devices.len()];
-        let mut test = SampleSet { features: Vec::new(), labels: Vec::new() };
+        let mut test = SampleSet::empty(self.shape.features());
         for places in self.shuffled_places(HELD_OUT_STREAM) {
             let wanted = ((places.len() as f64 * share).round() as usize).clamp(1, places.len().max(2) - 1);
             let wanted = if places.len() < 2 { 0 } else { wanted };
@@ -61,15 +61,13 @@ impl Fleet {
                     left[device] -= 1;
                     taken += 1;
                     held_out[device].push(row);
-                    test.push(&self.devices[device], row, self.shape);
+                    push(&mut test, &self.devices[device], row);
                 }
             }
         }
         let without = |(device, held_out): (&SampleSet, &Vec<usize>)| {
-            let mut rest = SampleSet { features: Vec::new(), labels: Vec::new() };
-            let kept = (0..device.labels.len()).filter(|row| !held_out.contains(row));
-            kept.for_each(|row| rest.push(device, row, self.shape));
-            rest
+            let kept = (0..device.labels.len()).filter(|row| !held_out.contains(row)).map(|row| row as u32);
+            device.select(&kept.collect::<Vec<u32>>())
         };
         let devices = self.devices.iter().zip(&held_out).map(without).collect();
         Self { devices, test: Arc::new(test), ..*self }
@@ -78,10 +76,10 @@ impl Fleet {
     /// Copies of `per_class` samples of every class, or of all that there are: what an aggregator that needs samples of
     /// its own is given.
     pub(super) fn auxiliary(&self, per_class: u16) -> SampleSet {
-        let mut set = SampleSet { features: Vec::new(), labels: Vec::new() };
+        let mut set = SampleSet::empty(self.shape.features());
         for places in self.shuffled_places(AUXILIARY_STREAM) {
             for (device, row) in places.into_iter().take(usize::from(per_class)) {
-                set.push(&self.devices[device], row, self.shape);
+                push(&mut set, &self.devices[device], row);
             }
         }
         set
@@ -102,12 +100,8 @@ impl Fleet {
     }
 }
 
-impl SampleSet {
-    fn push(&mut self, from: &Self, row: usize, shape: Shape) {
-        let width = shape.features();
-        self.features.extend_from_slice(&from.features[row * width..(row + 1) * width]);
-        self.labels.push(from.labels[row]);
-    }
+fn push(set: &mut SampleSet, from: &SampleSet, row: usize) {
+    set.push(from.features.row(row), from.labels[row]);
 }
 
 #[cfg(test)]
@@ -115,9 +109,9 @@ mod tests {
     use super::*;
 
     fn fleet() -> Fleet {
-        let device = |labels: &[u16], first: f32| SampleSet {
-            features: (0..labels.len()).map(|row| first + row as f32).collect(),
-            labels: labels.to_vec(),
+        let device = |labels: &[u16], first: f32| {
+            let features = (0..labels.len()).map(|row| first + row as f32).collect();
+            SampleSet::of_rows(features, labels.to_vec(), 1)
         };
         let devices = vec![device(&[0; 10], 0.0), device(&[0, 0, 1, 1, 1], 100.0), device(&[2], 200.0)];
         let test = Arc::new(device(&[0, 1, 2], 300.0));
@@ -133,7 +127,7 @@ mod tests {
         assert_eq!(counts, [3, 1, 0, 0]);
         assert_eq!(split.devices.len(), 3);
         let all = |fleet: &Fleet| fleet.devices.iter().flat_map(|device| device.features.clone()).collect::<Vec<f32>>();
-        let mut again = [all(&split), split.test.features.clone()].concat();
+        let mut again = [all(&split), split.test.features.iter().copied().collect()].concat();
         again.sort_by(f32::total_cmp);
         assert_eq!(again, all(&whole));
         assert_eq!(whole.with_validation(fold(0)).test, split.test);

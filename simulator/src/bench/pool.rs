@@ -5,16 +5,18 @@ use std::sync::Arc;
 
 use grapevine_models::Shape;
 use grapevine_protocol::{Digest, Encoding};
+use ndarray::{Array2, ArrayView1, Axis};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::BenchError;
 use super::fleet::Fleet;
+use crate::data::SampleSet;
 use crate::data::class_counts;
 use crate::data::long_tail::long_tail;
 use crate::data::partition::{Partition, partition};
-use crate::data::synthetic::{SampleSet, Synthetic, SyntheticFleet, SyntheticSpec};
+use crate::data::synthetic::{Synthetic, SyntheticFleet, SyntheticSpec};
 
 /// Held-out samples per class of made-up features.
 const SYNTHETIC_TEST_PER_CLASS: usize = 20;
@@ -97,15 +99,15 @@ impl RealSamples {
         };
         let labels: Vec<u16> = rows.iter().map(|&row| self.train.labels[row as usize]).collect();
         let dealt = partition(&labels, shape.classes(), deal.devices, deal.alpha, deal.partition, &mut rng)?;
-        let devices = dealt.par_iter().map(|mine| self.device(shape, mine.iter().map(|&at| rows[at as usize])));
+        let devices = dealt.par_iter().map(|mine| self.device(mine.iter().map(|&at| rows[at as usize])));
         Ok(Fleet { shape, devices: devices.collect(), test: self.test.clone(), seed })
     }
 
     /// A device's samples as its store gives them: ordered by label, then digest.
-    fn device(&self, shape: Shape, rows: impl Iterator<Item = u32>) -> SampleSet {
-        let mut rows: Vec<usize> = rows.map(|row| row as usize).collect();
-        rows.sort_by_key(|&row| (self.train.labels[row], self.keys[row]));
-        self.train.select(&rows, shape)
+    fn device(&self, rows: impl Iterator<Item = u32>) -> SampleSet {
+        let mut rows: Vec<u32> = rows.collect();
+        rows.sort_by_key(|&row| (self.train.labels[row as usize], self.keys[row as usize]));
+        self.train.select(&rows)
     }
 }
 
@@ -121,30 +123,32 @@ fn make_up(spec: SyntheticSpec, samples_per_device: usize, deal: &Deal, seed: u6
             seed,
         },
     )?;
-    let devices = (0..deal.devices).into_par_iter().map(|number| stored(synthetic.device(number), spec.shape));
+    let devices = (0..deal.devices).into_par_iter().map(|number| stored(synthetic.device(number)));
     let test = Arc::new(synthetic.test(SYNTHETIC_TEST_PER_CLASS));
     Ok(Fleet { shape: spec.shape, devices: devices.collect(), test, seed })
 }
 
 /// Samples as a device's store gives them back.
-fn stored(samples: SampleSet, shape: Shape) -> SampleSet {
-    let keys = keys(&samples, shape);
-    let mut rows: Vec<usize> = (0..samples.labels.len()).collect();
-    rows.sort_by_key(|&row| (samples.labels[row], keys[row]));
-    let mut ordered = samples.select(&rows, shape);
-    halve(&mut ordered.features, shape);
+fn stored(samples: SampleSet) -> SampleSet {
+    let keys = keys(&samples);
+    let mut rows: Vec<u32> = (0..samples.labels.len() as u32).collect();
+    rows.sort_by_key(|&row| (samples.labels[row as usize], keys[row as usize]));
+    let mut ordered = samples.select(&rows);
+    halve(&mut ordered.features);
     ordered
 }
 
 /// What a device's store would know samples by that are no images.
-pub(super) fn keys(samples: &SampleSet, shape: Shape) -> Vec<[u8; 32]> {
-    let key = |row: &[f32]| Digest::of(&row.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>()).0;
-    samples.features.par_chunks(shape.features()).map(key).collect()
+pub(super) fn keys(samples: &SampleSet) -> Vec<[u8; 32]> {
+    let key =
+        |row: ArrayView1<'_, f32>| Digest::of(&row.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>()).0;
+    samples.features.axis_iter(Axis(0)).into_par_iter().map(key).collect()
 }
 
 /// Rounds features to what a device's store keeps of them, f16.
-pub(super) fn halve(features: &mut [f32], shape: Shape) {
-    features.par_chunks_mut(shape.features()).for_each(|row| {
+pub(super) fn halve(features: &mut Array2<f32>) {
+    features.axis_iter_mut(Axis(0)).into_par_iter().for_each(|mut row| {
+        let row = row.as_slice_mut().expect("standard layout");
         let mut bytes = Vec::with_capacity(2 * row.len());
         Encoding::F16.write(row, row.len(), &mut bytes);
         // What is not finite in f16 stays as it is, for the check of all samples to find.
@@ -152,15 +156,6 @@ pub(super) fn halve(features: &mut [f32], shape: Shape) {
             row.copy_from_slice(&rounded);
         }
     });
-}
-
-impl SampleSet {
-    fn select(&self, rows: &[usize], shape: Shape) -> Self {
-        let width = shape.features();
-        let mut features = Vec::with_capacity(rows.len() * width);
-        rows.iter().for_each(|&row| features.extend_from_slice(&self.features[row * width..(row + 1) * width]));
-        Self { features, labels: rows.iter().map(|&row| self.labels[row]).collect() }
-    }
 }
 
 /// The first class without a sample.

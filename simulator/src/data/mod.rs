@@ -5,11 +5,14 @@ pub mod dirichlet;
 pub mod images;
 pub mod long_tail;
 pub mod partition;
+mod samples;
 pub mod synthetic;
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+
+pub use samples::SampleSet;
 
 /// How an `.npz` begins.
 const ZIP: [u8; 4] = *b"PK\x03\x04";

@@ -12,6 +12,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 
+use super::SampleSet;
 use super::class_counts;
 use super::partition::{Partition, PartitionError, partition};
 
@@ -72,15 +73,6 @@ pub enum SyntheticError {
     /// Samples cannot be dealt.
     #[error(transparent)]
     Partition(#[from] PartitionError),
-}
-
-/// Features and labels of one device or of the test set.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SampleSet {
-    /// Standardised features: `[sample][feature]`.
-    pub features: Vec<f32>,
-    /// One label per sample.
-    pub labels: Vec<u16>,
 }
 
 /// A synthetic fleet: class centres and who holds which labels.
@@ -158,7 +150,7 @@ impl Synthetic {
             let centre = &self.centres[start..start + width];
             features.extend(centre.iter().map(|centre| centre + scale * rng.sample::<f32, _>(StandardNormal)));
         }
-        SampleSet { features, labels }
+        SampleSet::of_rows(features, labels, width)
     }
 }
 
@@ -250,7 +242,7 @@ mod tests {
         }
         assert!(fleet_counts.is_sorted_by(|left, right| left >= right));
         assert!((30..=60).contains(&(fleet_counts[0] / fleet_counts[9])), "{fleet_counts:?}");
-        assert_ne!(data.device(0).features[..16], data.device(1).features[..16]);
+        assert_ne!(data.device(0).features.row(0), data.device(1).features.row(0));
         assert!(data.device(20).labels.is_empty());
     }
 
@@ -276,7 +268,7 @@ mod tests {
             let distances: Vec<f32> = data.centres.chunks(64).map(distance).collect();
             (0..8u16).min_by(|&a, &b| distances[usize::from(a)].total_cmp(&distances[usize::from(b)])).unwrap()
         };
-        let hits = test.features.chunks(64).zip(&test.labels).filter(|&(row, &label)| nearest(row) == label).count();
+        let hits = test.iter().filter(|&(row, label)| nearest(row) == label).count();
         assert!((280..320).contains(&hits), "{hits} of 320");
     }
 

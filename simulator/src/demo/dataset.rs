@@ -17,12 +17,13 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::{DIGITS_IMBALANCE, DemoError, DemoOptions, Progress, Source, features, images};
+use crate::data::SampleSet;
 use crate::data::class_counts;
 use crate::data::digits::{self, Digits, FolderError};
 use crate::data::images::ImagesError;
 use crate::data::long_tail::{LongTailError, long_tail};
 use crate::data::partition::{PartitionError, partition};
-use crate::data::synthetic::{SampleSet, Synthetic, SyntheticError, SyntheticFleet, SyntheticSpec};
+use crate::data::synthetic::{Synthetic, SyntheticError, SyntheticFleet, SyntheticSpec};
 
 /// The shipped extractor, so that the demo runs from any folder.
 const DIGITS_ONNX: &[u8] = include_bytes!("../../../models/onnx/digits.onnx");
@@ -223,7 +224,7 @@ fn extract_test(
             Ok(extractor.extract(&image)?)
         })
         .collect::<Result<Vec<Vec<f32>>, DataError>>()?;
-    Ok(SampleSet { features: features.concat(), labels: digits.labels_of(held_out) })
+    Ok(SampleSet::of_rows(features.concat(), digits.labels_of(held_out), extractor.features()))
 }
 
 fn prepare_synthetic(
@@ -257,7 +258,7 @@ fn prepare_synthetic(
         }
         let device = device_folder(folder, number)?;
         let samples = synthetic.device(number);
-        let digests: Vec<[u8; 32]> = samples.features.chunks_exact(shape.features()).map(digest_of).collect();
+        let digests: Vec<[u8; 32]> = samples.iter().map(|(features, _)| digest_of(features)).collect();
         stores.push(Arc::new(filled(&device, &identity, &samples, &digests)?));
         progress(&Progress::Preparing { done: number + 1, devices: options.devices });
     }
@@ -283,8 +284,8 @@ pub(super) fn filled(
 ) -> Result<Store, StoreError> {
     let limits = StoreLimits { max_samples: u32::MAX, max_bytes: u64::MAX, ..StoreLimits::default() };
     let store = Store::open(&device.join("store.redb"), identity)?.with_limits(limits);
-    let rows = samples.features.chunks_exact(identity.shape.features()).zip(&samples.labels).zip(digests);
-    let batch: Vec<Sample<'_>> = rows.map(|((features, &label), &digest)| Sample { label, digest, features }).collect();
+    let rows = samples.iter().zip(digests);
+    let batch: Vec<Sample<'_>> = rows.map(|((features, label), &digest)| Sample { label, digest, features }).collect();
     store.insert_batch(&batch)?;
     Ok(store)
 }

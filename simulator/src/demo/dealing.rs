@@ -9,9 +9,9 @@ use rand_chacha::ChaCha8Rng;
 
 use super::dataset::{DataError, counts_of, device_folder, filled};
 use super::{DemoOptions, Progress};
+use crate::data::SampleSet;
 use crate::data::class_counts;
 use crate::data::partition::partition;
-use crate::data::synthetic::SampleSet;
 
 /// With fewer test samples of a class than this, one of them moves its accuracy by more than 5 points.
 const FEW_TEST_SAMPLES: u64 = 20;
@@ -46,21 +46,12 @@ impl Train<'_> {
                 break;
             }
             let device = device_folder(folder, number)?;
-            let (samples, digests) = self.part(mine, identity.shape.features());
+            let samples = self.samples.select(mine);
+            let digests: Vec<[u8; 32]> = mine.iter().map(|&at| self.digests[at as usize]).collect();
             stores.push(Arc::new(filled(&device, identity, &samples, &digests)?));
             progress(&Progress::Preparing { done: number + 1, devices: options.devices });
         }
         Ok(Dealt { stores, counts: counts_of(&dealt, labels, classes) })
-    }
-
-    /// One device's samples and what they came from.
-    fn part(&self, mine: &[u32], features: usize) -> (SampleSet, Vec<[u8; 32]>) {
-        let rows = mine.iter().flat_map(|&at| &self.samples.features[at as usize * features..][..features]);
-        let samples = SampleSet {
-            features: rows.copied().collect(),
-            labels: mine.iter().map(|&at| self.samples.labels[at as usize]).collect(),
-        };
-        (samples, mine.iter().map(|&at| self.digests[at as usize]).collect())
     }
 }
 

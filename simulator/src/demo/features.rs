@@ -7,7 +7,7 @@ use grapevine_host::Shutdown;
 use grapevine_models::Shape;
 use grapevine_protocol::Digest;
 use grapevine_vision::manifest::sha256_file;
-use grapevine_vision::source::{FeatureSource, Source, SourceError, Split};
+use grapevine_vision::source::{FeatureSource, Features, Source, SourceError, Split};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -15,9 +15,9 @@ use super::dataset::{DataError, Prepared, digest_of};
 use super::dealing::{Train, check_classes, few_tests};
 use super::{DemoOptions, OWN_IMBALANCE, Progress};
 use crate::bench::unusual_spread;
+use crate::data::SampleSet;
 use crate::data::class_counts;
 use crate::data::long_tail::{long_tail, ratio_of, tail_for, told};
-use crate::data::synthetic::SampleSet;
 
 /// Fills one store per device and makes the held-out set.
 pub(super) fn prepare(
@@ -41,10 +41,10 @@ pub(super) fn prepare(
     let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
     let tail = tail_for(&all.labels, shape.classes(), options.imbalance, OWN_IMBALANCE);
     let train = match tail {
-        Some(ratio) => chosen(&all, &long_tail(&all.labels, shape.classes(), ratio, &mut rng)?, shape.features()),
+        Some(ratio) => all.select(&long_tail(&all.labels, shape.classes(), ratio, &mut rng)?),
         None => all.clone(),
     };
-    let digests: Vec<[u8; 32]> = train.features.chunks_exact(shape.features()).map(digest_of).collect();
+    let digests: Vec<[u8; 32]> = train.iter().map(|(features, _)| digest_of(features)).collect();
     let extractor = sha256_file(path).map_err(|source| DataError::Read { path: path.to_owned(), source })?;
     let extractor = Digest::from_hex(&extractor).expect("a digest in hexadecimal");
     let identity = StoreIdentity { extractor: extractor.0, classes: class_names.clone(), shape };
@@ -58,7 +58,7 @@ pub(super) fn prepare(
     let counts = |samples: &SampleSet| class_counts(samples.labels.iter().copied(), shape.classes());
     let mut notes = vec![told(&counts(&all), &counts(&train), tail)];
     notes.extend(few_tests(&counts(&test)));
-    notes.extend(unusual_spread(&train.features, shape).map(|spread| spread + SCALED));
+    notes.extend(unusual_spread(train.features.view()).map(|spread| spread + SCALED));
     Ok(Prepared {
         name: source.name(),
         shape,
@@ -76,14 +76,6 @@ pub(super) fn prepare(
 const SCALED: &str = " Both are options of `fleet bench`.";
 
 fn load(source: &FeatureSource, split: Split) -> Result<SampleSet, SourceError> {
-    let loaded = source.load(split)?;
-    Ok(SampleSet { features: loaded.features, labels: loaded.labels })
-}
-
-fn chosen(all: &SampleSet, rows: &[u32], features: usize) -> SampleSet {
-    let of_row = |&row: &u32| all.features[row as usize * features..][..features].iter().copied();
-    SampleSet {
-        features: rows.iter().flat_map(of_row).collect(),
-        labels: rows.iter().map(|&row| all.labels[row as usize]).collect(),
-    }
+    let Features { features, labels } = source.load(split)?;
+    Ok(SampleSet { features, labels })
 }

@@ -13,7 +13,7 @@ use grapevine_edge_client::device::DeviceReport;
 use grapevine_host::Shutdown;
 use grapevine_models::evaluate::Accuracy;
 use grapevine_models::limits::MAX_SAMPLES;
-use grapevine_models::{Head, Samples, Sums, ValidParams};
+use grapevine_models::{Head, Sums, ValidParams};
 use grapevine_protocol::{Digest, Encoding, RunId, class_list_digest};
 
 use super::dataset::{DataError, Prepared};
@@ -197,7 +197,7 @@ impl Watch<'_> {
         let is_start = !self.params.method.is_one_shot() && !outcome.request.is_training();
         let Some(head) = head.filter(|_| !is_start) else { return };
         let test = &self.prepared.test;
-        let Ok(samples) = Samples::new(self.prepared.shape, &test.features, &test.labels) else { return };
+        let Ok(samples) = test.samples(self.prepared.shape) else { return };
         let accuracy = Accuracy::of(head, &samples);
         self.by_round.push(accuracy.balanced());
         self.accuracy = Some(accuracy);

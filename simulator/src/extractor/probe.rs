@@ -8,8 +8,8 @@ use grapevine_models::{Head, Method, Samples, SamplesError, Shape, Statistics, S
 use rayon::prelude::*;
 use serde::Serialize;
 
+use crate::data::SampleSet;
 use crate::data::images::stratified;
-use crate::data::synthetic::SampleSet;
 
 /// Part of each class of the training samples on which the strength of regularisation is chosen.
 pub const VALIDATION_SHARE: f64 = 0.2;
@@ -49,14 +49,14 @@ pub enum ProbeError {
 /// # Errors
 /// If the numbers are no samples of this shape, or their sums leave the range.
 pub fn probe(shape: Shape, train: &SampleSet, test: &SampleSet) -> Result<[Probe; 2], ProbeError> {
-    Samples::new(shape, &train.features, &train.labels)?;
+    train.samples(shape)?;
     let (fit, validation) = stratified(&train.labels, VALIDATION_SHARE);
-    let (fit, validation) = (chosen(shape, train, &fit), chosen(shape, train, &validation));
-    let fit_sums = sums(&Samples::new(shape, &fit.features, &fit.labels)?)?;
-    let validation = Samples::new(shape, &validation.features, &validation.labels)?;
+    let (fit, validation) = (train.select(&fit), train.select(&validation));
+    let fit_sums = sums(&fit.samples(shape)?)?;
+    let validation = validation.samples(shape)?;
     let mut all_sums = sums(&validation)?;
     all_sums.add(&fit_sums)?;
-    let test = Samples::new(shape, &test.features, &test.labels)?;
+    let test = test.samples(shape)?;
     let best = |method: Method| {
         let tried = STRENGTHS.into_par_iter().map(|strength| {
             let head = head(method, &fit_sums, strength);
@@ -87,43 +87,31 @@ fn head(method: Method, sums: &Statistics, strength: f64) -> Head {
 /// On all cores: sums are exact, so that their order does not matter.
 fn sums(samples: &Samples<'_>) -> Result<Statistics, ProbeError> {
     let shape = samples.shape();
-    let rows: Vec<(&[f32], u16)> = samples.iter().collect();
-    let parts: Result<Vec<Statistics>, ProbeError> = rows
-        .par_chunks(PART)
-        .map(|rows| {
-            let features: Vec<f32> = rows.iter().flat_map(|(features, _)| features.iter().copied()).collect();
-            let labels: Vec<u16> = rows.iter().map(|(_, label)| *label).collect();
-            Ok(Statistics::of(&Samples::new(shape, &features, &labels)?, Sums::SecondMoment, 1))
-        })
+    let all = samples.labels().len();
+    let starts = (0..all).into_par_iter().step_by(PART);
+    let parts: Vec<Statistics> = starts
+        .map(|start| Statistics::of(&samples.part(start..all.min(start + PART)), Sums::SecondMoment, 1))
         .collect();
     let mut sums = Statistics::empty(shape, Sums::SecondMoment);
-    for part in parts? {
+    for part in parts {
         sums.add(&part)?;
     }
     Ok(sums)
 }
 
-fn chosen(shape: Shape, samples: &SampleSet, indices: &[u32]) -> SampleSet {
-    let d = shape.features();
-    let rows = indices.iter().flat_map(|&index| &samples.features[index as usize * d..(index as usize + 1) * d]);
-    SampleSet {
-        features: rows.copied().collect(),
-        labels: indices.iter().map(|&index| samples.labels[index as usize]).collect(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use ndarray::arr1;
+
     use super::*;
 
     /// Two clusters that only the second feature tells apart, with nine times as many samples of the first.
     fn samples(shift: u32) -> SampleSet {
-        let mut samples = SampleSet { features: Vec::new(), labels: Vec::new() };
+        let mut samples = SampleSet::empty(3);
         for index in 0..200_u32 {
             let label = u16::from(index % 10 == 0);
             let noise = |factor: u32| ((index * factor + shift) % 17) as f32 / 17.0 - 0.5;
-            samples.features.extend([noise(5), noise(7) + 2.0 * f32::from(label), 3.0 * noise(11)]);
-            samples.labels.push(label);
+            samples.push(arr1(&[noise(5), noise(7) + 2.0 * f32::from(label), 3.0 * noise(11)]).view(), label);
         }
         samples
     }

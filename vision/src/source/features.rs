@@ -7,6 +7,7 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use grapevine_models::limits::{MAX_FEATURE_VALUE, MAX_FEATURES, MAX_SAMPLES};
+use ndarray::{Array2, ArrayView1};
 use zip::ZipArchive;
 
 use super::error::SourceError;
@@ -26,11 +27,9 @@ pub struct FeatureSource {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Features {
     /// `[sample][feature]`, finite, as they are in the file.
-    pub features: Vec<f32>,
+    pub features: Array2<f32>,
     /// `[sample]`.
     pub labels: Vec<u16>,
-    /// Features per sample.
-    pub width: usize,
 }
 
 /// One sample.
@@ -121,12 +120,12 @@ impl FeatureSource {
     /// If the file cannot be read, is damaged or was replaced meanwhile, or a feature is not finite or too large.
     pub fn load(&self, split: Split) -> Result<Features, SourceError> {
         let labels = self.labels(split).to_vec();
-        let mut features = Vec::new();
+        let mut features = Array2::zeros((labels.len(), self.width));
         self.visit(split, &mut |row| {
-            features.extend_from_slice(row.features);
+            features.row_mut(row.index).assign(&ArrayView1::from(row.features));
             ControlFlow::Continue(())
         })?;
-        Ok(Features { features, labels, width: self.width })
+        Ok(Features { features, labels })
     }
 
     /// Gives `visitor` every sample of a split, one at a time in the file's order, until it breaks off.

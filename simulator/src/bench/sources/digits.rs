@@ -12,8 +12,8 @@ use rayon::prelude::*;
 
 use super::super::BenchError;
 use super::super::pool::{Pool, PoolSamples, RealSamples, halve};
+use crate::data::SampleSet;
 use crate::data::digits::{self, Digits};
-use crate::data::synthetic::SampleSet;
 
 const ONNX: &[u8] = include_bytes!("../../../../models/onnx/digits.onnx");
 const MANIFEST: &str = include_str!("../../../../models/onnx/digits.toml");
@@ -32,10 +32,11 @@ pub(super) fn open() -> Result<Pool, BenchError> {
         };
         let (features, keys): (Vec<Vec<f32>>, Vec<[u8; 32]>) =
             indices.par_iter().map(one).collect::<Result<Vec<_>, BenchError>>()?.into_iter().unzip();
-        Ok::<_, BenchError>((SampleSet { features: features.concat(), labels: digits.labels_of(indices) }, keys))
+        let samples = SampleSet::of_rows(features.concat(), digits.labels_of(indices), shape.features());
+        Ok::<_, BenchError>((samples, keys))
     };
     let (mut train, keys) = extract(&split.pool)?;
-    halve(&mut train.features, shape);
+    halve(&mut train.features);
     let (test, _) = extract(&split.held_out)?;
     Ok(Pool {
         name: "handwritten digits (UCI), 8 x 8 pixels".into(),

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use grapevine_models::Shape;
 use grapevine_vision::manifest::sha256_file;
-use grapevine_vision::source::{FeatureSource, Source, Split};
+use grapevine_vision::source::{FeatureSource, Features, Source, Split};
 
 use super::super::BenchError;
 use super::super::pool::{Pool, PoolSamples, RealSamples, empty_class, halve, keys};
 use super::standardise::{Scale, unusual_spread};
-use crate::data::synthetic::SampleSet;
+use crate::data::SampleSet;
 
 pub(super) fn open(path: &Path, standardise: bool) -> Result<Pool, BenchError> {
     let source = match Source::open(path)? {
@@ -32,19 +32,19 @@ pub(super) fn open(path: &Path, standardise: bool) -> Result<Pool, BenchError> {
         }
     }
     if standardise {
-        let scale = Scale::of(&train.features, shape);
-        scale.apply(&mut train.features, shape);
-        scale.apply(&mut test.features, shape);
+        let scale = Scale::of(train.features.view());
+        scale.apply(&mut train.features);
+        scale.apply(&mut test.features);
     }
-    let keys = keys(&train, shape);
-    halve(&mut train.features, shape);
+    let keys = keys(&train);
+    halve(&mut train.features);
     let digest = sha256_file(path).map_err(|source| BenchError::Read { path: path.to_owned(), source })?;
     Ok(Pool {
         name: source.name(),
         shape,
         class_names: (0..shape.classes()).map(|class| class.to_string()).collect(),
         digests: [(source.name(), digest)].into(),
-        notes: unusual_spread(&train.features, shape).into_iter().collect(),
+        notes: unusual_spread(train.features.view()).into_iter().collect(),
         samples: PoolSamples::Real(RealSamples {
             labels: train.labels.clone(),
             train,
@@ -56,6 +56,6 @@ pub(super) fn open(path: &Path, standardise: bool) -> Result<Pool, BenchError> {
 }
 
 fn load(source: &FeatureSource, split: Split) -> Result<SampleSet, BenchError> {
-    let loaded = source.load(split)?;
-    Ok(SampleSet { features: loaded.features, labels: loaded.labels })
+    let Features { features, labels } = source.load(split)?;
+    Ok(SampleSet { features, labels })
 }

@@ -1,6 +1,6 @@
 //! The scale that the learning rates assume: `(x - mean) / std / sqrt(d / 16)`.
 
-use grapevine_models::Shape;
+use ndarray::{Array2, ArrayView2};
 
 /// How many times too large or too small a spread may be before it is worth a word.
 const UNUSUAL: f64 = 3.0;
@@ -14,9 +14,9 @@ pub(super) struct Scale {
 
 impl Scale {
     /// Of samples `[n][d]`, at least one.
-    pub(super) fn of(features: &[f32], shape: Shape) -> Self {
-        let (mean, deviation) = moments(features, shape);
-        let root = (shape.features() as f64 / 16.0).sqrt();
+    pub(super) fn of(features: ArrayView2<'_, f32>) -> Self {
+        let (mean, deviation) = moments(features);
+        let root = (features.ncols() as f64 / 16.0).sqrt();
         // Below the precision of the features a spread is rounding.
         let is_spread = |mean: f64, deviation: f64| deviation > mean.abs() * f64::from(f32::EPSILON);
         let factor = mean
@@ -26,8 +26,8 @@ impl Scale {
         Self { factor: factor.collect(), mean }
     }
 
-    pub(super) fn apply(&self, features: &mut [f32], shape: Shape) {
-        for row in features.chunks_exact_mut(shape.features()) {
+    pub(super) fn apply(&self, features: &mut Array2<f32>) {
+        for mut row in features.rows_mut() {
             for ((value, mean), factor) in row.iter_mut().zip(&self.mean).zip(&self.factor) {
                 *value = ((f64::from(*value) - mean) * factor) as f32;
             }
@@ -36,10 +36,10 @@ impl Scale {
 }
 
 /// What to say about features whose spread is far from what the learning rates assume.
-pub(crate) fn unusual_spread(features: &[f32], shape: Shape) -> Option<String> {
-    let (_, deviation) = moments(features, shape);
+pub(crate) fn unusual_spread(features: ArrayView2<'_, f32>) -> Option<String> {
+    let (_, deviation) = moments(features);
     let variance = deviation.iter().map(|deviation| deviation * deviation).sum::<f64>() / deviation.len() as f64;
-    let (spread, expected) = (variance.sqrt(), 4.0 / (shape.features() as f64).sqrt());
+    let (spread, expected) = (variance.sqrt(), 4.0 / (features.ncols() as f64).sqrt());
     let is_usual = (expected / UNUSUAL..=expected * UNUSUAL).contains(&spread);
     (!is_usual).then(|| {
         format!(
@@ -50,15 +50,14 @@ pub(crate) fn unusual_spread(features: &[f32], shape: Shape) -> Option<String> {
 }
 
 /// Mean and standard deviation of each feature.
-fn moments(features: &[f32], shape: Shape) -> (Vec<f64>, Vec<f64>) {
-    let width = shape.features();
-    let rows = (features.len() / width).max(1) as f64;
-    let mut mean = vec![0.0; width];
-    for row in features.chunks_exact(width) {
+fn moments(features: ArrayView2<'_, f32>) -> (Vec<f64>, Vec<f64>) {
+    let rows = features.nrows().max(1) as f64;
+    let mut mean = vec![0.0; features.ncols()];
+    for row in features.rows() {
         mean.iter_mut().zip(row).for_each(|(mean, &value)| *mean += f64::from(value) / rows);
     }
-    let mut variance = vec![0.0; width];
-    for row in features.chunks_exact(width) {
+    let mut variance = vec![0.0; features.ncols()];
+    for row in features.rows() {
         let away = row.iter().zip(&mean).map(|(&value, mean)| f64::from(value) - mean);
         variance.iter_mut().zip(away).for_each(|(variance, away)| *variance += away * away / rows);
     }
@@ -71,16 +70,16 @@ mod tests {
 
     #[test]
     fn standardised_features_have_the_scale_of_the_learning_rates() {
-        let shape = Shape::new(2, 4).unwrap();
-        let mut features: Vec<f32> = (0..400).map(|at| (at * 37 % 101) as f32 * (at % 4) as f32 + 5.0).collect();
-        assert!(unusual_spread(&features, shape).unwrap().contains("--standardise train"));
-        let scale = Scale::of(&features, shape);
-        scale.apply(&mut features, shape);
-        let (mean, deviation) = moments(&features, shape);
+        let value = |at: usize| (at * 37 % 101) as f32 * (at % 4) as f32 + 5.0;
+        let mut features = Array2::from_shape_fn((100, 4), |(row, feature)| value(4 * row + feature));
+        assert!(unusual_spread(features.view()).unwrap().contains("--standardise train"));
+        let scale = Scale::of(features.view());
+        scale.apply(&mut features);
+        let (mean, deviation) = moments(features.view());
         assert!(mean.iter().all(|mean| mean.abs() < 1e-6), "{mean:?}");
         // The first feature is the same for all samples.
         assert_eq!(deviation[0], 0.0);
         assert!(deviation[1..].iter().all(|deviation| (deviation - 2.0).abs() < 1e-5), "{deviation:?}");
-        assert_eq!(unusual_spread(&features, shape), None);
+        assert_eq!(unusual_spread(features.view()), None);
     }
 }

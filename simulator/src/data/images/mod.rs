@@ -15,8 +15,9 @@ use grapevine_edge_client::store::Digest;
 use grapevine_host::Shutdown;
 use grapevine_vision::source::{Entry, ImageSource, Source, SourceError, Split};
 use half::f16;
+use ndarray::Array1;
 
-use super::synthetic::SampleSet;
+use super::SampleSet;
 use grapevine_vision::frozen::FrozenExtractor;
 
 pub use cache::{CacheError, FeatureCache, MAX_CACHE_BYTES};
@@ -247,7 +248,7 @@ impl ImageSet {
             book.close();
             result?;
         }
-        self.collect(chosen, &known, unreadable, cached)
+        self.collect(d, chosen, &known, unreadable, cached)
     }
 
     /// Extracts the wanted images in the source's order, each once.
@@ -281,12 +282,13 @@ impl ImageSet {
 
     fn collect(
         &self,
+        width: usize,
         chosen: &[u32],
         known: &BTreeMap<Digest, Option<Vec<f16>>>,
         mut unreadable: Vec<(String, String)>,
         cached: usize,
     ) -> Result<Loaded, ImagesError> {
-        let mut samples = SampleSet { features: Vec::new(), labels: Vec::with_capacity(chosen.len()) };
+        let mut samples = SampleSet::empty(width);
         let (mut digests, mut positions) = (Vec::new(), Vec::new());
         let mut gone = 0;
         for (position, &index) in (0_u32..).zip(chosen) {
@@ -295,8 +297,8 @@ impl ImageSet {
                 gone += 1;
                 continue;
             };
-            samples.features.extend(features.iter().map(|value| value.to_f32()));
-            samples.labels.push(self.labels[index as usize]);
+            let features: Array1<f32> = features.iter().map(|value| value.to_f32()).collect();
+            samples.push(features.view(), self.labels[index as usize]);
             digests.push(digest);
             positions.push(position);
         }

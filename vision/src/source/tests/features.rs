@@ -1,5 +1,7 @@
 use std::io::Write;
 
+use ndarray::array;
+
 use super::*;
 
 pub(super) fn npy(descr: &str, shape: &str, numbers: &[u8]) -> Vec<u8> {
@@ -44,8 +46,8 @@ fn features_are_read_by_split() {
     assert_eq!((source.name(), source.width(), source.classes()), ("f.npz".into(), 2, 5));
     assert_eq!(source.splits(), [Split::Train, Split::Test]);
     let train = source.load(Split::Train).unwrap();
-    assert_eq!((train.features, train.labels), (vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0], vec![0, 2, 1]));
-    assert_eq!(source.load(Split::Test).unwrap().features, [0.5, -0.5]);
+    assert_eq!((train.features, train.labels), (array![[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], vec![0, 2, 1]));
+    assert_eq!(source.load(Split::Test).unwrap().features, array![[0.5, -0.5]]);
     assert!(source.load(Split::Validation).unwrap().labels.is_empty());
     let mut seen = Vec::new();
     let mut visitor = |row: Row<'_>| {
