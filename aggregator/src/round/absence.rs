@@ -5,7 +5,6 @@
 use core::time::Duration;
 
 use super::device_index::{DeviceIndex, DeviceSet};
-use super::{Coordinator, Phase};
 
 /// How long a round waits for a device that went.
 const GRACE: Duration = Duration::from_secs(30);
@@ -46,6 +45,7 @@ impl Absence {
     }
 
     /// Counts devices as absent whose time is over; says whether there were any.
+    #[must_use]
     pub(super) fn expire(&mut self, now: Duration) -> bool {
         let before = self.leaving.len();
         let absent = &mut self.absent;
@@ -57,17 +57,6 @@ impl Absence {
             is_leaving
         });
         self.leaving.len() < before
-    }
-}
-
-impl Coordinator {
-    /// Devices that went some time ago are not waited for any more.
-    pub(super) fn check_absence(&mut self, now: Duration) {
-        // While the broker is gone nobody can come back.
-        let Phase::Collecting(collecting) = &mut self.phase else { return };
-        if self.gone_at.is_none() && collecting.expire_absence(now) {
-            self.close_if_complete(now);
-        }
     }
 }
 

@@ -40,6 +40,7 @@ pub struct OpenRound {
 }
 
 /// What the machine wants done. The executor does it in order, so nothing is told before what it rests on is durable.
+#[must_use = "whatever is not carried out is lost"]
 #[derive(Debug)]
 pub enum Action {
     /// Write to the ledger, or read it again.
@@ -105,6 +106,10 @@ impl Actions {
 
     pub(super) fn tell(&mut self, action: Tell) {
         self.0.push_back(Action::Tell(action));
+    }
+
+    pub(super) fn report(&mut self, event: Event) {
+        self.tell(Tell::People(event));
     }
 
     pub(super) fn next(&mut self) -> Option<Action> {

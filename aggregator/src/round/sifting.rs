@@ -4,75 +4,75 @@
 //! and added in its order. The search is by bisection: the last update of the shortest prefix that cannot be merged is
 //! taken out, until the rest can be. The order of the ledger does not change, so a restart finds the same devices.
 
-use core::time::Duration;
-
 use grapevine_models::{Request, RoundSum};
-use grapevine_protocol::{DeviceId, Digest, Refusal};
+use grapevine_protocol::{DeviceId, Digest, Refusal, RoundAnnouncement};
 
 use super::action::Durable;
+use super::committing::discard;
+use super::context::Ctx;
 use super::device_index::DeviceIndex;
-use super::{Collecting, Coordinator, Event, ModelError, Phase};
+use super::model::ModelAfter;
+use super::phase::Phase;
+use super::round_record::RoundRecord;
+use super::run::RunState;
+use super::{Event, ModelError};
 
 /// Taking out more than one in so many updates blames devices for what the model was before.
 const LEAST_KEPT: usize = 4;
 
+/// An update and whose it is.
+type Suspect = (DeviceIndex, Digest);
+
 /// The updates of a round are being read again.
 pub(super) struct Sifting {
-    collecting: Collecting,
+    record: RoundRecord,
+    search: Search,
+    /// So many were added in this pass, this one last.
+    added: usize,
+    last: Option<Suspect>,
+    sum: RoundSum,
+}
+
+/// What the passes until now showed.
+struct Search {
     /// Taken out, each with the digest of its update.
-    suspects: Vec<(DeviceIndex, Digest)>,
+    suspects: Vec<Suspect>,
     /// The first so many updates of the others can be merged.
     usable: usize,
     /// The first so many cannot.
     unusable: usize,
     /// So many are added in this pass.
     wanted: usize,
-    /// So many were added until now, this one last.
-    added: usize,
-    last: Option<(DeviceIndex, Digest)>,
     /// The last of the shortest prefix that cannot be merged.
-    culprit: Option<(DeviceIndex, Digest)>,
-    /// Of this pass; `None` between two.
-    sum: Option<RoundSum>,
+    culprit: Option<Suspect>,
 }
 
-impl Sifting {
-    pub(super) fn request(&self) -> Request {
-        self.collecting.request
-    }
+/// What a pass leads to.
+#[must_use]
+pub(super) enum Sifted {
+    /// Another pass, or the end of a round that counts for nothing.
+    Phase(Phase),
+    /// The round can be merged.
+    Found(Box<Found>),
+}
 
-    /// Updates that are not taken out.
-    fn rest(&self) -> usize {
-        self.collecting.accepted.len() - self.suspects.len()
-    }
+/// A round that can be merged without some of its updates.
+pub(super) struct Found {
+    pub(super) record: RoundRecord,
+    /// The updates that are taken out.
+    pub(super) suspects: Vec<Suspect>,
+    pub(super) after: ModelAfter,
+}
 
-    /// Adds the next update of this pass.
-    fn add(
-        &mut self,
-        index: DeviceIndex,
-        device: &DeviceId,
-        content: &[u8],
-        former: Option<&[u8]>,
-    ) -> Result<(), Refusal> {
-        if self.added == self.wanted || self.suspects.iter().any(|(suspect, _)| *suspect == index) {
-            return Ok(());
-        }
-        let update = self.collecting.decode(content)?;
-        let former = self.collecting.former(former)?;
-        let sum = self.sum.as_mut().ok_or(Refusal::Late)?;
-        let added = sum.add_in_place_of(former.as_ref(), device.as_str(), &update.response, update.samples);
-        added.map_err(|_| Refusal::Storage)?;
-        self.added += 1;
-        self.last = Some((index, Digest::of(content)));
-        Ok(())
-    }
-
-    /// What the pass showed; `true` if the search goes on. Each pass brings the two bounds closer, or takes an update out.
-    fn narrow(&mut self, is_usable: bool) -> bool {
+impl Search {
+    /// What a pass showed that ended with the update `last`; `true` if the search goes on among `all` updates. Each pass brings
+    /// the two bounds closer, or takes an update out.
+    #[must_use]
+    fn narrow(&mut self, is_usable: bool, last: Option<Suspect>, all: usize) -> bool {
         if is_usable {
             self.usable = self.wanted;
         } else {
-            (self.unusable, self.culprit) = (self.wanted, self.last);
+            (self.unusable, self.culprit) = (self.wanted, last);
         }
         if self.unusable - self.usable > 1 {
             self.wanted = self.usable.midpoint(self.unusable);
@@ -80,79 +80,83 @@ impl Sifting {
         }
         let Some(culprit) = self.culprit.take() else { return false };
         self.suspects.push(culprit);
-        (self.usable, self.unusable, self.wanted) = (0, self.rest(), self.rest());
-        self.rest() > 0 && self.suspects.len() <= self.collecting.accepted.len().div_ceil(LEAST_KEPT)
+        let rest = all - self.suspects.len();
+        (self.usable, self.unusable, self.wanted) = (0, rest, rest);
+        rest > 0 && self.suspects.len() <= all.div_ceil(LEAST_KEPT)
     }
 }
 
-impl Coordinator {
+impl Sifting {
     /// Looks for the updates of which the merged model is unusable.
-    pub(super) fn sift(&mut self, now: Duration, collecting: Collecting) {
-        let all = collecting.accepted.len();
-        let sifting = Sifting {
-            collecting,
-            suspects: Vec::new(),
-            usable: 0,
-            unusable: all,
-            wanted: all,
-            added: 0,
-            last: None,
-            culprit: None,
-            sum: None,
-        };
-        self.begin_pass(now, Box::new(sifting));
+    #[must_use]
+    pub(super) fn begin(ctx: &mut Ctx<'_>, run: &mut RunState, record: RoundRecord) -> Phase {
+        let all = record.accepted.len();
+        let search = Search { suspects: Vec::new(), usable: 0, unusable: all, wanted: all, culprit: None };
+        Self::begin_pass(ctx, run, record, search)
     }
 
     /// Has the updates read again, to be added to an empty sum.
-    fn begin_pass(&mut self, now: Duration, mut sifting: Box<Sifting>) {
-        let round = sifting.collecting.announcement.round;
-        match self.empty_sum(sifting.request()) {
+    fn begin_pass(ctx: &mut Ctx<'_>, run: &mut RunState, record: RoundRecord, search: Search) -> Phase {
+        match run.empty_sum(record.request, ctx.config) {
             Ok(sum) => {
-                (sifting.sum, sifting.added, sifting.last) = (Some(sum), 0, None);
-                self.phase = Phase::Sifting(sifting);
-                self.actions.durable(Durable::RereadUpdates(self.run, round));
+                let RoundAnnouncement { run: id, round, .. } = record.announcement;
+                ctx.out.durable(Durable::RereadUpdates(id, round));
+                Phase::Sifting(Box::new(Self { record, search, added: 0, last: None, sum }))
             }
-            Err(fault) => self.discard_round(now, round, fault),
+            Err(fault) => discard(ctx, run, record, fault),
         }
     }
 
-    /// An update of the round that is sifted, as the ledger has it. `former` is as in [`Coordinator::handle_restored`].
-    pub fn handle_reread(&mut self, device: &DeviceId, content: &[u8], former: Option<&[u8]>) {
-        let index = self.registry.index(device);
-        let Phase::Sifting(sifting) = &mut self.phase else { return };
-        if let Err(reason) = sifting.add(index, device, content, former) {
-            self.count(Some(device), reason);
+    pub(super) fn request(&self) -> Request {
+        self.record.request
+    }
+
+    /// Adds the next update of this pass.
+    ///
+    /// # Errors
+    /// If it does not fit; the ledger holds only updates that passed this check before.
+    pub(super) fn add(
+        &mut self,
+        index: DeviceIndex,
+        device: &DeviceId,
+        content: &[u8],
+        former: Option<&[u8]>,
+    ) -> Result<(), Refusal> {
+        let Search { suspects, wanted, .. } = &self.search;
+        if self.added == *wanted || suspects.iter().any(|(suspect, _)| *suspect == index) {
+            return Ok(());
         }
+        let update = self.record.decode(content)?;
+        let former = self.record.former(former)?;
+        let added = self.sum.add_in_place_of(former.as_ref(), device.as_str(), &update.response, update.samples);
+        added.map_err(|_| Refusal::Storage)?;
+        self.added += 1;
+        self.last = Some((index, Digest::of(content)));
+        Ok(())
     }
 
     /// The ledger has no more updates of the round.
-    pub fn handle_all_reread(&mut self, now: Duration) {
-        let Phase::Sifting(mut sifting) = core::mem::replace(&mut self.phase, Phase::Gathering) else { return };
-        let Some(sum) = sifting.sum.take() else { return };
-        let is_whole = sifting.wanted == sifting.rest();
-        match self.progress.model.after(sum, self.progress.counters.since_start, &self.config) {
-            Ok(after) if is_whole => {
-                let Sifting { mut collecting, suspects, .. } = *sifting;
-                suspects.iter().for_each(|suspect| self.take_out(&mut collecting, *suspect));
-                self.commit_round(now, collecting, after);
-            }
-            after => {
-                if !sifting.narrow(after.is_ok()) {
-                    let round = sifting.collecting.announcement.round;
-                    return self.discard_round(now, round, ModelError::Unusable);
-                }
-                self.begin_pass(now, sifting);
-            }
+    pub(super) fn end_pass(self, ctx: &mut Ctx<'_>, run: &mut RunState) -> Sifted {
+        let Self { record, mut search, last, sum, .. } = self;
+        let all = record.accepted.len();
+        let is_whole = search.wanted == all - search.suspects.len();
+        let after = run.merge(sum, ctx.config);
+        let is_usable = after.is_ok();
+        if let (true, Ok(after)) = (is_whole, after) {
+            return Sifted::Found(Box::new(Found { record, suspects: search.suspects, after }));
         }
+        Sifted::Phase(if search.narrow(is_usable, last, all) {
+            Self::begin_pass(ctx, run, record, search)
+        } else {
+            discard(ctx, run, record, ModelError::Unusable)
+        })
     }
+}
 
-    /// The round is merged without this update, and its device is blamed.
-    fn take_out(&mut self, collecting: &mut Collecting, (index, digest): (DeviceIndex, Digest)) {
-        let round = collecting.announcement.round;
-        let device = self.registry.names().id(index);
-        collecting.take_out(index);
-        self.actions.durable(Durable::DropUpdate(self.run, round, device.clone()));
-        self.report(Event::UpdateTakenOut { device, round });
-        self.refuse_update(index, self.run, round, digest, Refusal::Absurd);
-    }
+/// The round is merged without this update.
+pub(super) fn take_out(ctx: &mut Ctx<'_>, record: &mut RoundRecord, index: DeviceIndex) {
+    let RoundAnnouncement { run, round, .. } = record.announcement;
+    record.take_out(index);
+    ctx.out.durable(Durable::DropUpdate(run, round, ctx.devices.id(index)));
+    ctx.report(Event::UpdateTakenOut { device: ctx.id(index), round });
 }

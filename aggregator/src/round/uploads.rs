@@ -3,10 +3,10 @@
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 
-use grapevine_protocol::{Assembler, BlobRef, BlockHeader, BlockRequest, Offer, Receipt, Refusal, ToDevice};
+use grapevine_protocol::{Assembler, BlobRef, BlockHeader, BlockRequest, Digest, Offer, Refusal, ToDevice};
 
+use super::context::Ctx;
 use super::device_index::DeviceIndex;
-use super::{Coordinator, Phase};
 
 /// Blocks asked of one device at a time.
 pub const WINDOW: usize = 16;
@@ -17,11 +17,21 @@ const STALL: Duration = Duration::from_secs(2);
 /// An upload that stands still so long is parked: nothing is asked for any more, and it gives way to others.
 const PARK: Duration = Duration::from_secs(30);
 
+/// All of the open round. [`Uploads::offer`] and [`Uploads::block`] give an update once it is whole; whoever takes it lets
+/// others in with [`Uploads::admit`].
 pub(super) struct Uploads {
     limit_bytes: usize,
     bytes: usize,
     active: BTreeMap<DeviceIndex, Upload>,
     waiting: VecDeque<(DeviceIndex, BlobRef)>,
+}
+
+/// All blocks of an update are here.
+#[must_use]
+pub(super) struct Fetched {
+    pub(super) digest: Digest,
+    /// Why not, if together they are not what was offered.
+    pub(super) content: Result<Vec<u8>, Refusal>,
 }
 
 struct Upload {
@@ -37,6 +47,16 @@ struct Upload {
 impl Uploads {
     pub(super) fn new(limit_bytes: usize) -> Self {
         Self { limit_bytes, bytes: 0, active: BTreeMap::new(), waiting: VecDeque::new() }
+    }
+
+    /// Bytes of updates on their way in: what they were announced with, which is what memory they take.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Updates that wait for room; they take none but their names.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
     }
 
     /// Forgets all: their round is over.
@@ -55,6 +75,110 @@ impl Uploads {
     /// Whether an update of this device is on its way.
     pub(super) fn has(&self, index: DeviceIndex) -> bool {
         self.active.contains_key(&index) || self.waiting.iter().any(|(waiting, _)| *waiting == index)
+    }
+
+    /// An update is ready at a device, and the open round waits for it. Its first block came along.
+    pub(super) fn offer(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        index: DeviceIndex,
+        offer: &Offer,
+        first: &[u8],
+    ) -> Option<Fetched> {
+        let is_active = self.active.get(&index).is_some_and(|upload| upload.assembler.blob() == offer.blob);
+        if !is_active {
+            // An update of one block needs no room: it is here.
+            let has_room = offer.blob.blocks() == 1 || self.make_room(&offer.blob);
+            self.waiting.retain(|(waiting, _)| *waiting != index);
+            if !has_room {
+                self.waiting.push_back((index, offer.blob));
+                return None;
+            }
+            // The length was checked when the round was asked whether it waits for it.
+            let assembler = Assembler::new(offer.blob, offer.blob.bytes as usize).ok()?;
+            self.insert(index, assembler, ctx.now);
+        }
+        self.unpark(index, ctx.now);
+        let header = BlockHeader { digest: offer.blob.digest, index: 0, crc: offer.crc };
+        let fetched = self.block(ctx, index, &header, first);
+        if self.active.get(&index).is_some_and(|upload| upload.outstanding == 0) {
+            self.ask(ctx, index);
+        }
+        fetched
+    }
+
+    /// A block of an update. One that nobody asked for, or asked for too long ago, is counted and dropped.
+    pub(super) fn block(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        index: DeviceIndex,
+        header: &BlockHeader,
+        bytes: &[u8],
+    ) -> Option<Fetched> {
+        let Some(upload) = self.active.get_mut(&index) else {
+            ctx.count(index, Refusal::Block);
+            return None;
+        };
+        match upload.assembler.accept(header, bytes) {
+            Ok(true) => {
+                upload.outstanding = upload.outstanding.saturating_sub(1);
+                (upload.asked_at, upload.progress_at, upload.is_parked) = (ctx.now, ctx.now, false);
+            }
+            Ok(false) => return None,
+            Err(error) => {
+                ctx.count(index, error.refusal());
+                return None;
+            }
+        }
+        if upload.assembler.is_complete() {
+            let assembler = self.remove(index)?;
+            let digest = assembler.blob().digest;
+            return Some(Fetched { digest, content: assembler.into_content().map_err(|_| Refusal::Digest) });
+        }
+        if upload.outstanding == 0 && header.index > 0 {
+            self.ask(ctx, index);
+        }
+        None
+    }
+
+    /// Asks again for what does not come, and parks what is hopeless.
+    pub(super) fn revive(&mut self, ctx: &mut Ctx<'_>) {
+        let stalled: Vec<(DeviceIndex, bool)> = self
+            .active
+            .iter()
+            .filter(|(_, upload)| !upload.is_parked && upload.asked_at + STALL <= ctx.now)
+            .map(|(index, upload)| (*index, upload.progress_at + PARK <= ctx.now))
+            .collect();
+        for (index, is_hopeless) in stalled {
+            if is_hopeless && let Some(upload) = self.active.get_mut(&index) {
+                (upload.is_parked, upload.outstanding) = (true, 0);
+            } else {
+                self.ask(ctx, index);
+            }
+        }
+        self.admit(ctx);
+    }
+
+    /// Lets in what waits, as far as there is room.
+    pub(super) fn admit(&mut self, ctx: &mut Ctx<'_>) {
+        while let Some((index, blob)) = self.waiting.pop_front() {
+            if !self.make_room(&blob) {
+                return self.waiting.push_front((index, blob));
+            }
+            if let Ok(assembler) = Assembler::new(blob, blob.bytes as usize) {
+                self.insert(index, assembler, ctx.now);
+                self.ask(ctx, index);
+            }
+        }
+    }
+
+    fn ask(&mut self, ctx: &mut Ctx<'_>, index: DeviceIndex) {
+        let Some(upload) = self.active.get_mut(&index) else { return };
+        let missing = upload.assembler.missing().first(WINDOW);
+        upload.outstanding = missing.count();
+        upload.asked_at = ctx.now;
+        let request = BlockRequest { blob: upload.assembler.blob(), missing };
+        ctx.send(index, ToDevice::BlockRequest(request));
     }
 
     pub(super) fn again_at(&self) -> Option<Duration> {
@@ -97,125 +221,5 @@ impl Uploads {
         let upload = self.active.remove(&index)?;
         self.bytes -= upload.assembler.blob().bytes as usize;
         Some(upload.assembler)
-    }
-}
-
-impl Coordinator {
-    /// Bytes of updates on their way in: what they were announced with, which is what memory they take.
-    pub fn upload_bytes(&self) -> usize {
-        self.uploads.bytes
-    }
-
-    /// Updates that wait for room; they take none but their names.
-    pub fn uploads_waiting(&self) -> usize {
-        self.uploads.waiting.len()
-    }
-
-    /// An update is ready at a device; its first block came along.
-    pub(super) fn handle_offer(&mut self, now: Duration, index: DeviceIndex, offer: &Offer, first: &[u8]) {
-        let digest = offer.blob.digest;
-        if self.is_stored(index, offer) {
-            // Perhaps its receipt was lost, perhaps somebody else says it again: the sum has it once.
-            self.count_of(index, Refusal::Replayed);
-            let receipt = Receipt { run: offer.run, round: offer.round, digest, refused: None };
-            return self.send(index, ToDevice::Receipt(receipt));
-        }
-        if let Err(reason) = self.place_offer(index, offer) {
-            self.refuse_update(index, offer.run, offer.round, digest, reason);
-            if matches!(reason, Refusal::WrongRun | Refusal::WrongRound | Refusal::Late | Refusal::Stale) {
-                self.tell_one(index);
-            }
-            return;
-        }
-        let is_active = self.uploads.active.get(&index).is_some_and(|upload| upload.assembler.blob() == offer.blob);
-        if !is_active {
-            // An update of one block needs no room: it is here.
-            if offer.blob.blocks() > 1 && !self.uploads.make_room(&offer.blob) {
-                self.uploads.waiting.retain(|(waiting, _)| *waiting != index);
-                return self.uploads.waiting.push_back((index, offer.blob));
-            }
-            self.uploads.waiting.retain(|(waiting, _)| *waiting != index);
-            // The length was checked with the offer's place.
-            let Ok(assembler) = Assembler::new(offer.blob, offer.blob.bytes as usize) else { return };
-            self.uploads.insert(index, assembler, now);
-        }
-        self.uploads.unpark(index, now);
-        self.handle_block(now, index, &BlockHeader { digest, index: 0, crc: offer.crc }, first);
-        if self.uploads.active.get(&index).is_some_and(|upload| upload.outstanding == 0) {
-            self.ask_blocks(now, index);
-        }
-    }
-
-    /// A block of an update. One that nobody asked for, or asked for too long ago, is counted and dropped.
-    pub(super) fn handle_block(&mut self, now: Duration, index: DeviceIndex, header: &BlockHeader, bytes: &[u8]) {
-        let Some(upload) = self.uploads.active.get_mut(&index) else {
-            return self.count_of(index, Refusal::Block);
-        };
-        match upload.assembler.accept(header, bytes) {
-            Ok(true) => {
-                upload.outstanding = upload.outstanding.saturating_sub(1);
-                (upload.asked_at, upload.progress_at, upload.is_parked) = (now, now, false);
-            }
-            Ok(false) => return,
-            Err(error) => return self.count_of(index, error.refusal()),
-        }
-        if upload.assembler.is_complete() {
-            self.end_upload(now, index);
-        } else if upload.outstanding == 0 && header.index > 0 {
-            self.ask_blocks(now, index);
-        }
-    }
-
-    pub(super) fn revive_uploads(&mut self, now: Duration) {
-        let stalled: Vec<(DeviceIndex, bool)> = self
-            .uploads
-            .active
-            .iter()
-            .filter(|(_, upload)| !upload.is_parked && upload.asked_at + STALL <= now)
-            .map(|(index, upload)| (*index, upload.progress_at + PARK <= now))
-            .collect();
-        for (index, is_hopeless) in stalled {
-            if is_hopeless && let Some(upload) = self.uploads.active.get_mut(&index) {
-                (upload.is_parked, upload.outstanding) = (true, 0);
-            } else {
-                self.ask_blocks(now, index);
-            }
-        }
-        self.admit_waiting(now);
-    }
-
-    fn end_upload(&mut self, now: Duration, index: DeviceIndex) {
-        let Some(assembler) = self.uploads.remove(index) else { return };
-        let digest = assembler.blob().digest;
-        match assembler.into_content() {
-            Ok(content) => self.take_content(index, digest, content),
-            Err(_) => {
-                let Phase::Collecting(collecting) = &self.phase else { return };
-                let (run, round) = (collecting.announcement.run, collecting.announcement.round);
-                self.refuse_update(index, run, round, digest, Refusal::Digest);
-            }
-        }
-        self.admit_waiting(now);
-    }
-
-    fn admit_waiting(&mut self, now: Duration) {
-        while let Some((index, blob)) = self.uploads.waiting.pop_front() {
-            if !self.uploads.make_room(&blob) {
-                return self.uploads.waiting.push_front((index, blob));
-            }
-            if let Ok(assembler) = Assembler::new(blob, blob.bytes as usize) {
-                self.uploads.insert(index, assembler, now);
-                self.ask_blocks(now, index);
-            }
-        }
-    }
-
-    fn ask_blocks(&mut self, now: Duration, index: DeviceIndex) {
-        let Some(upload) = self.uploads.active.get_mut(&index) else { return };
-        let missing = upload.assembler.missing().first(WINDOW);
-        upload.outstanding = missing.count();
-        upload.asked_at = now;
-        let request = BlockRequest { blob: upload.assembler.blob(), missing };
-        self.send(index, ToDevice::BlockRequest(request));
     }
 }

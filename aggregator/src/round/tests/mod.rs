@@ -5,13 +5,16 @@ mod reasons;
 mod registry;
 mod uploads;
 
+use core::time::Duration;
+
 use grapevine_models::{Head, Heads, Method, Params, Shape};
 use grapevine_protocol::{
-    Attributes, BlobRef, BlockRequest, DatasetId, Digest, Encoding, Goodbye, Hello, Offer, Receipt, Request, Response,
-    RoundAnnouncement, Task, Update, block,
+    Attributes, BlobRef, BlockRequest, DatasetId, DeviceId, Digest, Encoding, Goodbye, Hello, Incarnation, Offer,
+    Receipt, Refusal, Request, Response, RoundAnnouncement, RoundId, RunId, Task, ToAggregator, ToDevice, Update,
+    block,
 };
 
-use super::telling::TELL_AGAIN;
+use super::announcements::TELL_AGAIN;
 use super::*;
 
 use harness::Harness;

@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use std::collections::BTreeMap;
+
 use super::*;
 
 /// A quiet run up to the middle of its third round: rounds 0 and 1 are merged, device 1 has answered round 2.

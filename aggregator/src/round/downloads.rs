@@ -11,8 +11,9 @@ use grapevine_protocol::topics::BlobKind;
 use grapevine_protocol::{Bitmap, BlobRef, BlockRequest, BlockSize, block};
 
 use super::action::Tell;
+use super::context::Ctx;
 use super::device_index::{Column, DeviceIndex, DeviceSet};
-use super::{Content, Coordinator, Model};
+use super::{Content, Model};
 
 /// How long the first requests for a blob are gathered before it is known who fetches it.
 const GATHER: Duration = Duration::from_millis(5);
@@ -29,7 +30,7 @@ const BURST: usize = 64;
 
 /// The blobs a device may ask for now.
 #[derive(Default)]
-pub(super) struct Serving {
+pub(super) struct Downloads {
     blobs: BTreeMap<BlobKind, Served>,
     /// How blobs are cut: as the broker allows.
     block: BlockSize,
@@ -145,7 +146,7 @@ fn seconds(time: Duration) -> u32 {
     u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
 }
 
-impl Serving {
+impl Downloads {
     /// Offers what a model's devices train with, and no other blobs.
     pub(super) fn offer(&mut self, model: &Model) {
         self.offer_blobs(model.heads.as_ref(), model.side_information.as_ref());
@@ -177,12 +178,42 @@ impl Serving {
         blob.in_blocks_of(self.block)
     }
 
-    /// Cuts all blobs anew.
-    fn set_block(&mut self, block: BlockSize) {
+    /// The broker does not take packets of so many bytes: from now on blocks are smaller. `false` if there are no smaller
+    /// ones.
+    #[must_use]
+    pub(super) fn limit_packets(&mut self, bytes: usize) -> bool {
+        let Some(block) = BlockSize::below_packet(bytes).filter(|block| *block < self.block) else { return false };
         self.block = block;
         for served in self.blobs.values_mut() {
             let content = &served.content;
             *served = Served::new(Content { blob: content.blob.in_blocks_of(block), ..content.clone() });
+        }
+        true
+    }
+
+    /// A device needs blocks; `false` if their blob is not the fleet's any more.
+    #[must_use]
+    pub(super) fn request(&mut self, now: Duration, index: DeviceIndex, request: &BlockRequest) -> bool {
+        let served = self.blobs.values_mut().find(|served| served.content.blob == request.blob);
+        let Some(served) = served else { return false };
+        if served.wanted.blocks() == request.missing.blocks() {
+            served.take(now, index, &request.missing);
+        }
+        true
+    }
+
+    /// Publishes the blocks that are due.
+    pub(super) fn publish(&mut self, ctx: &mut Ctx<'_>) {
+        let mut room = BURST;
+        for (kind, served) in &mut self.blobs {
+            let due = served.due(ctx.now, room);
+            room -= due.count();
+            for index in due.iter() {
+                if let Some((header, bytes)) = block(&served.content.blob, &served.content.bytes, index) {
+                    served.fetchers.iter().for_each(|index| ctx.devices.registry.count_down(index, bytes.len()));
+                    ctx.out.tell(Tell::Followers(*kind, header, bytes.to_vec()));
+                }
+            }
         }
     }
 
@@ -199,50 +230,14 @@ impl Serving {
     }
 }
 
-impl Coordinator {
-    /// The broker does not take packets of so many bytes: from now on blocks are smaller, and devices hear so. `false` if
-    /// there are no smaller ones.
-    pub fn handle_packet_limit(&mut self, now: Duration, bytes: usize) -> bool {
-        let Some(block) = BlockSize::below_packet(bytes).filter(|block| *block < self.serving.block) else {
-            return false;
-        };
-        self.serving.set_block(block);
-        self.tell(now);
-        true
-    }
-
-    /// A device needs blocks. A blob that is no longer the fleet's is not served: the device missed an announcement.
-    pub(super) fn handle_block_request(&mut self, now: Duration, index: DeviceIndex, request: &BlockRequest) {
-        let served = self.serving.blobs.values_mut().find(|served| served.content.blob == request.blob);
-        let Some(served) = served else { return self.tell_one(index) };
-        if served.wanted.blocks() == request.missing.blocks() {
-            served.take(now, index, &request.missing);
-        }
-    }
-
-    pub(super) fn publish_wanted_blocks(&mut self, now: Duration) {
-        let mut room = BURST;
-        for (kind, served) in &mut self.serving.blobs {
-            let due = served.due(now, room);
-            room -= due.count();
-            for index in due.iter() {
-                if let Some((header, bytes)) = block(&served.content.blob, &served.content.bytes, index) {
-                    served.fetchers.iter().for_each(|index| self.registry.count_down(index, bytes.len()));
-                    self.actions.tell(Tell::Followers(*kind, header, bytes.to_vec()));
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::device_index::Names;
     use super::*;
 
     /// All blocks that go out within a second when a device asks for all.
-    fn served(serving: &mut Serving, now: Duration, index: DeviceIndex, blob: BlobRef) -> usize {
-        let served = serving.blobs.get_mut(&BlobKind::SideInformation).unwrap();
+    fn served(downloads: &mut Downloads, now: Duration, index: DeviceIndex, blob: BlobRef) -> usize {
+        let served = downloads.blobs.get_mut(&BlobKind::SideInformation).unwrap();
         assert_eq!(served.content.blob, blob);
         served.take(now, index, &Bitmap::all(blob.blocks()));
         served.due(now + Duration::from_secs(1), BURST).count()
@@ -253,11 +248,11 @@ mod tests {
         let content = Content::new(vec![7; 200_000]);
         let (blob, index) = (content.blob, Names::default().index(&"camera-1".parse().unwrap()));
         let model = Model { side_information: Some(content), ..Model::default() };
-        let mut serving = Serving::default();
-        serving.offer(&model);
-        assert_eq!(served(&mut serving, Duration::ZERO, index, blob), 4);
-        assert_eq!(served(&mut serving, Duration::from_millis(1_100), index, blob), 0, "they are on their way");
-        serving.offer(&model);
-        assert_eq!(served(&mut serving, Duration::from_millis(1_200), index, blob), 4);
+        let mut downloads = Downloads::default();
+        downloads.offer(&model);
+        assert_eq!(served(&mut downloads, Duration::ZERO, index, blob), 4);
+        assert_eq!(served(&mut downloads, Duration::from_millis(1_100), index, blob), 0, "they are on their way");
+        downloads.offer(&model);
+        assert_eq!(served(&mut downloads, Duration::from_millis(1_200), index, blob), 4);
     }
 }
