@@ -12,8 +12,8 @@
 //! A `c_i` belongs to the device and its change to the aggregator, and messages are lost between them. Every `c_i` has a
 //! version, and a change says which two versions it lies between; the aggregator knows the version that it has of each
 //! device and adds no change twice. A device sends the same change again until a receipt confirms it. Where both disagree
-//! after all, because a disk forgot what was told, or the aggregator gave up a round whose updates it had confirmed, the change is left out and the device's version taken over: `c` is then
-//! off by that one change.
+//! after all, because a disk forgot what was told, or the aggregator gave up a round whose updates it had confirmed, the change is
+//! left out and the device's version taken over: `c` is then off by that one change.
 
 use alloc::borrow::Cow;
 use alloc::collections::BTreeMap;
