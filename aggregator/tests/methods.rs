@@ -10,7 +10,9 @@ use grapevine_aggregator::round::{
     Registry, RoundConfig, RoundOutcome, Select, Tell,
 };
 use grapevine_models::evaluate::Accuracy;
-use grapevine_models::{Heads, Init, Method, Params, Samples, Shape, respond, stream};
+use grapevine_models::{
+    Answer, DeviceState, Heads, Init, Method, Params, Received, Samples, Shape, SideInformation, respond, stream,
+};
 use grapevine_protocol::{
     Attributes, BlobRef, DatasetId, DeviceId, Digest, Encoding, HeadsBody, Hello, Incarnation, Offer,
     RoundAnnouncement, RunId, SideInformationBody, Task, ToAggregator, Update, block, is_selected,
@@ -62,8 +64,13 @@ fn config(params: Params) -> RoundConfig {
     }
 }
 
-/// The answer of a device that got this model with this announcement.
-fn answer(device: u16, announcement: &RoundAnnouncement, model: &Model) -> Vec<u8> {
+/// The answer of a device that got this model with this announcement, and what it keeps from then on.
+fn answer(
+    device: u16,
+    announcement: &RoundAnnouncement,
+    model: &Model,
+    device_state: &mut Option<DeviceState>,
+) -> Vec<u8> {
     let (features, labels) = samples_of(device);
     let samples = Samples::new(shape(), &features, &labels).unwrap();
     let request = announcement.task.request().unwrap();
@@ -75,7 +82,14 @@ fn answer(device: u16, announcement: &RoundAnnouncement, model: &Model) -> Vec<u
     let side_information =
         side_information.map(|content| SideInformationBody::decode(&content.bytes, shape()).unwrap().0);
     let rng = stream(announcement.seed, announcement.round.0, &device.to_le_bytes());
-    let response = respond(request, samples, heads, side_information.as_ref(), &announcement.params, rng).unwrap();
+    let received = Received {
+        heads,
+        side_information: side_information.as_ref().map(SideInformation::view),
+        device_state: device_state.as_ref(),
+    };
+    let Answer { response, device_state: kept } =
+        respond(request, samples, received, &announcement.params, rng).unwrap();
+    *device_state = kept.map(|value| DeviceState { value, is_confirmed: true }).or(device_state.take());
     Update { samples: labels.len() as u32, dataset: DatasetId(1), response }.encode(shape(), announcement.encoding)
 }
 
@@ -102,8 +116,13 @@ fn greet(coordinator: &mut Coordinator, devices: core::ops::Range<u16>) {
     }
 }
 
-fn offer(coordinator: &mut Coordinator, device: u16, announcement: &RoundAnnouncement) {
-    let content = answer(device, announcement, &coordinator.model().clone());
+fn offer(
+    coordinator: &mut Coordinator,
+    device: u16,
+    announcement: &RoundAnnouncement,
+    device_state: &mut Option<DeviceState>,
+) {
+    let content = answer(device, announcement, &coordinator.model().clone(), device_state);
     let blob = BlobRef::of(&content);
     let (header, bytes) = block(&blob, &content, 0).unwrap();
     let offer = Offer { run: RUN, round: announcement.round, blob, crc: header.crc };
@@ -125,6 +144,8 @@ struct Fleet<'a> {
     /// Updates of the open round.
     open: Vec<AcceptedUpdate>,
     models: Vec<Model>,
+    /// What the method keeps on each device.
+    kept: Vec<Option<DeviceState>>,
     announcement: Option<RoundAnnouncement>,
 }
 
@@ -141,6 +162,7 @@ impl<'a> Fleet<'a> {
             contributions: BTreeMap::new(),
             open: Vec::new(),
             models: Vec::new(),
+            kept: vec![None; usize::from(DEVICES)],
             announcement: None,
         }
     }
@@ -167,7 +189,9 @@ impl<'a> Fleet<'a> {
     fn answer_all(&mut self, announcement: RoundAnnouncement) {
         if announcement.task.request().is_some() {
             let asked = self.devices.clone().filter(|device| is_selected(&announcement, &name(*device)));
-            asked.for_each(|device| offer(&mut self.coordinator, device, &announcement));
+            asked.for_each(|device| {
+                offer(&mut self.coordinator, device, &announcement, &mut self.kept[usize::from(device)]);
+            });
         }
         self.announcement = Some(announcement);
     }

@@ -92,7 +92,7 @@ fn whole_round(criterion: &mut Criterion) {
         let job = fleet.job(method, encoding);
         criterion.bench_function(&format!("{method} {encoding:?} d512 C100 n200 E5 B64"), |bencher| {
             bencher.iter(|| {
-                black_box(work(&job, &device, &fleet.dataset, &mut || true)).expect("the round can be trained")
+                black_box(work(&job, &device, &fleet.dataset, None, &mut || true)).expect("the round can be trained")
             });
         });
     }

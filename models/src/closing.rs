@@ -21,12 +21,12 @@ pub(crate) fn after_sums(statistics: Statistics, known: FleetModel, conditions: 
             ..RoundResult::default()
         };
     }
-    let InitialModel { heads, side_information, numbers } = params.method.prepare(&statistics, params);
+    let InitialModel { heads, side_information, server_state: of_method } = params.method.prepare(&statistics, params);
     let heads = with_start(heads, &statistics, params);
     let starts_anew = heads.is_some();
     let FleetModel { heads: known_heads, mut server_state, .. } = known;
     if starts_anew {
-        server_state = ServerState { numbers, ..ServerState::default() };
+        server_state = ServerState { of_method, ..ServerState::default() };
     }
     if params.tau != 0.0 {
         server_state.prior = statistics.prior();

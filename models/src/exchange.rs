@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::fields::OfMethod;
 use crate::head::{Head, Heads};
+use crate::method::Method;
 use crate::prototype::Prototypes;
 use crate::statistics::{Statistics, Sums};
 
@@ -25,6 +27,8 @@ pub enum Request {
     Gradient,
     /// Gradient prototypes at the received main head, and nothing else.
     Prototypes,
+    /// What the method itself defines, in its file.
+    OfMethod(Method),
 }
 
 /// What a device answers. `P` is how it holds its prototypes: all of them, or the means to make one after the other.
@@ -45,6 +49,8 @@ pub enum Response<P = Prototypes> {
     Gradient(Head),
     /// See [`Request::Prototypes`]: for the classes that the device may share.
     Prototypes(P),
+    /// See [`Request::OfMethod`].
+    OfMethod(OfMethod),
 }
 
 impl Request {
@@ -55,7 +61,7 @@ impl Request {
     pub fn with_supplementary(self) -> Self {
         match self {
             Self::Heads { supplementary: _, prototypes, loss } => Self::Heads { supplementary: true, prototypes, loss },
-            Self::Statistics(_) | Self::Gradient | Self::Prototypes => self,
+            Self::Statistics(_) | Self::Gradient | Self::Prototypes | Self::OfMethod(_) => self,
         }
     }
 
@@ -63,7 +69,7 @@ impl Request {
     pub fn is_training(self) -> bool {
         match self {
             Self::Statistics(_) => false,
-            Self::Heads { .. } | Self::Gradient | Self::Prototypes => true,
+            Self::Heads { .. } | Self::Gradient | Self::Prototypes | Self::OfMethod(_) => true,
         }
     }
 
@@ -72,7 +78,7 @@ impl Request {
         match self {
             Self::Heads { prototypes, .. } => prototypes,
             Self::Prototypes => true,
-            Self::Statistics(_) | Self::Gradient => false,
+            Self::Statistics(_) | Self::Gradient | Self::OfMethod(_) => false,
         }
     }
 
@@ -92,6 +98,7 @@ impl<P> Response<P> {
             }
             Self::Gradient(gradient) => Response::Gradient(gradient),
             Self::Prototypes(prototypes) => Response::Prototypes(hold(prototypes)),
+            Self::OfMethod(value) => Response::OfMethod(value),
         }
     }
 }

@@ -1,9 +1,8 @@
 //! What a fleet has learned, where its run is, and what a closed round makes of both.
 
-use alloc::collections::BTreeMap;
-use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::fields::{Fields, OfMethod};
 use crate::head::{Head, Heads};
 use crate::params::ValidParams;
 use crate::samples::Samples;
@@ -32,10 +31,15 @@ pub struct ServerState {
     pub prior: Vec<f32>,
     /// The mean of the newest main heads, while it is being taken.
     pub average: Option<Average>,
-    /// Numbers of the method's own.
-    pub numbers: Vec<f32>,
-    /// Numbers of the method's own, one for each device by name.
-    pub devices: BTreeMap<String, f32>,
+    /// What the method keeps for itself.
+    pub of_method: Option<OfMethod>,
+}
+
+impl ServerState {
+    /// What the method keeps for itself, if it is of this type.
+    pub fn of_method<T: Fields>(&self) -> Option<&T> {
+        self.of_method.as_ref()?.get()
+    }
 }
 
 /// The mean of some heads.

@@ -47,6 +47,8 @@ macro_rules! each_method {
             RidgePlain = "ridge-plain" in ridge_plain,
             /// One-shot linear discriminant analysis from pure sums, uniform prior.
             Lda = "lda" in lda,
+            /// FedAvg whose devices correct their drift with control variates (Karimireddy et al., ICML 2020).
+            Scaffold = "scaffold" in scaffold,
         }
     };
 }

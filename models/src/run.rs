@@ -12,15 +12,18 @@ use rand_chacha::ChaCha8Rng;
 use crate::closing::{after_sums, after_training};
 use crate::evaluate::cross_entropy;
 use crate::exchange::{Request, Response};
+use crate::fields::{DeviceState, OfMethod};
 use crate::fleet::{Conditions, FleetModel, HeldBack, RoundResult};
 use crate::head::{HeadError, Heads};
 use crate::merge::{DeviceWeights, HeadSum, MergeError, PrototypeSum};
-use crate::methods::RoundResponses;
+use crate::method::Method;
+use crate::methods::{DeviceTask, Note, RoundResponses};
 use crate::params::ValidParams;
 use crate::prototype::OwnPrototypes;
+use crate::prototype::Prototypes;
 use crate::samples::Samples;
 use crate::shape::Shape;
-use crate::side_information::{SideInformation, SideInformationView};
+use crate::side_information::SideInformationView;
 use crate::statistics::{Statistics, StatisticsError, Sums};
 use crate::train::{LocalTraining, Plan, whole_gradient};
 
@@ -122,38 +125,55 @@ impl ValidParams {
     }
 }
 
-/// A device's answer to a request. `heads` are the fleet's, none before the first merge; `rng` is the device's
-/// [`crate::stream`] of this round. Prototypes are made one by one where they are needed. Asks `goes_on` before every
-/// mini-batch; `None` where that said no.
+/// What a device has when it works on a round, beside its samples.
+#[derive(Clone, Debug, Default)]
+pub struct Received<'a> {
+    /// The fleet's heads; none before the first merge.
+    pub heads: Option<Heads>,
+    /// What the method adds to them.
+    pub side_information: Option<SideInformationView<'a>>,
+    /// What the device kept for the method in this run.
+    pub device_state: Option<&'a DeviceState>,
+}
+
+/// What a device makes of a round.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer<P = Prototypes> {
+    /// What it sends.
+    pub response: Response<P>,
+    /// What it keeps from now on, together with the response; `None` where it keeps what it kept.
+    pub device_state: Option<OfMethod>,
+}
+
+/// A device's answer to a request; `rng` is the device's [`crate::stream`] of this round. Prototypes are made one by one
+/// where they are needed. Asks `goes_on` before every mini-batch; `None` where that said no.
 ///
 /// # Errors
 /// If training leaves the range of numbers.
 pub fn respond_while<'a>(
     request: Request,
     samples: Samples<'a>,
-    heads: Option<Heads>,
-    side_information: Option<SideInformationView<'_>>,
+    received: Received<'_>,
     params: &ValidParams,
     rng: ChaCha8Rng,
     goes_on: &mut dyn FnMut() -> bool,
-) -> Result<Option<Response<OwnPrototypes<'a>>>, HeadError> {
+) -> Result<Option<Answer<OwnPrototypes<'a>>>, HeadError> {
+    let Received { heads, side_information, device_state } = received;
     let (shape, least) = (samples.shape(), params.min_samples_to_share);
     let has_heads = heads.is_some();
     let heads = heads.unwrap_or_else(|| Heads::zeros(shape));
     let own_prototypes = |heads: &Heads| OwnPrototypes::new(Cow::Owned(heads.main.clone()), samples, least);
-    match request {
-        Request::Statistics(extent) => {
-            Ok(goes_on().then(|| Response::Statistics(Statistics::of(&samples, extent, least))))
-        }
+    let response = match request {
+        Request::Statistics(extent) => goes_on().then(|| Response::Statistics(Statistics::of(&samples, extent, least))),
         Request::Gradient => {
             let reference_point = side_information.and_then(SideInformationView::reference_point);
             let Some(gradient) = whole_gradient(samples, &heads, reference_point, least, goes_on) else {
                 return Ok(None);
             };
             gradient.check(shape)?;
-            Ok(Some(Response::Gradient(gradient)))
+            Some(Response::Gradient(gradient))
         }
-        Request::Prototypes => Ok(Some(Response::Prototypes(own_prototypes(&heads)))),
+        Request::Prototypes => Some(Response::Prototypes(own_prototypes(&heads))),
         Request::Heads { supplementary: _, prototypes, loss } => {
             let prototypes = prototypes.then(|| own_prototypes(&heads));
             let loss = loss.then(|| cross_entropy(&heads.main, &samples));
@@ -165,9 +185,17 @@ pub fn respond_while<'a>(
             }
             let heads = training.into_heads();
             heads.check(shape)?;
-            Ok(Some(Response::Heads { heads, prototypes, loss }))
+            Some(Response::Heads { heads, prototypes, loss })
         }
-    }
+        Request::OfMethod(method) => {
+            let task = DeviceTask { samples, heads, side_information, device_state, params, rng, goes_on };
+            let answer = method.respond(task)?;
+            return Ok(
+                answer.map(|(value, kept)| Answer { response: Response::OfMethod(value), device_state: Some(kept) })
+            );
+        }
+    };
+    Ok(response.map(|response| Answer { response, device_state: None }))
 }
 
 /// [`respond_while`] that nobody ends early, with all prototypes made.
@@ -177,14 +205,13 @@ pub fn respond_while<'a>(
 pub fn respond(
     request: Request,
     samples: Samples<'_>,
-    heads: Option<Heads>,
-    side_information: Option<&SideInformation>,
+    received: Received<'_>,
     params: &ValidParams,
     rng: ChaCha8Rng,
-) -> Result<Response, HeadError> {
-    let side_information = side_information.map(SideInformation::view);
-    let response = respond_while(request, samples, heads, side_information, params, rng, &mut || true)?;
-    Ok(response.expect("nobody ends it early").map_prototypes(|own| own.to_prototypes()))
+) -> Result<Answer, HeadError> {
+    let answer = respond_while(request, samples, received, params, rng, &mut || true)?;
+    let Answer { response, device_state } = answer.expect("nobody ends it early");
+    Ok(Answer { response: response.map_prototypes(|own| own.to_prototypes()), device_state })
 }
 
 /// The running sum of a round's answers. Its value does not depend on their order, and its size grows with the number of
@@ -207,6 +234,14 @@ enum Sum {
     },
     Gradient(HeadSum),
     Prototypes(PrototypeSum),
+    OfMethod {
+        method: Method,
+        heads: HeadSum,
+        changes: HeadSum,
+        notes: BTreeMap<String, Note>,
+        /// What the aggregator kept for the method when the round opened.
+        state: Option<OfMethod>,
+    },
 }
 
 /// Why an answer cannot be added.
@@ -239,6 +274,13 @@ impl RoundSum {
             }
             Request::Gradient => Sum::Gradient(HeadSum::new(shape)),
             Request::Prototypes => Sum::Prototypes(PrototypeSum::new(shape)),
+            Request::OfMethod(method) => Sum::OfMethod {
+                method,
+                heads: HeadSum::new(shape),
+                changes: HeadSum::new(shape),
+                notes: BTreeMap::new(),
+                state: known.server_state.of_method.clone(),
+            },
         };
         Self { shape, sum, weights: params.method.weights(&known.server_state) }
     }
@@ -264,7 +306,21 @@ impl RoundSum {
                 sum.add_main(gradient, samples, self.weights.of(device)).map_err(RoundError::Heads)?;
             }
             (Sum::Prototypes(sum), Response::Prototypes(own)) => sum.add(own).map_err(RoundError::Prototypes)?,
-            (Sum::Statistics(_) | Sum::Heads { .. } | Sum::Gradient(_) | Sum::Prototypes(_), _) => {
+            (Sum::OfMethod { method, heads, changes, notes, state }, Response::OfMethod(value)) => {
+                let contribution = method.contribute(value, device, state.as_ref()).ok_or(RoundError::Content)?;
+                let weight = self.weights.of(device);
+                // There are no more changes than heads, so the second fails only with the first.
+                heads.add_main(contribution.main, samples, weight).map_err(RoundError::Heads)?;
+                if let Some(change) = contribution.change {
+                    changes.add_main(change, samples, weight).map_err(RoundError::Heads)?;
+                }
+                let counts = contribution.change.is_some();
+                notes.insert(device.to_owned(), Note { note: contribution.note, samples, counts });
+            }
+            (
+                Sum::Statistics(_) | Sum::Heads { .. } | Sum::Gradient(_) | Sum::Prototypes(_) | Sum::OfMethod { .. },
+                _,
+            ) => {
                 return Err(RoundError::Content);
             }
         }
@@ -287,7 +343,10 @@ impl RoundSum {
                 total.subtract(former)?;
                 Some(former)
             }
-            (Sum::Statistics(_) | Sum::Heads { .. } | Sum::Gradient(_) | Sum::Prototypes(_), _) => None,
+            (
+                Sum::Statistics(_) | Sum::Heads { .. } | Sum::Gradient(_) | Sum::Prototypes(_) | Sum::OfMethod { .. },
+                _,
+            ) => None,
         };
         let added = self.add(device, response, samples);
         if let (Err(_), Some(former), Sum::Statistics(total)) = (&added, former, &mut self.sum) {
@@ -300,7 +359,7 @@ impl RoundSum {
     pub fn is_training(&self) -> bool {
         match self.sum {
             Sum::Statistics(_) => false,
-            Sum::Heads { .. } | Sum::Gradient(_) | Sum::Prototypes(_) => true,
+            Sum::Heads { .. } | Sum::Gradient(_) | Sum::Prototypes(_) | Sum::OfMethod { .. } => true,
         }
     }
 
@@ -319,6 +378,10 @@ impl RoundSum {
                 RoundResponses { gradient, samples: sum.samples(), ..none(known) }
             }
             Sum::Prototypes(prototypes) => RoundResponses { prototypes, ..none(known) },
+            Sum::OfMethod { method: _, heads, changes, notes, state: _ } => {
+                let change = changes.mean().map(|mean| (mean.main, changes.samples()));
+                RoundResponses { heads: heads.mean(), samples: heads.samples(), change, notes, ..none(known) }
+            }
         };
         after_training(responses)
     }

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use crate::fields::OfMethod;
 use crate::head::Head;
 use crate::prototype::{PrototypeSource, Prototypes};
 use crate::statistics::Means;
@@ -19,6 +20,8 @@ pub enum SideInformation {
     Weights(Vec<f32>),
     /// A main head that gradients are told against.
     ReferencePoint(Head),
+    /// What the method itself defines, in its file.
+    OfMethod(OfMethod),
 }
 
 /// Side information where it lies, as a device reads it.
@@ -34,6 +37,8 @@ pub enum SideInformationView<'a> {
     Weights(&'a [f32]),
     /// See [`SideInformation::ReferencePoint`].
     ReferencePoint(&'a Head),
+    /// See [`SideInformation::OfMethod`].
+    OfMethod(&'a OfMethod),
 }
 
 impl SideInformation {
@@ -45,6 +50,7 @@ impl SideInformation {
             Self::Prior(prior) => SideInformationView::Prior(prior),
             Self::Weights(weights) => SideInformationView::Weights(weights),
             Self::ReferencePoint(head) => SideInformationView::ReferencePoint(head),
+            Self::OfMethod(value) => SideInformationView::OfMethod(value),
         }
     }
 }
@@ -73,5 +79,10 @@ impl<'a> SideInformationView<'a> {
     /// The reference point, if it is that.
     pub fn reference_point(self) -> Option<&'a Head> {
         if let Self::ReferencePoint(head) = self { Some(head) } else { None }
+    }
+
+    /// The value of the method's own, if it is that.
+    pub fn of_method(self) -> Option<&'a OfMethod> {
+        if let Self::OfMethod(value) = self { Some(value) } else { None }
     }
 }

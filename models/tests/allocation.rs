@@ -58,7 +58,7 @@ fn allocated_by_batches(shape: Shape, count: usize, method: Method) -> usize {
     ];
     let loss = losses.into_iter().find(|(of, _)| *of == method).map_or(Loss::CrossEntropy, |(_, loss)| loss);
     let proximal = if method == Method::FedProx { 0.1 } else { 0.0 };
-    let local = LocalObjective { loss, proximal, balance };
+    let local = LocalObjective { loss, proximal, balance, correction: None };
     let params = Params { batch: 32, ..Params::defaults(method, shape.classes()) }.check().unwrap();
     let mut plan = Plan::draw(&labels, shape.classes(), &params.training(), stream(1, 1, b"device"));
     let balanced = plan.balanced().to_vec();

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 use grapevine_models::{
-    Conditions, FleetModel, Head, Heads, Init, Method, Params, Request, Response, RoundSum, Run, RunConfig, Samples,
-    Shape, SideInformation, ValidParams, respond, stream,
+    Answer, Conditions, DeviceState, FleetModel, Head, Heads, Init, Method, Params, Received, Request, Response,
+    RoundSum, Run, RunConfig, Samples, Shape, SideInformation, ValidParams, climb, respond, stream,
 };
 use proptest::prelude::*;
 use rand::seq::SliceRandom;
@@ -62,14 +62,20 @@ impl Fleet {
         let auxiliary = Some(self.samples(0));
         let mut run =
             Run::new(RunConfig { shape: self.shape, params, seed: 7, rounds, auxiliary }, FleetModel::default());
-        let mut models = Vec::new();
+        let (mut models, mut kept) = (Vec::new(), vec![None; self.devices.len()]);
         while let Some(request) = run.next_request() {
             let mut sum = run.open_round(request);
             for device in answering(run.trained(), (0..self.devices.len()).collect()) {
                 let (samples, rng) = (self.samples(device), stream(7, models.len() as u32, &[device as u8]));
                 let FleetModel { heads, side_information, .. } = run.model();
-                let response =
-                    respond(request, samples, heads.clone(), side_information.as_ref(), &params, rng).unwrap();
+                let received = Received {
+                    heads: heads.clone(),
+                    side_information: side_information.as_ref().map(SideInformation::view),
+                    device_state: kept[device].as_ref(),
+                };
+                let Answer { response, device_state } = respond(request, samples, received, &params, rng).unwrap();
+                let confirmed = device_state.map(|value| DeviceState { value, is_confirmed: true });
+                kept[device] = confirmed.or(kept[device].take());
                 sum.add(&device.to_string(), &response, samples.labels().len() as u32).unwrap();
             }
             run.close_round(sum);
@@ -308,10 +314,7 @@ fn devices_with_a_large_loss_weigh_more_under_climb() {
     // The second device's labels are wrong: its loss stays high.
     fleet.devices[1].1.iter_mut().for_each(|label| *label = 2 - *label);
     let last = fleet.run(quick(Method::Climb).check().unwrap(), 4, false).pop().unwrap();
-    assert_eq!(last.server_state.devices.len(), 2);
-    assert!(
-        last.server_state.devices["1"] > 0.0 && last.server_state.devices["0"] == 0.0,
-        "{:?}",
-        last.server_state.devices
-    );
+    let climb::State { multipliers } = last.server_state.of_method().unwrap();
+    assert_eq!(multipliers.len(), 2);
+    assert!(multipliers["1"] > 0.0 && multipliers["0"] == 0.0, "{multipliers:?}");
 }

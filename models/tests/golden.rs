@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use grapevine_models::{
     Balance, Conditions, DeviceWeight, FleetModel, Head, HeadSum, Heads, LocalObjective, LocalTraining, Loss, Means,
-    Method, Params, PrototypeSum, Prototypes, Response, RoundSum, Samples, ServerState, Shape, SideInformation,
-    Statistics, ValidParams, oneshot,
+    Method, OfMethod, Params, PrototypeSum, Prototypes, Response, RoundSum, Samples, ServerState, Shape,
+    SideInformation, Statistics, ValidParams, climb, creff, oneshot,
 };
 use serde_json::Value;
 
@@ -86,8 +86,13 @@ fn training_case(name: &str, case: &Value) {
     let proximal = hyper.get("mu").map_or(0.0, number);
     let balanced = indices(&case["balanced_samples"]);
     let params = params.check().unwrap();
-    let mut training =
-        LocalTraining::new(samples, heads, LocalObjective { loss, proximal, balance }, &balanced, params.training());
+    let mut training = LocalTraining::new(
+        samples,
+        heads,
+        LocalObjective { loss, proximal, balance, correction: None },
+        &balanced,
+        params.training(),
+    );
     let trace = doubles(&expected["main_weight_norm_after_each_batch"]);
     for (batch, wanted) in batches.iter().zip(trace) {
         training.step(batch);
@@ -194,9 +199,10 @@ fn climb_case(name: &str, case: &Value) {
         near(name, &model.heads.as_ref().unwrap().main.bias, &wanted.1);
     }
     let wanted = case["expected_multipliers"].as_object().unwrap();
-    assert_eq!(model.server_state.devices.len(), wanted.len(), "{name}");
+    let climb::State { multipliers } = model.server_state.of_method().unwrap();
+    assert_eq!(multipliers.len(), wanted.len(), "{name}");
     for (device, multiplier) in wanted {
-        same(name, "multiplier", &[model.server_state.devices[device]], &[multiplier.as_f64().unwrap()]);
+        same(name, "multiplier", &[multipliers[device]], &[multiplier.as_f64().unwrap()]);
     }
 }
 
@@ -207,7 +213,8 @@ fn creff_case(name: &str, case: &Value) {
         params = params.with(key.parse().unwrap(), number(&case[key]).into()).unwrap();
     }
     let params = params.check().unwrap();
-    let server_state = ServerState { numbers: flat(&case["federated_features"]), ..ServerState::default() };
+    let state = creff::State { features: flat(&case["federated_features"]) };
+    let server_state = ServerState { of_method: Some(OfMethod::new(Method::Creff, state)), ..ServerState::default() };
     let heads = Heads { main: head(&case["main"]), supplementary: Head::zeros(shape) };
     let mut model = FleetModel { heads: Some(heads), server_state, ..FleetModel::default() };
     let mut sum = RoundSum::new(shape, params.method.training_request(), &params, &model);
@@ -215,7 +222,12 @@ fn creff_case(name: &str, case: &Value) {
     let answer = Response::Prototypes(prototypes);
     sum.add("alone", &answer, 10).unwrap();
     model.update(sum.merge(model.clone(), &conditions(&params, 0)));
-    same(name, "federated features", &model.server_state.numbers, &doubles(&case["expected_features"]));
+    same(
+        name,
+        "federated features",
+        &model.server_state.of_method::<creff::State>().unwrap().features,
+        &doubles(&case["expected_features"]),
+    );
     same_head(name, "re-trained", &model.heads.unwrap().main, &double_head(&case["expected"]));
 }
 

@@ -7,12 +7,14 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
+use grapevine_models::fields::{FieldError, ValueKind};
 use grapevine_models::limits::{MAX_CLASS_WEIGHT, MAX_FEATURE_VALUE};
 use grapevine_models::{
     Head, HeadError, Heads, Means, Method, PrototypeError, Shape, SideInformation, SideInformationView, StatisticsError,
 };
 use serde::{Deserialize, Serialize};
 
+use crate::fields::{read_value, write_value};
 use crate::gradients::{EncodedPrototypes, take_class_list};
 use crate::limits::MAX_HEADER_BYTES;
 use crate::refusal::Refusal;
@@ -59,6 +61,17 @@ pub enum BodyError {
     /// A class list that is not ascending or names unknown classes.
     #[error("the list of classes is not ascending within the fleet's classes")]
     ClassList,
+    /// A value of the method's own that is none.
+    #[error("a value of the method cannot be read: {0}")]
+    Fields(#[from] FieldError),
+    /// Something stored by another version of the program.
+    #[error("it has format {written}, and this program reads format {readable}; go on with the version that wrote it")]
+    Format {
+        /// The format in the bytes.
+        written: u16,
+        /// The one that this program writes.
+        readable: u16,
+    },
     /// Means or shares that cannot be.
     #[error("class means or shares are out of range")]
     Absurd,
@@ -68,10 +81,20 @@ impl BodyError {
     /// Under which name it is counted.
     pub fn refusal(&self) -> Refusal {
         match self {
-            Self::Content | Self::ClassList | Self::Tensor(TensorError::Short) => Refusal::Content,
-            Self::Tensor(TensorError::NotFinite) | Self::Head(HeadError::NotFinite) => Refusal::NotFinite,
-            Self::Shape { .. } | Self::Head(HeadError::Length { .. }) => Refusal::Shape,
-            Self::Head(HeadError::TooLarge(_)) | Self::Absurd => Refusal::Absurd,
+            Self::Content | Self::ClassList | Self::Tensor(TensorError::Short) | Self::Format { .. } => {
+                Refusal::Content
+            }
+            Self::Tensor(TensorError::NotFinite) => Refusal::NotFinite,
+            Self::Head(error) | Self::Fields(FieldError::Head(error)) => match error {
+                HeadError::NotFinite => Refusal::NotFinite,
+                HeadError::Length { .. } => Refusal::Shape,
+                HeadError::TooLarge(_) => Refusal::Absurd,
+            },
+            Self::Fields(FieldError::NotFinite) => Refusal::NotFinite,
+            Self::Fields(FieldError::Impossible(_)) => Refusal::Absurd,
+            Self::Fields(FieldError::Short | FieldError::Format { .. } | FieldError::Nothing(_)) => Refusal::Content,
+            Self::Shape { .. } => Refusal::Shape,
+            Self::Absurd => Refusal::Absurd,
             Self::Prototypes(PrototypeError::Value(_)) => Refusal::Absurd,
             Self::Prototypes(PrototypeError::Class { .. } | PrototypeError::Length(_)) => Refusal::Shape,
             Self::Statistics(StatisticsError::Length { .. } | StatisticsError::Mismatch) => Refusal::Shape,
@@ -111,6 +134,7 @@ enum SideInformationHeader {
     Prior,
     Weights,
     ReferencePoint,
+    OfMethod { method: Method },
 }
 
 impl SideInformationBody {
@@ -142,6 +166,11 @@ impl SideInformationBody {
             SideInformation::ReferencePoint(head) => {
                 let mut out = begin(&SideInformationHeader::ReferencePoint);
                 write_head(head, Encoding::F32, &mut out);
+                out
+            }
+            SideInformation::OfMethod(value) => {
+                let mut out = begin(&SideInformationHeader::OfMethod { method: value.method() });
+                write_value(value, Encoding::F32, &mut out);
                 out
             }
         }
@@ -190,6 +219,10 @@ impl<'a> ReceivedSideInformation<'a> {
                 let head = read_head(shape, Encoding::F32, &mut rest)?;
                 head.check(shape)?;
                 SideInformation::ReferencePoint(head)
+            }
+            SideInformationHeader::OfMethod { method } => {
+                let kind = ValueKind::SideInformation;
+                SideInformation::OfMethod(read_value(method, kind, Encoding::F32, shape, &mut rest)?)
             }
         };
         finish(rest)?;

@@ -16,6 +16,7 @@ mod attributes;
 mod bitmap;
 mod blob;
 mod body;
+mod fields;
 mod frame;
 mod gradients;
 mod ids;
@@ -32,6 +33,7 @@ pub use blob::{Assembler, BlobRef, BlockError, BlockSize, block};
 pub use body::{
     BodyError, HeadsBody, ReceivedSideInformation, SideInformationBody, largest_heads, largest_side_information,
 };
+pub use fields::DeviceStateBody;
 pub use frame::{FrameError, VERSION, decode_to_aggregator, decode_to_device, encode};
 // The contents of bodies.
 pub use attributes::{AttributeError, AttributeValue, Attributes, BUILT_IN as BUILT_IN_ATTRIBUTES, is_attribute_name};

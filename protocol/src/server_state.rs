@@ -1,15 +1,13 @@
 //! What an aggregator keeps for itself from round to round, as bytes: never sent, read back after a restart.
 
-use alloc::collections::BTreeMap;
-use alloc::string::String;
 use alloc::vec::Vec;
 
-use grapevine_models::limits::MAX_SERVER_STATE_NUMBERS;
-use grapevine_models::{Average, Head, ServerState, Shape, Statistics};
+use grapevine_models::fields::ValueKind;
+use grapevine_models::{Average, Head, Method, OfMethod, ServerState, Shape, Statistics};
 use serde::{Deserialize, Serialize};
 
 use crate::body::{BodyError, begin, finish, open};
-use crate::limits::MAX_DEVICES;
+use crate::fields::{read_value, write_value};
 use crate::tensor::Encoding;
 
 /// [`ServerState`] as it is stored.
@@ -29,61 +27,55 @@ struct StatisticsHeader {
 
 #[derive(Serialize, Deserialize)]
 struct ServerStateHeader {
+    format: u16,
     has_prior: bool,
     /// Heads in the average; 0 where there is none.
     averaged: u32,
-    numbers: u32,
-    devices: u32,
+    /// Whose value follows at the end, if one does.
+    of_method: Option<Method>,
 }
+
+/// Goes up when what is around the method's own value changes.
+const FORMAT: u16 = 1;
 
 impl ServerStateBody {
     /// Writes the server state.
     pub fn encode(&self) -> Vec<u8> {
-        let ServerState { prior, average, numbers, devices } = &self.0;
+        let ServerState { prior, average, of_method } = &self.0;
         let mut out = begin(&ServerStateHeader {
+            format: FORMAT,
             has_prior: !prior.is_empty(),
             averaged: average.as_ref().map_or(0, |average| average.heads),
-            numbers: numbers.len() as u32,
-            devices: devices.len() as u32,
+            of_method: of_method.as_ref().map(OfMethod::method),
         });
         let (weight, bias) = average
             .as_ref()
             .map_or((&[][..], &[][..]), |average| (average.head.weight.as_slice(), average.head.bias.as_slice()));
-        for values in [prior, weight, bias, numbers] {
+        for values in [prior, weight, bias] {
             Encoding::F32.write(values, values.len(), &mut out);
         }
-        for device in devices {
-            out = postcard::to_extend(&device, out).expect("a name and a number always serialise");
-        }
+        of_method.iter().for_each(|value| write_value(value, Encoding::F32, &mut out));
         out
     }
 
     /// Reads the server state of a fleet of this shape.
     ///
     /// # Errors
-    /// If the bytes are no server state of this shape, or a number is not finite.
+    /// If the bytes are no server state of this shape or of another version of this program, or a number is not finite.
     pub fn decode(bytes: &[u8], shape: Shape) -> Result<Self, BodyError> {
         let (header, mut rest): (ServerStateHeader, &[u8]) = open(bytes)?;
-        if header.numbers as usize > MAX_SERVER_STATE_NUMBERS || header.devices as usize > MAX_DEVICES {
-            return Err(BodyError::Content);
+        if header.format != FORMAT {
+            return Err(BodyError::Format { written: header.format, readable: FORMAT });
         }
         let mut array = |wanted: bool, count: usize| Encoding::F32.read(1, if wanted { count } else { 0 }, &mut rest);
         let prior = array(header.has_prior, shape.classes())?;
         let weight = array(header.averaged > 0, shape.weights())?;
         let bias = array(header.averaged > 0, shape.classes())?;
-        let numbers = array(true, header.numbers as usize)?;
-        let mut devices = BTreeMap::new();
-        for _ in 0..header.devices {
-            let ((device, number), after): ((String, f32), &[u8]) = open(rest)?;
-            rest = after;
-            devices.insert(device, number);
-        }
+        let value = |method| read_value(method, ValueKind::ServerState, Encoding::F32, shape, &mut rest);
+        let of_method = header.of_method.map(value).transpose()?;
         finish(rest)?;
-        if devices.len() != header.devices as usize || devices.values().any(|number| !number.is_finite()) {
-            return Err(BodyError::Absurd);
-        }
         let average = (header.averaged > 0).then_some(Average { head: Head { weight, bias }, heads: header.averaged });
-        Ok(Self(ServerState { prior, average, numbers, devices }))
+        Ok(Self(ServerState { prior, average, of_method }))
     }
 }
 
@@ -126,19 +118,19 @@ impl StatisticsBody {
 mod tests {
     use alloc::vec;
 
-    use grapevine_models::{Samples, Sums};
+    use grapevine_models::{Samples, Sums, climb};
 
     use super::*;
 
     fn server_state() -> ServerState {
+        let multipliers = climb::State { multipliers: [("a".into(), 0.5), ("north-2".into(), 5.0)].into() };
         ServerState {
             prior: vec![0.75, 0.25],
             average: Some(Average {
                 head: Head { weight: vec![1.0, -2.0, 3.0, 0.5], bias: vec![0.0, -1.0] },
                 heads: 3,
             }),
-            numbers: vec![0.1, 0.2, 0.3],
-            devices: [("a".into(), 0.5), ("north-2".into(), 5.0)].into(),
+            of_method: Some(OfMethod::new(Method::Climb, multipliers)),
         }
     }
 
@@ -150,7 +142,7 @@ mod tests {
             ServerState::default(),
             ServerState { prior: Vec::new(), ..full.clone() },
             ServerState { average: None, ..full.clone() },
-            ServerState { numbers: Vec::new(), devices: BTreeMap::new(), ..full.clone() },
+            ServerState { of_method: None, ..full.clone() },
             full,
         ] {
             let bytes = ServerStateBody(state.clone()).encode();
@@ -178,6 +170,8 @@ mod tests {
         for end in 0..bytes.len() {
             assert!(ServerStateBody::decode(&bytes[..end], shape).is_err(), "{end}");
         }
+        let newer = [&[FORMAT as u8 + 1], &bytes[1..]].concat();
+        assert_eq!(ServerStateBody::decode(&newer, shape), Err(BodyError::Format { written: 2, readable: 1 }));
         let more = [bytes.as_slice(), &[0]].concat();
         assert_eq!(ServerStateBody::decode(&more, shape), Err(BodyError::Content));
         for at in 0..bytes.len() {

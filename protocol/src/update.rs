@@ -2,9 +2,10 @@
 
 use alloc::vec::Vec;
 
+use grapevine_models::fields::ValueKind;
 use grapevine_models::limits::{MAX_LOSS, MAX_SAMPLES};
 use grapevine_models::{
-    FloatSums, Head, OwnPrototypes, Prototypes, Request, Response, Shape, Statistics, Sums, triangle,
+    FloatSums, Head, Method, OwnPrototypes, Prototypes, Request, Response, Shape, Statistics, Sums, triangle,
 };
 use serde::{Deserialize, Serialize};
 
@@ -12,10 +13,14 @@ use crate::body::{
     BodyError, begin, check_shape, finish, has_supplementary, largest_head, open, read_head, read_heads, write_head,
     write_heads,
 };
+use crate::fields::{read_value, write_value};
 use crate::gradients::{EncodedPrototypes, gradient_bytes};
 use crate::ids::DatasetId;
 use crate::limits::MAX_HEADER_BYTES;
 use crate::tensor::{Encoding, TensorError};
+
+/// Most heads in what a device responds to [`Request::OfMethod`].
+const MOST_HEADS: usize = 2;
 
 /// A device's answer to a round, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,6 +59,10 @@ enum UpdateKind {
     Prototypes {
         encoding: Encoding,
         classes: u16,
+    },
+    OfMethod {
+        encoding: Encoding,
+        method: Method,
     },
 }
 
@@ -135,6 +144,11 @@ impl Update {
                 write_prototypes(prototypes, encoding, &mut out);
                 out
             }
+            Response::OfMethod(value) => {
+                let mut out = begin(UpdateKind::OfMethod { encoding, method: value.method() });
+                write_value(value, encoding, &mut out);
+                out
+            }
         }
     }
 
@@ -180,11 +194,15 @@ impl Update {
             (UpdateKind::Prototypes { encoding, classes }, Request::Prototypes) => {
                 Response::Prototypes(EncodedPrototypes::take(shape, encoding, classes, &mut rest)?.to_prototypes()?)
             }
+            (UpdateKind::OfMethod { encoding, method }, Request::OfMethod(wanted)) if method == wanted => {
+                Response::OfMethod(read_value(method, ValueKind::Response, encoding, shape, &mut rest)?)
+            }
             (
                 UpdateKind::Statistics { .. }
                 | UpdateKind::Heads { .. }
                 | UpdateKind::Gradient { .. }
-                | UpdateKind::Prototypes { .. },
+                | UpdateKind::Prototypes { .. }
+                | UpdateKind::OfMethod { .. },
                 _,
             ) => return Err(BodyError::Content),
         };
@@ -198,7 +216,7 @@ fn write_prototypes(prototypes: &impl SentPrototypes, encoding: Encoding, out: &
     prototypes.each(&mut |prototype| write_head(prototype, encoding, out));
 }
 
-/// Bytes of a device's response but for its header, which takes [`MAX_HEADER_BYTES`] at most.
+/// Bytes of a device's response at most, but for its header, which takes [`MAX_HEADER_BYTES`] at most.
 pub fn response_bytes<P: SentPrototypes>(response: &Response<P>, shape: Shape, encoding: Encoding) -> usize {
     let of_classes = |classes: usize| classes * (2 + gradient_bytes(shape, encoding));
     match response {
@@ -209,6 +227,7 @@ pub fn response_bytes<P: SentPrototypes>(response: &Response<P>, shape: Shape, e
         }
         Response::Gradient(_) => gradient_bytes(shape, encoding),
         Response::Prototypes(prototypes) => of_classes(prototypes.class_list().len()),
+        Response::OfMethod(_) => MOST_HEADS * largest_head(shape),
     }
 }
 
@@ -221,6 +240,7 @@ pub fn largest_update(shape: Shape, request: Request) -> usize {
         Request::Heads { prototypes, .. } => 2 * head + if prototypes { all_prototypes } else { 0 },
         Request::Gradient => head,
         Request::Prototypes => all_prototypes,
+        Request::OfMethod(_) => MOST_HEADS * head,
     };
     MAX_HEADER_BYTES + arrays
 }

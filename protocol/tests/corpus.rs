@@ -8,7 +8,8 @@ use std::path::PathBuf;
 
 use grapevine_models::{Method, Sums};
 use grapevine_protocol::{
-    HeadsBody, Refusal, Request, ServerStateBody, SideInformationBody, Update, decode_to_aggregator, decode_to_device,
+    DeviceStateBody, HeadsBody, Refusal, Request, ServerStateBody, SideInformationBody, Update, decode_to_aggregator,
+    decode_to_device,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -23,11 +24,12 @@ const MUTATIONS: usize = 20_000;
 
 type Check = fn(&[u8]);
 
-const TARGETS: [(&str, Check); 7] = [
+const TARGETS: [(&str, Check); 8] = [
     ("side_information", checks::side_information),
     ("assembler", checks::assembler),
     ("heads", checks::heads),
     ("server_state", checks::server_state),
+    ("device_state", checks::device_state),
     ("to_aggregator", checks::to_aggregator),
     ("to_device", checks::to_device),
     ("update", checks::update),
@@ -96,6 +98,9 @@ fn seeds_of_updates_are_refused_as_their_names_say() {
         ("gradients-alone-without-any", Request::Prototypes, Refusal::Content),
         ("statistics-means-sum-too-large", means, Refusal::Absurd),
         ("statistics-counts-too-many", counts, Refusal::Samples),
+        ("scaffold-format-2", Method::Scaffold.training_request(), Refusal::Content),
+        ("scaffold-truncated", Method::Scaffold.training_request(), Refusal::Content),
+        ("scaffold-nan", Method::Scaffold.training_request(), Refusal::NotFinite),
     ] {
         let update = Update::decode(&seeds[name][1..], examples::shape(), request);
         assert_eq!(update.map_err(|error| error.refusal()), Err(reason), "{name}");
@@ -113,6 +118,8 @@ fn other_seeds_are_taken_if_nothing_is_wrong_with_them() {
     taken("side_information", &aids, |seed| SideInformationBody::decode(&seed[1..], shape).is_ok());
     let memories: Vec<_> = examples::server_states().into_iter().map(|(name, _)| name).collect();
     taken("server_state", &memories, |seed| ServerStateBody::decode(&seed[1..], shape).is_ok());
+    let states: Vec<_> = examples::device_states().into_iter().map(|(name, _)| name).collect();
+    taken("device_state", &states, |seed| DeviceStateBody::decode(&seed[1..], shape).is_ok());
     let mut messages: Vec<_> = examples::to_aggregator().iter().map(|framed| framed.name).collect();
     // Whoever assembles refuses a claim, not whoever reads the message.
     messages.push("offer-200mb-claim");

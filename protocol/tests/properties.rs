@@ -6,7 +6,10 @@ use grapevine_models::hyper_parameters::Kind;
 use grapevine_models::limits::{
     MAX_CLASS_WEIGHT, MAX_FEATURE_VALUE, MAX_GRADIENT_VALUE, MAX_LOSS, MAX_PARAMETER_VALUE, MAX_SAMPLES,
 };
-use grapevine_models::{Head, Heads, Means, Method, Params, Prototypes, Samples, Shape, Statistics, Sums, ValidParams};
+use grapevine_models::scaffold::{Answer, ControlVariate};
+use grapevine_models::{
+    Head, Heads, Means, Method, OfMethod, Params, Prototypes, Samples, Shape, Statistics, Sums, ValidParams,
+};
 use grapevine_protocol::limits::{MAX_ATTRIBUTES, MAX_BLOCKS, MAX_HEADER_BYTES};
 use grapevine_protocol::{
     AttributeValue, Attributes, Bitmap, BlobRef, BlockHeader, BlockRequest, BlockSize, BodyError, DatasetId, Digest,
@@ -163,6 +166,7 @@ fn one_flipped_byte_is_refused_or_leaves_sound_numbers() {
                 Ok(SideInformation::ReferencePoint(head)) => {
                     assert_eq!(head.check(examples::shape()), Ok(()), "{name}")
                 }
+                Ok(SideInformation::OfMethod(value)) => assert!(value.get::<ControlVariate>().is_some(), "{name}"),
                 Err(error) => assert!(!error.to_string().is_empty()),
             }
         });
@@ -204,6 +208,10 @@ fn assert_refused_or_sound(bytes: &[u8], answer: &examples::Answer) {
         }
         Response::Gradient(gradient) => assert_eq!(gradient.check(examples::shape()), Ok(())),
         Response::Prototypes(prototypes) => assert_eq!(prototypes.check(examples::shape()), Ok(())),
+        Response::OfMethod(value) => {
+            let Answer { main, change, .. } = value.get().unwrap();
+            assert_eq!((main.check(examples::shape()), change.check(examples::shape())), (Ok(()), Ok(())));
+        }
         Response::Statistics(statistics) => {
             assert!(statistics.samples() <= u64::from(MAX_SAMPLES));
             let floats = statistics.to_floats();
@@ -271,6 +279,7 @@ fn method_of(side_information: &SideInformation) -> Method {
         SideInformation::Prior(_) => Method::LogitAdjusted,
         SideInformation::Weights(_) => Method::RatioLoss,
         SideInformation::ReferencePoint(_) => Method::RedGrapePlus,
+        SideInformation::OfMethod(value) => value.method(),
     }
 }
 
@@ -331,7 +340,11 @@ fn side_information() -> impl Strategy<Value = (Shape, SideInformation)> {
         let weights = vec(0.0..=MAX_CLASS_WEIGHT, shape.classes()).prop_map(SideInformation::Weights);
         let reference_point = head(shape, MAX_PARAMETER_VALUE).prop_map(SideInformation::ReferencePoint);
         let prototypes = prototypes(shape).prop_map(SideInformation::Prototypes);
-        (Just(shape), prop_oneof![prototypes, means, prior, weights, reference_point])
+        let variate = (any::<u32>(), head(shape, MAX_PARAMETER_VALUE)).prop_map(|(start, variate)| {
+            let variate = ControlVariate { start, variate };
+            SideInformation::OfMethod(OfMethod::new(Method::Scaffold, variate))
+        });
+        (Just(shape), prop_oneof![prototypes, means, prior, weights, reference_point, variate])
     })
 }
 

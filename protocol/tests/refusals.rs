@@ -3,7 +3,7 @@
 use grapevine_models::limits::{
     MAX_CLASS_WEIGHT, MAX_FEATURE_VALUE, MAX_GRADIENT_VALUE, MAX_LOSS, MAX_PARAMETER_VALUE, MAX_SAMPLES,
 };
-use grapevine_models::{Head, Heads, Method, Prototypes, Shape, Statistics, Sums};
+use grapevine_models::{Head, Heads, Method, OfMethod, Prototypes, Shape, Statistics, Sums, scaffold};
 use grapevine_protocol::limits::{BLOCK_BYTES, MAX_BLOB_BYTES, MAX_FRAME_BYTES};
 use grapevine_protocol::{
     Assembler, BlobRef, BlockError, BlockHeader, BodyError, DatasetId, Digest, Encoding, HeadsBody, Refusal, Request,
@@ -166,6 +166,10 @@ fn what_the_method_does_not_ask_for() {
         }
         Request::Gradient => Response::Gradient(head.clone()),
         Request::Prototypes => Response::Prototypes(prototypes.clone()),
+        Request::OfMethod(method) => {
+            let answer = scaffold::Answer { main: head.clone(), since: 0, change: head.clone() };
+            Response::OfMethod(OfMethod::new(method, answer))
+        }
     };
     for given in &requests {
         let update = Update { samples: 3, dataset: DatasetId(9), response: answer(*given) };

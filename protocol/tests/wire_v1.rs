@@ -142,6 +142,13 @@ fn updates() {
             "statistics-second-moment",
             "020205ac02010302000000010000000000e03f0000c03f000080be000000400000d03f0000403f0000a840",
         ),
+        (
+            "scaffold",
+            concat!(
+                "020201ac0204001101000000060000000000fe3f000000bf0000803e0000febf0000c03f0000c0bf0000febf0000003e",
+                "0000fe3f0000803f0000803e000000bf",
+            ),
+        ),
     ];
     let answers = examples::answers();
     assert_eq!(answers.len(), frozen.len());
@@ -190,6 +197,7 @@ fn aids() {
         ("prior", "020000403f0000803e"),
         ("weights", "030000c03f0080fa43"),
         ("reference-point", "040000803f000000bf0000803e0000003e0000003f000000bf"),
+        ("scaffold", "051101000000040302010000fe3f000000bf0000803e0000febf0000c03f0000c0bf"),
     ];
     let aids = examples::side_information();
     assert_eq!(aids.len(), frozen.len());
@@ -297,6 +305,7 @@ fn method_numbers() {
         "ridge",
         "ridge-plain",
         "lda",
+        "scaffold",
     ];
     assert_eq!(Method::ALL.len(), names.len());
     for ((number, method), name) in (0..).zip(Method::ALL).zip(names) {

@@ -2,20 +2,20 @@
 
 use std::sync::OnceLock;
 
-use grapevine_models::limits::{MAX_CLASS_WEIGHT, MAX_FEATURE_VALUE, MAX_LOSS, MAX_SAMPLES, MAX_SERVER_STATE_NUMBERS};
+use grapevine_models::limits::{MAX_CLASS_WEIGHT, MAX_FEATURE_VALUE, MAX_LOSS, MAX_SAMPLES};
 use grapevine_models::{Heads, Means, Method, ServerState, Shape, Sums};
-use grapevine_protocol::limits::{BLOCK_BYTES, MAX_BLOCKS, MAX_DEVICES, MAX_FRAME_BYTES};
+use grapevine_protocol::limits::{BLOCK_BYTES, MAX_BLOCKS, MAX_FRAME_BYTES};
 use grapevine_protocol::{
-    Assembler, Bitmap, BlobRef, BlockError, BlockHeader, BlockSize, BodyError, Digest, Encoding, HeadsBody, Refusal,
-    Request, Response, ServerStateBody, SideInformation, SideInformationBody, ToAggregator, ToDevice, Update, block,
-    decode_to_aggregator, decode_to_device, encode, largest_side_information, largest_update,
+    Assembler, Bitmap, BlobRef, BlockError, BlockHeader, BlockSize, BodyError, DeviceStateBody, Digest, Encoding,
+    HeadsBody, Refusal, Request, Response, ServerStateBody, SideInformation, SideInformationBody, ToAggregator,
+    ToDevice, Update, block, decode_to_aggregator, decode_to_device, encode, largest_side_information, largest_update,
 };
 
 /// Classes and features of the fleets that the body targets know.
 const SHAPES: [(usize, usize); 3] = [(2, 2), (3, 1), (5, 4)];
 
 /// What the rounds of the update target ask for.
-const REQUESTS: [Request; 10] = [
+const REQUESTS: [Request; 11] = [
     Request::Heads { supplementary: true, prototypes: true, loss: false },
     Request::MAIN_HEAD,
     Request::Heads { supplementary: false, prototypes: true, loss: false },
@@ -26,6 +26,7 @@ const REQUESTS: [Request; 10] = [
     Request::Gradient,
     Request::Heads { supplementary: false, prototypes: false, loss: true },
     Request::Prototypes,
+    Request::OfMethod(Method::Scaffold),
 ];
 
 /// Most bytes the assembler target expects: three blocks, the last of which is short.
@@ -93,6 +94,7 @@ pub fn update(bytes: &[u8]) {
         }
         Response::Gradient(gradient) => assert_eq!(gradient.check(shape), Ok(())),
         Response::Prototypes(prototypes) => assert_eq!(prototypes.check(shape), Ok(())),
+        Response::OfMethod(value) => assert_eq!(request, Request::OfMethod(value.method())),
         Response::Statistics(statistics) => {
             assert!(!request.is_training());
             assert!(statistics.samples() <= u64::from(MAX_SAMPLES));
@@ -149,6 +151,7 @@ pub fn side_information(bytes: &[u8]) {
             assert_eq!(head.check(shape), Ok(()));
             Method::RedGrapePlus
         }
+        SideInformation::OfMethod(value) => value.method(),
     };
     assert!(body.len() <= largest_side_information(shape, method));
     assert_eq!(SideInformationBody::decode(&side_information.encode(Encoding::F32), shape), Ok(side_information));
@@ -162,12 +165,21 @@ pub fn server_state(bytes: &[u8]) {
         Ok(server_state) => server_state,
         Err(error) => return sound_error(&error),
     };
-    let ServerState { prior, average, numbers, devices } = &server_state.0;
+    let ServerState { prior, average, of_method: _ } = &server_state.0;
     assert!(prior.is_empty() || prior.len() == shape.classes());
     assert!(average.as_ref().is_none_or(|average| average.head.weight.len() == shape.weights()));
-    assert!(numbers.len() <= MAX_SERVER_STATE_NUMBERS && devices.len() <= MAX_DEVICES);
-    assert!(prior.iter().chain(numbers).chain(devices.values()).all(|number| number.is_finite()));
+    assert!(prior.iter().all(|number| number.is_finite()));
     assert_eq!(ServerStateBody::decode(&server_state.encode(), shape), Ok(server_state));
+}
+
+/// The shape, then what a method keeps on a device.
+pub fn device_state(bytes: &[u8]) {
+    let Some((&first, body)) = bytes.split_first() else { return };
+    let shape = shape(first);
+    match DeviceStateBody::decode(body, shape) {
+        Ok(state) => assert_eq!(DeviceStateBody::decode(&state.encode(), shape), Ok(state)),
+        Err(error) => sound_error(&error),
+    }
 }
 
 fn sound_means(means: &Means, shape: Shape) {

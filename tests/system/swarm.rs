@@ -245,8 +245,13 @@ impl Connection {
                 Action::Unfollow(kind) => self.follow(at, kind, false),
                 Action::Work(job) => {
                     let member = &mut self.members[at];
-                    let content = work(&job, &member.id, &member.dataset, &mut || true).expect("it can be trained");
-                    let update = FinishedUpdate { run: job.announcement.run, round: job.announcement.round, content };
+                    let worked =
+                        work(&job, &member.id, &member.dataset, None, &mut || true).expect("it can be trained");
+                    let update = FinishedUpdate {
+                        run: job.announcement.run,
+                        round: job.announcement.round,
+                        content: worked.update,
+                    };
                     member.session.handle_update(self.started.elapsed(), update);
                 }
                 // Work is over at once, and nothing is kept.

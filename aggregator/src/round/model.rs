@@ -81,7 +81,7 @@ impl Model {
         let server_state = |content: &Content| ServerStateBody::decode(&content.bytes, shape).map(|body| body.0);
         let server_state = self.server_state.as_ref().map(server_state).transpose();
         let server_state = server_state.map_err(|_| ModelError::Unreadable("server state"))?.unwrap_or_default();
-        if self.heads.is_some() && !config.params.method.fits_server_state(&server_state, shape) {
+        if self.heads.is_some() && !config.params.method.fits_server_state(&server_state) {
             return Err(ModelError::Unreadable("server state"));
         }
         let side_information =

@@ -117,7 +117,7 @@ impl RoundRecord {
 pub(super) fn contribution(update: &Update) -> Contribution {
     let mean_square = match &update.response {
         Response::Statistics(statistics) => statistics.mean_square().unwrap_or(0.0) as f32,
-        Response::Heads { .. } | Response::Gradient(_) | Response::Prototypes(_) => 0.0,
+        Response::Heads { .. } | Response::Gradient(_) | Response::Prototypes(_) | Response::OfMethod(_) => 0.0,
     };
     Contribution { dataset: update.dataset, samples: update.samples, mean_square }
 }

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Args;
 use grapevine_edge_client::resources::Throttle;
 use grapevine_edge_client::session::Job;
-use grapevine_edge_client::store::{Dataset, NewestHead, Store};
+use grapevine_edge_client::store::{Dataset, MethodState, NewestHead, Store};
 use grapevine_edge_client::work::{WorkError, work};
 use grapevine_host::Shutdown;
 use grapevine_models::evaluate::Accuracy;
@@ -121,6 +121,8 @@ struct FleetOfOne<'a> {
     announcement: RoundAnnouncement,
     run: Run<'a>,
     throttle: Throttle,
+    /// What the method keeps on the device.
+    kept: Option<MethodState>,
     /// Whether the newest head was the beginning.
     from_newest_head: bool,
 }
@@ -158,7 +160,7 @@ impl<'a> FleetOfOne<'a> {
         // The device's samples are those of an aggregator that needs some: there is nobody else.
         let config = RunConfig { shape, params, seed: announcement.seed, rounds, auxiliary: Some(samples) };
         let run = Run::new(config, FleetModel { heads, ..FleetModel::default() });
-        Ok(Self { device, dataset, announcement, run, throttle, from_newest_head })
+        Ok(Self { device, dataset, announcement, run, throttle, kept: None, from_newest_head })
     }
 
     /// The next round; `false` when there is none.
@@ -172,8 +174,11 @@ impl<'a> FleetOfOne<'a> {
             side_information.map(|content| Arc::from(SideInformationBody(content).encode(Encoding::F32)));
         let (throttle, stop) = (&self.throttle, Shutdown::manual());
         let job = Job { announcement: self.announcement.clone(), heads, side_information };
-        let content = work(&job, self.device, self.dataset, &mut || throttle.passes(&stop))?;
-        let update = Update::decode(&content, shape, request)?;
+        let kept = self.kept.as_ref();
+        let worked = work(&job, self.device, self.dataset, kept, &mut || throttle.passes(&stop))?;
+        let update = Update::decode(&worked.update, shape, request)?;
+        // It is merged at once.
+        self.kept = worked.state.map(|state| MethodState { is_confirmed: true, ..state });
         let mut sum = self.run.open_round(request);
         sum.add(self.device.as_str(), &update.response, update.samples)?;
         self.run.close_round(sum);

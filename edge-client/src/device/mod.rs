@@ -294,8 +294,9 @@ impl Shell<'_> {
                 Action::SaveHeads { run, round, content, digest } => self.save_heads(run, round, &content, digest.0),
                 Action::EmptyOutbox(digest) => self.empty_outbox(digest.0),
                 Action::Report(event) => {
-                    if matches!(event, Event::Delivered(_)) {
+                    if let Event::Delivered(round) = event {
                         self.delivered += 1;
+                        self.confirm_state(round.0);
                     }
                     self.tell(&event, observe);
                 }
@@ -330,6 +331,14 @@ impl Shell<'_> {
     fn empty_outbox(&self, digest: [u8; 32]) {
         if let Err(error) = self.store.empty_outbox(digest) {
             tracing::error!("the delivered update is not forgotten: {error}");
+        }
+    }
+
+    /// What the method kept with the update counts from now on. Where that fails, the method does as if the update had been
+    /// lost, which every method allows for.
+    fn confirm_state(&self, round: u32) {
+        if let Err(error) = self.store.confirm_method_state(round) {
+            tracing::error!("the method's state is not confirmed: {error}");
         }
     }
 

@@ -14,7 +14,7 @@ use grapevine_protocol::{DeviceId, Digest, RoundId, RunId};
 use crate::resources::Throttle;
 use crate::session::{FinishedUpdate, Job};
 use crate::store::{OutboxEntry, Store, StoreError};
-use crate::work::{WorkError, work};
+use crate::work::{WorkError, Worked, work};
 
 /// Stack of the working thread; all large buffers are on the heap.
 const STACK_BYTES: usize = 512 * 1024;
@@ -162,14 +162,18 @@ impl Working {
             self.steps.fetch_add(1, Ordering::Relaxed);
             self.throttle.passes(stop)
         };
-        let content = work(job, &self.device, &self.store.load_all()?, &mut goes_on)?;
+        let (dataset, kept) = (self.store.load_all()?, self.store.method_state()?);
+        let Worked { update, state } = work(job, &self.device, &dataset, kept.as_ref(), &mut goes_on)?;
         let entry = OutboxEntry {
             run: job.announcement.run.0,
             round: job.announcement.round.0,
-            digest: Digest::of(&content).0,
-            bytes: content,
+            digest: Digest::of(&update).0,
+            bytes: update,
         };
-        self.store.put_outbox(&entry)?;
+        match state {
+            Some(state) => self.store.put_outbox_with_state(&entry, &state)?,
+            None => self.store.put_outbox(&entry)?,
+        }
         Ok(from_entry(entry))
     }
 }

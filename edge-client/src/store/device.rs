@@ -14,6 +14,7 @@ const MAX_UPDATE_BYTES: usize = 64 << 20;
 
 const OUTBOX: &str = "outbox";
 const HEAD: &str = "head";
+const METHOD: &str = "method";
 
 /// An update that waits for its receipt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +26,19 @@ pub struct OutboxEntry {
     /// SHA-256 of `bytes`; the receipt names it.
     pub digest: Digest,
     /// The update as it goes out.
+    pub bytes: Vec<u8>,
+}
+
+/// What the method keeps on this device from round to round.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MethodState {
+    /// The run it belongs to.
+    pub run: u64,
+    /// The round with whose update it was kept.
+    pub round: u32,
+    /// Whether the aggregator has that update for certain.
+    pub is_confirmed: bool,
+    /// The state as the protocol writes it.
     pub bytes: Vec<u8>,
 }
 
@@ -51,6 +65,58 @@ impl Store {
             return Err(StoreError::TooLarge { bytes: entry.bytes.len(), limit: MAX_UPDATE_BYTES });
         }
         self.put_record(OUTBOX, &[&outbox_header(entry), &entry.bytes])
+    }
+
+    /// As [`Store::put_outbox`], together with what the method keeps from this update on: after a crash both are there, or
+    /// neither is.
+    ///
+    /// # Errors
+    /// If one of the two is too large, or the store cannot be written.
+    pub fn put_outbox_with_state(&self, entry: &OutboxEntry, state: &MethodState) -> Result<(), StoreError> {
+        let bytes = entry.bytes.len().max(state.bytes.len());
+        if bytes > MAX_UPDATE_BYTES {
+            return Err(StoreError::TooLarge { bytes, limit: MAX_UPDATE_BYTES });
+        }
+        let outbox = seal(OUTBOX, &[&outbox_header(entry), &entry.bytes]);
+        let state = seal(METHOD, &[&method_header(state), &state.bytes]);
+        self.database.write(|transaction| {
+            let mut records = transaction.open_table(RECORDS)?;
+            records.insert(OUTBOX, outbox.as_slice())?;
+            records.insert(METHOD, state.as_slice())?;
+            Ok(())
+        })
+    }
+
+    /// What the method keeps on this device.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn method_state(&self) -> Result<Option<MethodState>, StoreError> {
+        self.record(METHOD, parse_method_state)
+    }
+
+    /// The aggregator has the update of this round: what the method kept with it is confirmed. What it kept with another one
+    /// stays as it is.
+    ///
+    /// # Errors
+    /// If the store cannot be read or written.
+    pub fn confirm_method_state(&self, round: u32) -> Result<(), StoreError> {
+        if self.method_state()?.is_none_or(|state| state.round != round || state.is_confirmed) {
+            return Ok(());
+        }
+        self.database.write(|transaction| {
+            let mut records = transaction.open_table(RECORDS)?;
+            // Read again inside the transaction: another thread may have put a new one meanwhile.
+            let state = records.get(METHOD)?.and_then(|record| {
+                unseal(METHOD, record.value()).and_then(parse_method_state).filter(|state| state.round == round)
+            });
+            if let Some(state) = state {
+                let record =
+                    seal(METHOD, &[&method_header(&MethodState { is_confirmed: true, ..state.clone() }), &state.bytes]);
+                records.insert(METHOD, record.as_slice())?;
+            }
+            Ok(())
+        })
     }
 
     /// The update that waits for its receipt.
@@ -146,5 +212,29 @@ pub(super) fn forget_model(transaction: &WriteTransaction) -> Result<(), redb::E
     let mut records = transaction.open_table(RECORDS)?;
     records.remove(OUTBOX)?;
     records.remove(HEAD)?;
+    records.remove(METHOD)?;
     Ok(())
+}
+
+/// Bytes of run, round, and whether it is confirmed, in front of a method's state.
+const METHOD_HEADER_BYTES: usize = 8 + 4 + 1;
+
+fn method_header(state: &MethodState) -> [u8; METHOD_HEADER_BYTES] {
+    let mut header = [0; METHOD_HEADER_BYTES];
+    header[..8].copy_from_slice(&state.run.to_le_bytes());
+    header[8..12].copy_from_slice(&state.round.to_le_bytes());
+    header[12] = state.is_confirmed.into();
+    header
+}
+
+fn parse_method_state(payload: &[u8]) -> Option<MethodState> {
+    let (run, rest) = payload.split_first_chunk()?;
+    let (round, rest) = rest.split_first_chunk()?;
+    let (&is_confirmed, bytes) = rest.split_first()?;
+    Some(MethodState {
+        run: u64::from_le_bytes(*run),
+        round: u32::from_le_bytes(*round),
+        is_confirmed: is_confirmed != 0,
+        bytes: bytes.to_vec(),
+    })
 }

@@ -26,7 +26,7 @@ use grapevine_models::Shape;
 use grapevine_protocol::DatasetId;
 use redb::TableDefinition;
 
-pub use device::{NewestHead, OutboxEntry};
+pub use device::{MethodState, NewestHead, OutboxEntry};
 pub use error::StoreError;
 pub use features::{Dataset, Sample, StoreLimits, Wanted};
 pub use identity::StoreIdentity;

@@ -18,6 +18,7 @@ use alloc::vec::Vec;
 
 use super::{Definition, RoundResponses};
 use crate::exp::{norm, softmax_error};
+use crate::fields::{FieldError, FieldReader, FieldWriter, Fields, OfMethod, Readers, read_as};
 use crate::fleet::{Conditions, RoundResult};
 use crate::head::{Head, Heads};
 use crate::hyper_parameters::HyperParameter;
@@ -56,9 +57,17 @@ pub(super) const DEFINITION: Definition = Definition {
     params: &[FEATURES, MATCH_STEPS, MATCH_RATE, RETRAIN_EPOCHS, RETRAIN_RATE],
     defaults,
     training: Request::Prototypes,
+    readers: Readers { server_state: Some(read_as::<State>), ..Readers::NONE },
     conclude,
     ..Definition::PLAIN
 };
+
+/// What the aggregator keeps.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State {
+    /// The federated features, `[C][m][d]`.
+    pub features: Vec<f32>,
+}
 
 fn defaults(params: &mut Params, classes: usize) {
     if classes >= 100 {
@@ -75,12 +84,12 @@ fn conclude(mut responses: RoundResponses<'_>) -> RoundResult {
     let Some(shape) = shape_of(&gradients) else { return responses.plain() };
     let per_class = conditions.params.method_params[0] as usize;
     let wanted = shape.weights() * per_class;
-    let features = &mut responses.known.server_state.numbers;
+    let State { mut features } = responses.known.server_state.of_method().cloned().unwrap_or_default();
     if features.len() != wanted {
         if wanted > MAX_SERVER_STATE_NUMBERS {
             return responses.plain();
         }
-        *features = random_features(shape, wanted, conditions.seed);
+        features = random_features(shape, wanted, conditions.seed);
     }
     let main = responses.known.heads.as_ref().map_or_else(|| Head::zeros(shape), |heads| heads.main.clone());
     let mut matching = Matching::new(&main, per_class);
@@ -89,8 +98,23 @@ fn conclude(mut responses: RoundResponses<'_>) -> RoundResult {
         let own = &mut features[usize::from(class) * size..][..size];
         matching.run(own, class, gradient, conditions.params);
     }
-    responses.heads = retrained(shape, features, per_class, conditions);
+    responses.heads = retrained(shape, &features, per_class, conditions);
+    responses.known.server_state.of_method = Some(OfMethod::new(Method::Creff, State { features }));
     responses.plain()
+}
+
+impl Fields for State {
+    const FORMAT: u32 = 1;
+
+    fn write(&self, to: &mut dyn FieldWriter) {
+        to.count(self.features.len() as u32);
+        to.numbers(&self.features);
+    }
+
+    fn read(from: &mut dyn FieldReader, _: Shape) -> Result<Self, FieldError> {
+        let count = from.count(MAX_SERVER_STATE_NUMBERS as u32)?;
+        Ok(Self { features: from.numbers(count as usize)? })
+    }
 }
 
 fn shape_of(gradients: &Prototypes) -> Option<Shape> {

@@ -4,9 +4,9 @@
 //! To add one: write its file and put it into the list in [`crate::method`]. The aggregator, the devices, the demo, the bench
 //! and the reports know it then.
 
-mod climb;
+pub mod climb;
 mod configuration;
-mod creff;
+pub mod creff;
 mod fed_focal;
 mod fedavg;
 mod fedprox;
@@ -19,9 +19,10 @@ mod redgrape;
 mod redgrape_live;
 mod redgrape_no_prototypes;
 mod redgrape_no_supplementary;
-mod redgrape_plus;
+pub mod redgrape_plus;
 mod ridge;
 mod ridge_plain;
+pub mod scaffold;
 #[cfg(test)]
 mod tests;
 
@@ -30,15 +31,19 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use rand_chacha::ChaCha8Rng;
+
 use crate::evaluate::Groups;
 use crate::exchange::Request;
+use crate::fields::{DeviceState, OfMethod, Readers};
 use crate::fleet::{Conditions, FleetModel, RoundResult, ServerState};
-use crate::head::{Head, Heads};
+use crate::head::{Head, HeadError, Heads};
 use crate::hyper_parameters::HyperParameter;
 use crate::merge::{DeviceWeights, PrototypeSum};
 use crate::method::{Method, each_method};
 use crate::params::{Params, ValidParams};
 use crate::prior::log_prior;
+use crate::samples::Samples;
 use crate::shape::Shape;
 use crate::side_information::{SideInformation, SideInformationView};
 use crate::statistics::{Statistics, Sums};
@@ -78,8 +83,15 @@ struct Definition {
     weights: fn(&ServerState) -> DeviceWeights,
     /// What the answers of a round make of the fleet's model.
     conclude: fn(RoundResponses<'_>) -> RoundResult,
-    /// Whether a server state is one that this method wrote.
-    fits_server_state: fn(&ServerState, Shape) -> bool,
+    /// How values of its own are read, see [`crate::fields`].
+    readers: Readers,
+    /// Whether there is a server state of its own as soon as there are heads.
+    begins_with_server_state: bool,
+    /// For [`Request::OfMethod`]: what a device responds, and what it keeps from now on. `None` where it was ended early.
+    respond: fn(DeviceTask<'_, '_>) -> Result<Option<(OfMethod, OfMethod)>, HeadError>,
+    /// For [`Request::OfMethod`]: what of a device's response goes into the round's sums, given the server state of
+    /// its own; `None` for another value.
+    contribute: for<'a> fn(&'a OfMethod, &str, Option<&OfMethod>) -> Option<Contribution<'a>>,
 }
 
 /// What `tau` adds to the bias of the inference head, times `tau`.
@@ -101,8 +113,8 @@ pub(crate) struct InitialModel {
     pub(crate) heads: Option<Heads>,
     /// What devices get beside the heads.
     pub(crate) side_information: Option<SideInformation>,
-    /// What the aggregator remembers, see [`ServerState::numbers`].
-    pub(crate) numbers: Vec<f32>,
+    /// What the aggregator keeps for the method.
+    pub(crate) server_state: Option<OfMethod>,
 }
 
 /// The answers of a closed round of training: what the request asked for, and what the devices answered to.
@@ -117,10 +129,47 @@ pub(crate) struct RoundResponses<'a> {
     pub(crate) prototypes: PrototypeSum,
     /// The round's losses by device.
     pub(crate) losses: BTreeMap<String, f32>,
+    /// The weighted mean of [`Contribution::change`], and the samples that it is of.
+    pub(crate) change: Option<(Head, u64)>,
+    /// Of the devices that answered [`Request::OfMethod`], by name.
+    pub(crate) notes: BTreeMap<String, Note>,
     /// The model that the devices had.
     pub(crate) known: FleetModel,
     /// Where the run is.
     pub(crate) conditions: &'a Conditions<'a>,
+}
+
+/// A device's task for [`Request::OfMethod`].
+pub(crate) struct DeviceTask<'a, 'b> {
+    pub(crate) samples: Samples<'a>,
+    /// The fleet's; zeros before the first merge.
+    pub(crate) heads: Heads,
+    pub(crate) side_information: Option<SideInformationView<'b>>,
+    pub(crate) device_state: Option<&'b DeviceState>,
+    pub(crate) params: &'b ValidParams,
+    pub(crate) rng: ChaCha8Rng,
+    /// Asked before every mini-batch.
+    pub(crate) goes_on: &'b mut dyn FnMut() -> bool,
+}
+
+/// What of a device's response goes into the sums of a round. All of them are exact.
+pub(crate) struct Contribution<'a> {
+    /// For the mean of the main heads, by samples.
+    pub(crate) main: &'a Head,
+    /// For the mean of the changes, by samples, where it counts.
+    pub(crate) change: Option<&'a Head>,
+    /// Given back with the device's name.
+    pub(crate) note: u32,
+}
+
+/// What a sum remembers of a device's [`Contribution`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Note {
+    pub(crate) note: u32,
+    /// Of the update.
+    pub(crate) samples: u32,
+    /// Whether its change counts.
+    pub(crate) counts: bool,
 }
 
 impl Definition {
@@ -140,7 +189,10 @@ impl Definition {
         prepare: |_, _| InitialModel::default(),
         weights: |_| DeviceWeights::default(),
         conclude: |responses| responses.plain(),
-        fits_server_state: |_, _| true,
+        readers: Readers::NONE,
+        begins_with_server_state: false,
+        respond: |_| Ok(None),
+        contribute: |_, _, _| None,
     };
     /// One exchange of sums and nothing else.
     const ONE_SHOT: Self = Self { trains: false, ..Self::PLAIN };
@@ -150,7 +202,8 @@ impl<'a> RoundResponses<'a> {
     /// No answer.
     pub(crate) fn new(shape: Shape, known: FleetModel, conditions: &'a Conditions<'a>) -> Self {
         let (prototypes, losses) = (PrototypeSum::new(shape), BTreeMap::new());
-        Self { heads: None, gradient: None, samples: 0, prototypes, losses, known, conditions }
+        let notes = BTreeMap::new();
+        Self { heads: None, gradient: None, samples: 0, prototypes, losses, change: None, notes, known, conditions }
     }
 
     /// The mean is the new model.
@@ -190,13 +243,13 @@ impl Method {
         match self.training_request() {
             Request::Heads { supplementary, .. } => supplementary,
             Request::Gradient => true,
-            Request::Statistics(_) | Request::Prototypes => false,
+            Request::Statistics(_) | Request::Prototypes | Request::OfMethod(_) => false,
         }
     }
 
     /// Whether devices train heads.
     pub fn trains_on_devices(self) -> bool {
-        !self.is_one_shot() && matches!(self.training_request(), Request::Heads { .. })
+        !self.is_one_shot() && matches!(self.training_request(), Request::Heads { .. } | Request::OfMethod(_))
     }
 
     /// Whether the aggregator descends, along the gradients that devices send.
@@ -217,7 +270,7 @@ impl Method {
 
     /// Whether devices get anew every round what the method adds to the heads.
     pub fn renews_side_information(self) -> bool {
-        self.sends_prototypes() || self.auxiliary().is_some()
+        self.sends_prototypes() || self.auxiliary().is_some() || self.readers().side_information.is_some()
     }
 
     /// Samples of each class that the aggregator must hold itself, if the method needs any.
@@ -258,9 +311,17 @@ impl Method {
         }
     }
 
-    /// Whether a server state that was stored is one that this method wrote for a fleet of this shape.
-    pub fn fits_server_state(self, server_state: &ServerState, shape: Shape) -> bool {
-        (self.definition().fits_server_state)(server_state, shape)
+    /// Whether a server state that was stored beside heads is one of this method.
+    pub fn fits_server_state(self, server_state: &ServerState) -> bool {
+        match &server_state.of_method {
+            Some(value) => value.method() == self,
+            None => !self.definition().begins_with_server_state,
+        }
+    }
+
+    /// Whether devices keep something from round to round.
+    pub fn keeps_device_state(self) -> bool {
+        self.readers().device_state.is_some()
     }
 
     /// What becomes of data that come after the first round, for people: one sentence.
@@ -276,6 +337,23 @@ impl Method {
             }
             (true, Sums::Nothing) => "new and changed devices take part in the rounds that follow",
         }
+    }
+
+    pub(crate) fn readers(self) -> &'static Readers {
+        &self.definition().readers
+    }
+
+    pub(crate) fn respond(self, task: DeviceTask<'_, '_>) -> Result<Option<(OfMethod, OfMethod)>, HeadError> {
+        (self.definition().respond)(task)
+    }
+
+    pub(crate) fn contribute<'a>(
+        self,
+        value: &'a OfMethod,
+        device: &str,
+        known: Option<&OfMethod>,
+    ) -> Option<Contribution<'a>> {
+        (self.definition().contribute)(value, device, known)
     }
 
     pub(crate) fn needs(self) -> Sums {

@@ -13,15 +13,16 @@
 //! step; else it is a damped one, and the inference head is the mean over the last half of the rounds.
 
 use crate::exchange::Request;
-use alloc::vec;
 use alloc::vec::Vec;
 
 use super::{Definition, InitialModel, LogitOffset, RoundResponses};
-use crate::fleet::{FleetModel, HeldBack, RoundResult, ServerState};
+use crate::fields::{FieldError, FieldReader, FieldWriter, Fields, OfMethod, Readers, read_as};
+use crate::fleet::{FleetModel, HeldBack, RoundResult};
 use crate::head::{Head, Heads};
 use crate::hyper_parameters::HyperParameter;
 use crate::lbfgs::{Lbfgs, MOST_VECTORS};
 use crate::limits::{MAX_CLASSES, MAX_FEATURES, MAX_PARAMETER_VALUE, MAX_SERVER_STATE_NUMBERS};
+use crate::method::Method;
 use crate::oneshot::{Gaussians, LDA_SHRINKAGE};
 use crate::params::{Init, Params, ValidParams};
 use crate::preconditioner::{Preconditioner, second_moment};
@@ -65,7 +66,8 @@ pub(super) const DEFINITION: Definition = Definition {
     logit_offset: LogitOffset::Head,
     prepare,
     conclude,
-    fits_server_state,
+    readers: Readers { server_state: Some(read_as::<State>), ..Readers::NONE },
+    begins_with_server_state: true,
     ..Definition::PLAIN
 };
 
@@ -80,16 +82,15 @@ fn prepare(statistics: &Statistics, _: &ValidParams) -> InitialModel {
     let gaussians = Gaussians::of(statistics, LDA_SHRINKAGE);
     let mut heads = Heads::zeros(statistics.shape());
     heads.supplementary.bias = log_prior(&prior);
-    let mut numbers = vec![statistics.samples() as f32, gaussians.variance(d) as f32];
-    numbers.extend(second_moment(&gaussians, &prior, d));
-    InitialModel { heads: Some(heads), side_information: None, numbers }
-}
-
-/// What is gathered, alone or with the gradient at the start and whole vectors of L-BFGS.
-fn fits_server_state(server_state: &ServerState, shape: Shape) -> bool {
-    let since = server_state.numbers.len().checked_sub(2 + triangle(shape.features() + 1));
-    since.is_some_and(|since| since % shape.parameters() == 0)
-        && server_state.numbers.iter().all(|number| number.is_finite())
+    let state = State {
+        samples: statistics.samples() as f32,
+        variance: gaussians.variance(d) as f32,
+        moment: second_moment(&gaussians, &prior, d),
+        first: Vec::new(),
+        course: Vec::new(),
+    };
+    let server_state = Some(OfMethod::new(Method::RedGrapePlus, state));
+    InitialModel { heads: Some(heads), side_information: None, server_state }
 }
 
 fn conclude(responses: RoundResponses<'_>) -> RoundResult {
@@ -100,31 +101,31 @@ fn conclude(responses: RoundResponses<'_>) -> RoundResult {
     let (Some(tried), Some(answer)) = (heads, answer) else { return as_before(server_state) };
     let width = tried.main.weight.len() / tried.main.bias.len() + 1;
     let (at, gradient) = (rows_of(&tried.main), rows_of(&answer));
-    let Some(past) = Past::read(&server_state.numbers, width, at.len()) else { return as_before(server_state) };
-    let answered = samples as f64 / past.samples;
+    // Where there are heads there is a state, see `begins_with_server_state`.
+    let Some(mut state) = server_state.of_method::<State>().cloned() else { return as_before(server_state) };
+    let fleet = f64::from(state.samples).max(1.0);
+    let answered = samples as f64 / fleet;
     if start.is_none() && answered < ENOUGH_TO_BEGIN {
         let held_back = HeldBack::TooFewSamples {
             answered: samples,
-            fleet: past.samples as u64,
+            fleet: fleet as u64,
             needed_percent: (100.0 * ENOUGH_TO_BEGIN) as u8,
         };
         return RoundResult { held_back: Some(held_back), ..as_before(server_state) };
     }
     let [proximal_weight, ..] = conditions.params.method_params;
-    let proximal_weight = f64::from(proximal_weight) * past.variance / past.samples;
+    let proximal_weight = f64::from(proximal_weight) * f64::from(state.variance) / fleet;
     let prior: Vec<f64> = tried.supplementary.bias.iter().map(|&log| libm::exp(f64::from(log))).collect();
-    let preconditioner = Preconditioner::new(past.moment, &prior, width, proximal_weight);
+    let preconditioner = Preconditioner::new(&state.moment, &prior, width, proximal_weight);
     let mut step = LONGEST_STEP * libm::sqrt(1.0_f64.min(answered / ENOUGH_FOR_IT));
-    let mut numbers = past.gathered.to_vec();
     let lbfgs = match &start {
         None => {
-            numbers.extend(gradient.iter().map(|&entry| entry as f32));
+            state.first = gradient.iter().map(|&entry| entry as f32).collect();
             Lbfgs::new(at, gradient)
         }
         Some(start) => {
-            numbers.extend(past.first);
-            let gradient = past.whole(&gradient, &at, &rows_of(start), proximal_weight);
-            let known = Lbfgs::read(past.course, at.len());
+            let gradient = state.whole(&gradient, &at, &rows_of(start), proximal_weight);
+            let known = Lbfgs::read(&state.course, at.len());
             let mut lbfgs = known.unwrap_or_else(|| Lbfgs::new(at.clone(), gradient.clone()));
             if answered >= MOST {
                 lbfgs.update(at, gradient);
@@ -134,8 +135,9 @@ fn conclude(responses: RoundResponses<'_>) -> RoundResult {
             lbfgs
         }
     };
-    lbfgs.write(&mut numbers);
-    server_state.numbers = numbers;
+    state.course.clear();
+    lbfgs.write(&mut state.course);
+    server_state.of_method = Some(OfMethod::new(Method::RedGrapePlus, state));
     let next = head_of(&lbfgs.next(step, |vector| preconditioner.precondition(vector)), width);
     let is_found = start.is_some() && answered >= MOST;
     RoundResult {
@@ -147,45 +149,52 @@ fn conclude(responses: RoundResponses<'_>) -> RoundResult {
     }
 }
 
-/// What the aggregator remembers, as it lies in the numbers of [`crate::fleet::ServerState`].
-struct Past<'a> {
-    /// All that is known from the fleet's sums.
-    gathered: &'a [f32],
+/// What the aggregator keeps.
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
     /// Of the fleet.
-    samples: f64,
+    pub samples: f32,
     /// Of a feature within classes, the mean over the features.
-    variance: f64,
+    pub variance: f32,
     /// See [`second_moment`].
-    moment: &'a [f32],
-    /// The gradient at the start, `[C][d + 1]`.
-    first: &'a [f32],
-    /// See [`Lbfgs::write`].
-    course: &'a [f32],
+    pub moment: Vec<f32>,
+    /// The gradient at the start, `[C][d + 1]`; empty before the first round.
+    pub first: Vec<f32>,
+    /// Where the descent is, see [`Lbfgs::write`]; empty before the first round.
+    pub course: Vec<f32>,
 }
 
-impl<'a> Past<'a> {
-    /// For rows of this width, so many numbers in all; `None` where sums are missing. Before the first round there is no
-    /// gradient, and no course.
-    fn read(numbers: &'a [f32], width: usize, length: usize) -> Option<Self> {
-        let (gathered, since) = numbers.split_at_checked(2 + triangle(width))?;
-        let (&[samples, variance], moment) = gathered.split_first_chunk()?;
-        let (first, course) = since.split_at(length.min(since.len()));
-        Some(Self {
-            gathered,
-            samples: f64::from(samples).max(1.0),
-            variance: f64::from(variance),
-            moment,
-            first,
-            course,
-        })
-    }
-
+impl State {
     /// The gradient at a point, from its change since the start, and with that of the proximal term.
     fn whole(&self, change: &[f64], at: &[f64], start: &[f64], proximal_weight: f64) -> Vec<f64> {
-        let entries = change.iter().zip(self.first).zip(at.iter().zip(start));
+        let entries = change.iter().zip(&self.first).zip(at.iter().zip(start));
         entries
             .map(|((change, first), (at, start))| change + f64::from(*first) + proximal_weight * (at - start))
             .collect()
+    }
+}
+
+impl Fields for State {
+    const FORMAT: u32 = 1;
+
+    fn write(&self, to: &mut dyn FieldWriter) {
+        to.numbers(&[self.samples, self.variance]);
+        to.numbers(&self.moment);
+        to.count(self.course.len() as u32);
+        to.numbers(&self.first);
+        to.numbers(&self.course);
+    }
+
+    /// The gathered sums, alone or with the gradient at the start and whole vectors of L-BFGS.
+    fn read(from: &mut dyn FieldReader, shape: Shape) -> Result<Self, FieldError> {
+        let [samples, variance] = from.numbers(2)?[..] else { return Err(FieldError::Short) };
+        let moment = from.numbers(triangle(shape.features() + 1))?;
+        let course = from.count((MOST_VECTORS * shape.parameters()) as u32)? as usize;
+        if course % shape.parameters() != 0 {
+            return Err(FieldError::Impossible("course"));
+        }
+        let first = from.numbers(if course > 0 { shape.parameters() } else { 0 })?;
+        Ok(Self { samples, variance, moment, first, course: from.numbers(course)? })
     }
 }
 

@@ -12,7 +12,10 @@ fn names_round_trip() {
         assert_eq!(serde_json::to_value(method).unwrap(), method.name());
     }
     let unknown = "fedsgd".parse::<Method>().unwrap_err().to_string();
-    assert!(unknown.ends_with("ncm, ridge, ridge-plain and lda") && unknown.contains("redgrape-live"), "{unknown}");
+    assert!(
+        unknown.ends_with("ridge, ridge-plain, lda and scaffold") && unknown.contains("redgrape-live"),
+        "{unknown}"
+    );
 }
 
 #[test]

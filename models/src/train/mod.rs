@@ -52,7 +52,8 @@ impl<'a> LocalTraining<'a> {
         config: TrainingConfig,
     ) -> Self {
         let set = BalancedSet::new(&samples, local.balance, balanced, &config);
-        if local.proximal == 0.0 && Dual::is_quicker(&samples, set.as_ref(), &config) {
+        let is_plain = local.proximal == 0.0 && local.correction.is_none();
+        if is_plain && Dual::is_quicker(&samples, set.as_ref(), &config) {
             return Self { form: Form::Dual(Box::new(Dual::new(samples, heads, set, local.loss, config))) };
         }
         Self { form: Form::Primal(Box::new(Primal::new(samples, heads, set, local, config))) }

@@ -5,15 +5,19 @@ use alloc::vec::Vec;
 
 use super::balance::Balance;
 use crate::exp::{focal_error, softmax_error};
+use crate::head::Head;
 use crate::prior::log_prior;
 
-/// What a device minimises: a loss on its own samples, held back to the received heads, balanced with something.
+/// What a device minimises: a loss on its own samples, held back to the received heads, corrected, balanced with
+/// something.
 #[derive(Clone, Copy, Debug)]
 pub struct LocalObjective<'a> {
     /// The loss on its own samples, seen by the sum of both heads.
     pub loss: Loss<'a>,
     /// `mu` of the term `mu / 2 * |W - W_received|²` that is added to the loss.
     pub proximal: f32,
+    /// Added to the gradient of the main head in every step.
+    pub correction: Option<&'a Head>,
     /// What the main head is balanced with.
     pub balance: Balance<'a>,
 }
@@ -33,7 +37,8 @@ pub enum Loss<'a> {
 
 impl LocalObjective<'_> {
     /// Plain cross-entropy.
-    pub const PLAIN: Self = Self { loss: Loss::CrossEntropy, proximal: 0.0, balance: Balance::Nothing };
+    pub const PLAIN: Self =
+        Self { loss: Loss::CrossEntropy, proximal: 0.0, correction: None, balance: Balance::Nothing };
 }
 
 impl Loss<'_> {

@@ -22,6 +22,7 @@ pub(super) struct Primal<'a> {
     pub(super) heads: Heads,
     /// `mu` and the received main head that it holds this one back to.
     proximal: Option<(f32, Head)>,
+    correction: Option<&'a Head>,
     /// `W + Ŵ` and `b + b̂ + log prior`: what the local loss sees.
     summed: Head,
     /// Added to the summed bias: the log prior of logit adjustment, else zeros.
@@ -94,6 +95,7 @@ impl<'a> Primal<'a> {
             config,
             loss: local.loss,
             proximal: (local.proximal > 0.0).then(|| (local.proximal, heads.main.clone())),
+            correction: local.correction,
             summed,
             heads,
             adjustment,
@@ -126,6 +128,10 @@ impl<'a> Primal<'a> {
         if let Some((mu, received)) = &self.proximal {
             hold_back(*mu, weight, &self.heads.main.weight, &received.weight);
             hold_back(*mu, bias, &self.heads.main.bias, &received.bias);
+        }
+        if let Some(correction) = self.correction {
+            weight.iter_mut().zip(&correction.weight).for_each(|(gradient, entry)| *gradient += entry);
+            bias.iter_mut().zip(&correction.bias).for_each(|(gradient, entry)| *gradient += entry);
         }
     }
 

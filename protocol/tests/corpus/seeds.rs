@@ -17,6 +17,7 @@ pub fn all() -> BTreeMap<&'static str, Seeds> {
         ("assembler", assembler()),
         ("heads", heads()),
         ("server_state", memories()),
+        ("device_state", device_states()),
         ("to_aggregator", to_aggregator()),
         ("to_device", to_device()),
         ("update", updates()),
@@ -62,7 +63,7 @@ fn to_device() -> Seeds {
 
 fn updates() -> Seeds {
     // The first byte is the request's place among those of the checks; the shape of two by two comes first.
-    let rounds: [(&str, u8); 10] = [
+    let rounds: [(&str, u8); 11] = [
         ("trained-f32", 0),
         ("trained-f16", 0),
         ("trained-int8", 0),
@@ -73,6 +74,7 @@ fn updates() -> Seeds {
         ("statistics-counts", 4),
         ("statistics-means", 5),
         ("statistics-second-moment", 6),
+        ("scaffold", 10),
     ];
     let answers = examples::answers();
     let mut seeds = named(answers.iter().zip(rounds).map(|(answer, (name, round))| {
@@ -95,6 +97,9 @@ fn updates() -> Seeds {
     break_one(&mut seeds, "trained-plain", "no-samples", |bytes| bytes[3] = 0);
     break_one(&mut seeds, "statistics-means", "sum-too-large", |bytes| put(bytes, 16, 1e6));
     break_one(&mut seeds, "statistics-counts", "too-many", |bytes| bytes[11] = 0xff);
+    break_one(&mut seeds, "scaffold", "format-2", |bytes| bytes[9] = 2);
+    break_one(&mut seeds, "scaffold", "truncated", |bytes| bytes.truncate(bytes.len() - 1));
+    break_one(&mut seeds, "scaffold", "nan", |bytes| put(bytes, 17, f32::NAN));
     seeds
 }
 
@@ -130,15 +135,27 @@ fn memories() -> Seeds {
     let mut seeds = named(memories.iter().map(|(name, body)| (*name, [&[0], &body.encode()[..]].concat())));
     break_one(&mut seeds, "server-state-full", "truncated", |bytes| bytes.truncate(bytes.len() - 1));
     break_one(&mut seeds, "server-state-full", "one-byte-more", |bytes| bytes.push(0));
-    // The header: a flag, then how many heads, numbers and devices.
-    break_one(&mut seeds, "server-state-full", "too-many-numbers", |bytes| {
-        drop(bytes.splice(3..4, [0xff, 0xff, 0xff, 0x7f]))
-    });
-    break_one(&mut seeds, "server-state-full", "prior-nan", |bytes| put(bytes, 5, f32::NAN));
+    // The header: the format, a flag, how many heads, and whose value is at the end.
+    break_one(&mut seeds, "server-state-full", "format-2", |bytes| bytes[1] = 2);
+    break_one(&mut seeds, "server-state-full", "prior-nan", |bytes| put(bytes, 6, f32::NAN));
+    break_one(&mut seeds, "creff", "too-many-numbers", |bytes| drop(bytes.splice(10..14, [0xff, 0xff, 0xff, 0x7f])));
+    break_one(&mut seeds, "redgrape-plus", "part-of-a-vector", |bytes| bytes[42] = 11);
     break_one(&mut seeds, "server-state-full", "device-infinite", |bytes| {
         let last = bytes.len() - 4;
         put(bytes, last, f32::INFINITY);
     });
+    seeds
+}
+
+fn device_states() -> Seeds {
+    let states = examples::device_states();
+    let mut seeds = named(states.iter().map(|(name, body)| (*name, [&[0], &body.encode()[..]].concat())));
+    // The method, then the format, the start, the version and the samples.
+    break_one(&mut seeds, "scaffold", "format-2", |bytes| bytes[2] = 2);
+    break_one(&mut seeds, "scaffold", "version-0", |bytes| bytes[10] = 0);
+    break_one(&mut seeds, "scaffold", "nan", |bytes| put(bytes, 18, f32::NAN));
+    break_one(&mut seeds, "scaffold", "truncated", |bytes| bytes.truncate(bytes.len() - 1));
+    break_one(&mut seeds, "scaffold", "of-fedavg", |bytes| bytes[1] = 0);
     seeds
 }
 

@@ -2,14 +2,14 @@
 //! features. Every weight is a multiple of 1/64 whose row reaches 127/64, so that all encodings hold it exactly.
 
 use grapevine_models::{
-    Average, FloatSums, Head, Heads, Init, Means, Method, Params, Prototypes, Samples, ServerState, Shape, Statistics,
-    Sums, triangle,
+    Average, FloatSums, Head, Heads, Init, Means, Method, OfMethod, Params, Prototypes, Samples, ServerState, Shape,
+    Statistics, Sums, climb, creff, redgrape_plus, scaffold, triangle,
 };
 use grapevine_protocol::{
-    AttributeValue, Attributes, Bitmap, BlobRef, BlockHeader, BlockRequest, BlockSize, DatasetId, Digest, Encoding,
-    Goodbye, HeadsBody, Hello, Incarnation, Offer, Receipt, Refusal, Refused, Request, Response, RoundAnnouncement,
-    RoundId, RunId, ServerStateBody, SideInformation, SideInformationBody, Task, ToAggregator, ToDevice, Update,
-    Welcome, class_list_digest,
+    AttributeValue, Attributes, Bitmap, BlobRef, BlockHeader, BlockRequest, BlockSize, DatasetId, DeviceStateBody,
+    Digest, Encoding, Goodbye, HeadsBody, Hello, Incarnation, Offer, Receipt, Refusal, Refused, Request, Response,
+    RoundAnnouncement, RoundId, RunId, ServerStateBody, SideInformation, SideInformationBody, Task, ToAggregator,
+    ToDevice, Update, Welcome, class_list_digest,
 };
 
 /// A message with the block behind it.
@@ -148,6 +148,7 @@ pub fn answers() -> Vec<Answer> {
         summed("statistics-counts", Sums::Counts),
         summed("statistics-means", Sums::Means),
         summed("statistics-second-moment", Sums::SecondMoment),
+        other("scaffold", of_scaffold(answer_of_scaffold()), Method::Scaffold),
     ]
 }
 
@@ -172,7 +173,30 @@ pub fn side_information() -> Vec<(&'static str, SideInformationBody, Encoding)> 
             SideInformationBody(SideInformation::ReferencePoint(head([64, -32, 16, 8], [0.5, -0.5]))),
             Encoding::Int8,
         ),
+        (
+            "scaffold",
+            SideInformationBody(SideInformation::OfMethod(OfMethod::new(
+                Method::Scaffold,
+                scaffold::ControlVariate { start: 0x0102_0304, variate: heads().main },
+            ))),
+            Encoding::Int8,
+        ),
     ]
+}
+
+fn of_scaffold(answer: scaffold::Answer) -> Response {
+    Response::OfMethod(OfMethod::new(Method::Scaffold, answer))
+}
+
+fn answer_of_scaffold() -> scaffold::Answer {
+    scaffold::Answer { main: heads().main, since: 6, change: heads().supplementary }
+}
+
+/// What methods keep on a device.
+pub fn device_states() -> Vec<(&'static str, DeviceStateBody)> {
+    let Heads { main: variate, supplementary: change } = heads();
+    let variate = scaffold::DeviceVariate { start: 0x0102_0304, version: 7, samples: 300, variate, change };
+    vec![("scaffold", DeviceStateBody(OfMethod::new(Method::Scaffold, variate)))]
 }
 
 fn blob() -> BlobRef {
@@ -224,15 +248,35 @@ fn announcement(task: Task) -> RoundAnnouncement {
     }
 }
 
-/// What an aggregator keeps for itself: everything, and nothing.
-pub fn server_states() -> [(&'static str, ServerStateBody); 2] {
+/// What an aggregator keeps for itself: everything, nothing, and the value of every method that has one.
+pub fn server_states() -> Vec<(&'static str, ServerStateBody)> {
+    let multipliers = climb::State { multipliers: [("camera-1".into(), 0.5), ("north-2".into(), 5.0)].into() };
     let full = ServerState {
         prior: vec![0.75, 0.25],
         average: Some(Average { head: head([1, 2, 3, 127], [0.5, -1.0]), heads: 3 }),
-        numbers: vec![0.1, 0.2, 0.3],
-        devices: [("camera-1".into(), 0.5), ("north-2".into(), 5.0)].into(),
+        of_method: Some(OfMethod::new(Method::Climb, multipliers)),
     };
-    [("server-state-full", ServerStateBody(full)), ("server-state-empty", ServerStateBody(ServerState::default()))]
+    let alone = |value| ServerStateBody(ServerState { of_method: Some(value), ..ServerState::default() });
+    let features = creff::State { features: vec![0.25, -0.5, 1.0, 2.0] };
+    let descent = redgrape_plus::State {
+        samples: 300.0,
+        variance: 0.5,
+        moment: vec![1.0, 0.25, 1.0, 0.5, -0.5, 1.0],
+        first: vec![0.5, -0.25, 0.125, -0.5, 0.25, -0.125],
+        course: vec![0.75; 12],
+    };
+    let variate = scaffold::State {
+        start: 0x0102_0304,
+        variate: heads().main,
+        devices: [("camera-1".into(), scaffold::Held { version: 7, samples: 300 })].into(),
+    };
+    vec![
+        ("server-state-full", ServerStateBody(full)),
+        ("server-state-empty", ServerStateBody(ServerState::default())),
+        ("creff", alone(OfMethod::new(Method::Creff, features))),
+        ("redgrape-plus", alone(OfMethod::new(Method::RedGrapePlus, descent))),
+        ("scaffold", alone(OfMethod::new(Method::Scaffold, variate))),
+    ]
 }
 
 fn heads() -> Heads {

@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use grapevine_aggregator::round::choose;
 use grapevine_models::evaluate::{Accuracy, Tally};
 use grapevine_models::{
-    FleetModel, Head, HeadError, Heads, Request, Response, RoundError, RoundSum, Run, RunConfig, Samples, SamplesError,
-    Shape, Statistics, Sums, ValidParams, respond, stream,
+    Answer, DeviceState, FleetModel, Head, HeadError, Heads, Received, Request, Response, RoundError, RoundSum, Run,
+    RunConfig, Samples, SamplesError, Shape, SideInformation, Statistics, Sums, ValidParams, respond, stream,
 };
 use grapevine_protocol::topics::BlobKind;
 use grapevine_protocol::{
@@ -210,6 +210,8 @@ struct Federation<'a> {
     wire: Wire,
     traffic: Traffic,
     have: Vec<Have>,
+    /// What the method keeps on each device.
+    kept: Vec<Option<DeviceState>>,
     newest: Have,
     heads_bytes: usize,
     side_information_bytes: usize,
@@ -232,6 +234,7 @@ impl<'a> Federation<'a> {
             wire,
             traffic,
             have: vec![Have::default(); devices.len()],
+            kept: vec![None; devices.len()],
             newest: Have::default(),
             heads_bytes: 0,
             side_information_bytes: 0,
@@ -251,17 +254,23 @@ impl<'a> Federation<'a> {
         let sum = Mutex::new(self.run.open_round(request));
         let uploads = chosen
             .par_iter()
-            .map(|&device| {
-                let device = &self.devices[device];
-                let response = self.on_the_wire(self.answer(request, device)?, request, device.count())?;
+            .map(|&number| {
+                let device = &self.devices[number];
+                let Answer { response, device_state } = self.answer(request, number)?;
+                let response = self.on_the_wire(response, request, device.count())?;
                 let upload = self.wire.upload(RoundId(self.round), self.wire.update_bytes(&response, device.count()));
                 // Sums are exact: the order in which devices are added does not matter.
                 let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
                 sum.add(device.id.as_str(), &response, device.count())?;
-                Ok(upload)
+                Ok((number, upload, device_state))
             })
-            .collect::<Result<Vec<Traffic>, FederationError>>()?;
-        uploads.into_iter().for_each(|upload| self.traffic += upload);
+            .collect::<Result<Vec<_>, FederationError>>()?;
+        for (number, upload, device_state) in uploads {
+            self.traffic += upload;
+            // Every update is merged.
+            let confirmed = device_state.map(|value| DeviceState { value, is_confirmed: true });
+            self.kept[number] = confirmed.or(self.kept[number].take());
+        }
         self.merge(sum.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -277,10 +286,16 @@ impl<'a> Federation<'a> {
         all.filter(|&number| chosen.contains(&self.devices[number].id)).collect()
     }
 
-    fn answer(&self, request: Request, device: &Device<'_>) -> Result<Response, FederationError> {
+    fn answer(&self, request: Request, number: usize) -> Result<Answer, FederationError> {
+        let device = &self.devices[number];
         let (params, FleetModel { heads, side_information, .. }) = (&self.setup.params, self.run.model());
         let rng = stream(self.fleet.seed, self.round, device.id.as_str().as_bytes());
-        respond(request, device.samples, heads.clone(), side_information.as_ref(), params, rng)
+        let received = Received {
+            heads: heads.clone(),
+            side_information: side_information.as_ref().map(SideInformation::view),
+            device_state: self.kept[number].as_ref(),
+        };
+        respond(request, device.samples, received, params, rng)
             .map_err(|error| FederationError::Diverged(params.method.name(), error))
     }
 

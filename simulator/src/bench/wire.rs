@@ -144,6 +144,7 @@ impl Wire {
             }
             Response::Gradient(_) => (2, false, 0),
             Response::Prototypes(prototypes) => (3, false, prototypes.by_class.len()),
+            Response::OfMethod(_) => (4, false, 0),
         };
         // Small numbers are written in as many groups of seven bits as they need.
         let samples_bits = (u32::BITS - samples.leading_zeros()).div_ceil(7);

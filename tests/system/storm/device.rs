@@ -4,11 +4,12 @@
 //! cheap card may lie about that: then the last write that was told to be durable is gone as well.
 
 use core::time::Duration;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use grapevine_edge_client::session::{Action, FinishedUpdate, Identity, Job, Session};
-use grapevine_edge_client::store::Dataset;
-use grapevine_edge_client::work::work;
+use grapevine_edge_client::session::{Action, Event, FinishedUpdate, Identity, Job, Session};
+use grapevine_edge_client::store::{Dataset, MethodState};
+use grapevine_edge_client::work::{Worked, work};
 use grapevine_models::Shape;
 use grapevine_protocol::topics::BlobKind;
 use grapevine_protocol::{
@@ -41,6 +42,8 @@ pub(super) struct Pending {
 struct Records {
     outbox: Option<Rc<Pending>>,
     heads: Option<KeptHeads>,
+    /// What the method keeps.
+    method: Option<Rc<MethodState>>,
 }
 
 /// What a device wants of the world.
@@ -68,6 +71,8 @@ pub(super) struct Device {
     pub(super) is_filled: bool,
     /// What it says about itself, by turns from start to start.
     pub(super) attributes: [Attributes; 2],
+    /// What the method had kept when an update was made, by the update's digest.
+    kept_before: BTreeMap<Digest, Rc<MethodState>>,
     shape: Shape,
     records: Records,
     /// As they were before the last write.
@@ -108,6 +113,7 @@ impl Device {
             process: None,
             is_filled,
             attributes,
+            kept_before: BTreeMap::new(),
             shape,
             records: Records::default(),
             former: Records::default(),
@@ -204,10 +210,17 @@ impl Device {
     }
 
     fn work_and_keep(&mut self, job: &Job) -> Option<FinishedUpdate> {
-        let content = work(job, &self.id, self.dataset(), &mut || true).expect("every plan can be trained");
-        let update = FinishedUpdate { run: job.announcement.run, round: job.announcement.round, content };
+        let kept = self.records.method.clone();
+        let worked = work(job, &self.id, self.dataset(), kept.as_deref(), &mut || true);
+        let Worked { update, state } = worked.expect("every plan can be trained");
+        let update = FinishedUpdate { run: job.announcement.run, round: job.announcement.round, content: update };
         let pending = Pending { digest: Digest::of(&update.content), update: update.clone() };
-        self.write(|records| records.outbox = Some(Rc::new(pending))).then_some(update)
+        self.kept_before.extend(kept.map(|kept| (pending.digest, kept)));
+        self.write(|records| {
+            records.outbox = Some(Rc::new(pending));
+            records.method = state.map(Rc::new).or(records.method.take());
+        })
+        .then_some(update)
     }
 
     /// Carries out what the session decided; gives `false` if the power failed meanwhile.
@@ -240,10 +253,25 @@ impl Device {
                         self.write(|records| records.outbox = None);
                     }
                 }
+                Action::Report(Event::Delivered(round)) => self.confirm_state(round),
                 // An event owns no memory.
                 Action::Report(_) => {}
             }
         }
+    }
+
+    /// What the method kept with this round's update counts from now on.
+    fn confirm_state(&mut self, round: RoundId) {
+        let is_open = |state: &Rc<MethodState>| state.round == round.0 && !state.is_confirmed;
+        if let Some(state) = self.records.method.clone().filter(is_open) {
+            let confirmed = MethodState { is_confirmed: true, ..MethodState::clone(&state) };
+            self.write(|records| records.method = Some(Rc::new(confirmed)));
+        }
+    }
+
+    /// What the method had kept when the update of this digest was made.
+    pub(super) fn kept_before(&self, update: Digest) -> Option<&MethodState> {
+        self.kept_before.get(&update).map(Rc::as_ref)
     }
 
     /// What the broker publishes when the device is gone.

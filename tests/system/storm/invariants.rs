@@ -262,7 +262,7 @@ fn invariant_no_receipt_is_lost(world: &World) -> Result<(), Broken> {
 fn invariant_heads_are_those_of_a_quiet_run(world: &mut World) -> Result<(), Broken> {
     let Some(reference) = &mut world.reference else { return Ok(()) };
     reference
-        .follow(world.aggregator.ledger.rounds())
+        .follow(world.aggregator.ledger.rounds(), &world.devices)
         .map_err(|found| Broken::new("heads are those of a quiet run", found))
 }
 

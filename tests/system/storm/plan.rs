@@ -60,7 +60,7 @@ const LONGEST_STORM_S: u64 = 240;
 const LARGE_ONE_OF: u32 = 16;
 
 /// Between them they use every kind of update, side information and server state.
-const METHODS: [Method; 10] = [
+const METHODS: [Method; 11] = [
     Method::FedAvg,
     Method::FedAvg,
     Method::Climb,
@@ -71,6 +71,7 @@ const METHODS: [Method; 10] = [
     Method::RedGrapeLive,
     Method::RedGrapePlus,
     Method::Lda,
+    Method::Scaffold,
 ];
 
 /// Methods whose blobs grow with the head alone.

@@ -17,6 +17,7 @@ use grapevine_protocol::{
     ToDevice, Update, decode_to_device,
 };
 
+use super::device::Device;
 use super::ledger::Round;
 
 /// The quiet run, as far as rounds were merged.
@@ -38,23 +39,23 @@ impl Reference {
         Self { config, devices, told: BTreeMap::new(), next: 0, trained: 0, model: FleetModel::default() }
     }
 
-    /// Follows the ledger; says what differs.
-    pub(super) fn follow(&mut self, rounds: &[Round]) -> Result<(), String> {
+    /// Follows the ledger; says what differs. The devices tell what the method had kept on them.
+    pub(super) fn follow(&mut self, rounds: &[Round], devices: &[Device]) -> Result<(), String> {
         while let Some(round) = rounds.get(self.next).filter(|round| round.row.phase != RoundPhase::Collecting) {
             if round.row.phase == RoundPhase::Merged {
-                self.merge(round).map_err(|what| format!("round {}: {what}", round.row.round))?;
+                self.merge(round, devices).map_err(|what| format!("round {}: {what}", round.row.round))?;
             }
             self.next += 1;
         }
         Ok(())
     }
 
-    fn merge(&mut self, round: &Round) -> Result<(), String> {
+    fn merge(&mut self, round: &Round, devices: &[Device]) -> Result<(), String> {
         let Ok((ToDevice::RoundAnnouncement(announcement), _)) = decode_to_device(&round.row.announcement) else {
             return Err("its announcement in the ledger cannot be read".into());
         };
         let request = announcement.task.request().ok_or("it was merged and asked for nothing")?;
-        let sum = self.sum(&announcement, request, round)?;
+        let sum = self.sum(&announcement, request, round, devices)?;
         let own = self.config.auxiliary.clone();
         let own = own.as_deref().map(|set| Samples::new(self.config.shape, &set.features, &set.labels)).transpose();
         let conditions = Conditions {
@@ -93,7 +94,13 @@ impl Reference {
     }
 
     /// The participants' answers, last name first.
-    fn sum(&mut self, announcement: &RoundAnnouncement, request: Request, round: &Round) -> Result<RoundSum, String> {
+    fn sum(
+        &mut self,
+        announcement: &RoundAnnouncement,
+        request: Request,
+        round: &Round,
+        devices: &[Device],
+    ) -> Result<RoundSum, String> {
         let shape = self.config.shape;
         let job = Job {
             announcement: announcement.clone(),
@@ -104,7 +111,10 @@ impl Reference {
         for (name, stored) in round.updates.iter().rev() {
             let (id, datasets) = self.devices.get(name).ok_or("an unknown device is in it")?;
             // With whichever samples it had then.
-            let mut answers = datasets.iter().filter_map(|dataset| work(&job, id, dataset, &mut || true).ok());
+            let device = devices.iter().find(|device| device.id == *id);
+            let kept = device.and_then(|device| device.kept_before(Sha256(stored.digest)));
+            let answers = datasets.iter().filter_map(|dataset| work(&job, id, dataset, kept, &mut || true).ok());
+            let mut answers = answers.map(|worked| worked.update);
             let Some(content) = answers.find(|content| is_named(stored.digest, content)) else {
                 return Err(format!("{name} answered something else than in a quiet run"));
             };
