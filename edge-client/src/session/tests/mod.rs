@@ -1,5 +1,5 @@
 use grapevine_models::{Method, Params};
-use grapevine_protocol::{Encoding, Refused, Request, Welcome, block};
+use grapevine_protocol::{BlobRef, Encoding, Refused, Request, Task, Welcome, block};
 
 use super::*;
 
