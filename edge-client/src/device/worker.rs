@@ -162,7 +162,7 @@ impl Working {
             self.steps.fetch_add(1, Ordering::Relaxed);
             self.throttle.passes(stop)
         };
-        let content = work(job, &self.device, &self.store.load_all()?, &mut goes_on)?;
+        let content = work(job, &self.device, &*self.store.samples()?, &mut goes_on)?;
         let entry = OutboxEntry {
             run: job.announcement.run.0,
             round: job.announcement.round.0,
