@@ -2,9 +2,7 @@
 
 use grapevine_models::{Samples, SamplesError, respond_while, stream};
 use grapevine_protocol::limits::{MAX_BLOB_BYTES, MAX_HEADER_BYTES};
-use grapevine_protocol::{
-    BodyError, DeviceId, HeadsBody, ReceivedSideInformation, RoundAnnouncement, Update, response_bytes,
-};
+use grapevine_protocol::{BodyError, DeviceId, ReceivedSideInformation, RoundAnnouncement, Update, response_bytes};
 
 use crate::session::Job;
 use crate::store::Dataset;
@@ -12,7 +10,7 @@ use crate::store::Dataset;
 /// Why a round's work could not be done.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkError {
-    /// The fleet's heads or side information do not fit this fleet.
+    /// The fleet's side information does not fit this fleet.
     #[error("the fleet's model cannot be used: {0}")]
     Model(#[from] BodyError),
     /// The stored features cannot be trained on.
@@ -48,13 +46,13 @@ pub fn work(
         return Err(WorkError::Nothing);
     }
     let samples = Samples::new(*shape, &dataset.features, &dataset.labels)?;
-    let heads = job.heads.as_deref().map(|content| HeadsBody::decode(content, *shape)).transpose()?;
+    let heads = job.heads.as_deref().cloned();
     let side_information = job.side_information.as_deref();
     let side_information =
         side_information.map(|content| ReceivedSideInformation::open(content, *shape)).transpose()?;
     let view = side_information.as_ref().map(ReceivedSideInformation::view);
     let rng = stream(*seed, round.0, device.as_str().as_bytes());
-    let response = respond_while(request, samples, heads.map(|body| body.0), view, params, rng, goes_on)
+    let response = respond_while(request, samples, heads, view, params, rng, goes_on)
         .map_err(WorkError::Diverged)?
         .ok_or(WorkError::Interrupted)?;
     let bytes = MAX_HEADER_BYTES + response_bytes(&response, *shape, *encoding);

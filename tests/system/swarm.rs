@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, bounded};
-use grapevine_edge_client::session::{Action, FinishedUpdate, Identity, Session};
+use grapevine_edge_client::session::{Action, Blob, FinishedUpdate, Identity, Session};
 use grapevine_edge_client::store::Dataset;
 use grapevine_edge_client::work::work;
 use grapevine_host::transport::{Event, Options, Transport};
@@ -246,7 +246,11 @@ impl Connection {
                 Action::Work(job) => {
                     let member = &mut self.members[at];
                     let content = work(&job, &member.id, &member.dataset, &mut || true).expect("it can be trained");
-                    let update = FinishedUpdate { run: job.announcement.run, round: job.announcement.round, content };
+                    let update = FinishedUpdate {
+                        run: job.announcement.run,
+                        round: job.announcement.round,
+                        blob: Blob::of(content),
+                    };
                     member.session.handle_update(self.started.elapsed(), update);
                 }
                 // Work is over at once, and nothing is kept.

@@ -12,7 +12,7 @@ use grapevine_host::{Shutdown, cpu};
 use grapevine_protocol::{DeviceId, Digest, RoundId, RunId};
 
 use crate::resources::Throttle;
-use crate::session::{FinishedUpdate, Job};
+use crate::session::{Blob, FinishedUpdate, Job};
 use crate::store::{OutboxEntry, Store, StoreError};
 use crate::work::{WorkError, work};
 
@@ -185,7 +185,8 @@ enum Fault {
 
 /// What lies in the outbox on disk, as the session knows it.
 pub(super) fn from_entry(entry: OutboxEntry) -> FinishedUpdate {
-    FinishedUpdate { run: RunId(entry.run), round: RoundId(entry.round), content: entry.bytes }
+    let blob = Blob::kept(entry.bytes, Digest(entry.digest));
+    FinishedUpdate { run: RunId(entry.run), round: RoundId(entry.round), blob }
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 use core::time::Duration;
 use std::sync::Arc;
 
+use grapevine_models::{Heads, Shape};
 use grapevine_protocol::topics::BlobKind;
-use grapevine_protocol::{Assembler, Bitmap, BlobRef, BlockError, BlockHeader, BlockRequest, ToAggregator};
+use grapevine_protocol::{Assembler, Bitmap, BlobRef, BlockError, BlockHeader, BlockRequest, HeadsBody, ToAggregator};
 
 use super::context::Context;
 use super::{Action, Event, FIRST_PAUSE, next_pause};
@@ -13,16 +14,18 @@ use super::{Action, Event, FIRST_PAUSE, next_pause};
 pub const WINDOW: usize = 32;
 
 /// The parts of the model that are here, and the one that is on its way: at most one at a time.
-#[derive(Default)]
 pub(super) struct Download {
     model: Model,
     current: Option<Fetch>,
 }
 
 /// What is here of the fleet's model.
-#[derive(Default)]
 pub(super) struct Model {
-    heads: Option<(BlobRef, Arc<[u8]>)>,
+    shape: Shape,
+    /// Decoded when they came, and never again.
+    heads: Option<(BlobRef, Arc<Heads>)>,
+    /// The newest heads that could not be decoded.
+    unusable: Option<BlobRef>,
     side_information: Option<(BlobRef, Arc<[u8]>)>,
 }
 
@@ -46,6 +49,10 @@ struct Fetch {
 }
 
 impl Download {
+    pub(super) fn new(shape: Shape) -> Self {
+        Self { model: Model { shape, heads: None, unusable: None, side_information: None }, current: None }
+    }
+
     /// Whether a blob is on its way.
     pub(super) fn is_busy(&self) -> bool {
         self.current.is_some()
@@ -135,13 +142,18 @@ impl Download {
 
 impl Model {
     /// The heads of this content, if they are here.
-    pub(super) fn heads(&self, named: &BlobRef) -> Option<Arc<[u8]>> {
-        content_of(&self.heads, named)
+    pub(super) fn heads(&self, named: &BlobRef) -> Option<Arc<Heads>> {
+        part_of(&self.heads, named)
+    }
+
+    /// Whether these heads have come and cannot be used.
+    pub(super) fn is_unusable(&self, named: &BlobRef) -> bool {
+        self.unusable.is_some_and(|blob| blob.is_content_of(named))
     }
 
     /// The side information of this content, if it is here.
     pub(super) fn side_information(&self, named: &BlobRef) -> Option<Arc<[u8]>> {
-        content_of(&self.side_information, named)
+        part_of(&self.side_information, named)
     }
 
     pub(super) fn forget_side_information(&mut self) {
@@ -153,21 +165,28 @@ impl Model {
         let blob = assembler.blob();
         context.act(Action::Unfollow(kind));
         match assembler.into_content() {
-            Ok(content) => {
-                let part = match kind {
-                    BlobKind::Heads => &mut self.heads,
-                    BlobKind::SideInformation => &mut self.side_information,
-                };
-                *part = Some((blob, content.into()));
-            }
+            Ok(content) => match kind {
+                BlobKind::Heads => self.keep_heads(context, blob, &content),
+                BlobKind::SideInformation => self.side_information = Some((blob, content.into())),
+            },
             // Every block had its crc and the whole is still wrong: start over.
             Err(error) => context.report(Event::Ignored(error.refusal())),
         }
     }
+
+    fn keep_heads(&mut self, context: &mut Context, blob: BlobRef, content: &[u8]) {
+        match HeadsBody::decode(content, self.shape) {
+            Ok(HeadsBody(heads)) => self.heads = Some((blob, Arc::new(heads))),
+            Err(error) => {
+                self.unusable = Some(blob);
+                context.report(Event::Unusable(error.refusal()));
+            }
+        }
+    }
 }
 
-fn content_of(part: &Option<(BlobRef, Arc<[u8]>)>, named: &BlobRef) -> Option<Arc<[u8]>> {
-    part.as_ref().filter(|(have, _)| have.is_content_of(named)).map(|(_, content)| content.clone())
+fn part_of<T: ?Sized>(part: &Option<(BlobRef, Arc<T>)>, named: &BlobRef) -> Option<Arc<T>> {
+    part.as_ref().filter(|(have, _)| have.is_content_of(named)).map(|(_, part)| part.clone())
 }
 
 impl Fetch {

@@ -8,6 +8,7 @@
 //! action with [`Session::poll_action`], and comes back when [`Session::poll_timeout`] says so. Time is a [`Duration`]
 //! since any fixed moment.
 
+mod blob;
 mod context;
 mod download;
 mod link;
@@ -19,13 +20,14 @@ mod work;
 use core::time::Duration;
 use std::sync::Arc;
 
-use grapevine_models::Shape;
+use grapevine_models::{Heads, Shape};
 use grapevine_protocol::topics::BlobKind;
 use grapevine_protocol::{
     Attributes, BlockHeader, DatasetId, DeviceId, Digest, Incarnation, Receipt, Refusal, RoundAnnouncement, RoundId,
     RunId, ToAggregator, ToDevice, Welcome,
 };
 
+pub use blob::Blob;
 use context::Context;
 use download::Download;
 pub use download::WINDOW as DOWNLOAD_WINDOW;
@@ -77,9 +79,9 @@ pub enum Action {
         run: RunId,
         /// The round whose announcement named them.
         round: RoundId,
-        /// Their blob.
-        content: Arc<[u8]>,
-        /// Its digest.
+        /// The heads.
+        heads: Arc<Heads>,
+        /// The digest of their blob.
         digest: Digest,
     },
     /// The update with this digest has its receipt, or can never get one: empty the outbox on disk.
@@ -120,6 +122,8 @@ pub enum Event {
     Trouble(String),
     /// The trouble is over.
     Recovered,
+    /// The fleet's heads arrived and cannot be used; why.
+    Unusable(Refusal),
     /// The fleet's newest heads are on this device.
     NewHeads(Digest),
     /// The shell lets work wait to spare the device; why.
@@ -134,7 +138,7 @@ pub struct Job {
     /// What the aggregator asked for.
     pub announcement: RoundAnnouncement,
     /// The fleet's heads; none in the first round.
-    pub heads: Option<Arc<[u8]>>,
+    pub heads: Option<Arc<Heads>>,
     /// Prototypes, means or prior, where the method has one.
     pub side_information: Option<Arc<[u8]>>,
 }
@@ -147,7 +151,7 @@ pub struct FinishedUpdate {
     /// The round it answers.
     pub round: RoundId,
     /// The encoded update.
-    pub content: Vec<u8>,
+    pub blob: Blob,
 }
 
 /// The machine. See the module's documentation for how to drive it.
@@ -164,8 +168,8 @@ impl Session {
     pub fn new(identity: Identity, samples: u32, dataset: DatasetId, pending: Option<FinishedUpdate>) -> Self {
         Self {
             context: Context::new(identity.incarnation),
+            download: Download::new(identity.shape),
             link: Link::new(identity, samples, dataset),
-            download: Download::default(),
             work: Work::new(pending.as_ref().map(|update| (update.run, update.round))),
             outbox: Outbox::new(pending),
         }
@@ -200,7 +204,7 @@ impl Session {
     /// The work is done and its update lies in the outbox on disk.
     pub fn handle_update(&mut self, now: Duration, update: FinishedUpdate) {
         let context = self.context.at(now);
-        if self.work.handle_update(context, (update.run, update.round), Digest::of(&update.content)) {
+        if self.work.handle_update(context, (update.run, update.round), update.blob.digest()) {
             self.outbox.put(update, now);
             if self.link.is_welcome() {
                 self.outbox.offer(context);

@@ -36,7 +36,7 @@ impl Outbox {
     }
 
     pub(super) fn put(&mut self, update: FinishedUpdate, now: Duration) {
-        let blob = BlobRef::of(&update.content).in_blocks_of(self.block);
+        let blob = update.blob.named(self.block);
         self.pending = Some(Pending { update, blob, again_at: now, pause: FIRST_PAUSE });
     }
 
@@ -61,7 +61,7 @@ impl Outbox {
         let Some(pending) = &mut self.pending else { return };
         pending.again_at = context.after(pending.pause);
         pending.pause = next_pause(pending.pause);
-        let Some((header, bytes)) = block(&pending.blob, &pending.update.content, 0) else { return };
+        let Some((header, bytes)) = block(&pending.blob, pending.update.blob.content(), 0) else { return };
         let offer = Offer { run: pending.update.run, round: pending.update.round, blob: pending.blob, crc: header.crc };
         context.send_block(ToAggregator::Offer(offer), bytes.to_vec());
     }
@@ -84,7 +84,7 @@ impl Outbox {
         pending.pause = FIRST_PAUSE;
         pending.again_at = context.now() + 2 * FIRST_PAUSE;
         for index in request.missing.first(MOST_BLOCKS).iter() {
-            if let Some((header, bytes)) = block(&pending.blob, &pending.update.content, index) {
+            if let Some((header, bytes)) = block(&pending.blob, pending.update.blob.content(), index) {
                 context.send_block(ToAggregator::Block(header), bytes.to_vec());
             }
         }

@@ -131,23 +131,28 @@ impl Work {
         if !has_work && !rests {
             return None;
         }
-        let heads = match announcement.heads.map(|blob| model.heads(&blob).ok_or(blob)).transpose() {
+        let usable = announcement.heads.filter(|blob| !model.is_unusable(blob));
+        let heads = match usable.map(|blob| model.heads(&blob).ok_or(blob)).transpose() {
             Ok(heads) => heads,
             Err(blob) => {
                 return Some(Missing { kind: BlobKind::Heads, blob, limit: largest_heads(announcement.shape) });
             }
         };
-        if let (Some(BlobRef { digest, .. }), Some(content)) = (announcement.heads, &heads)
+        if let (Some(BlobRef { digest, .. }), Some(heads)) = (usable, &heads)
             && self.saved.replace(digest) != Some(digest)
         {
-            let (run, round, content) = (announcement.run, announcement.round, content.clone());
-            context.act(Action::SaveHeads { run, round, content, digest });
+            let (run, round, heads) = (announcement.run, announcement.round, heads.clone());
+            context.act(Action::SaveHeads { run, round, heads, digest });
             context.report(Event::NewHeads(digest));
         }
         if rests && !core::mem::replace(&mut self.rests, true) {
             context.report(Event::Rests(announcement.round));
         }
         if !has_work {
+            return None;
+        }
+        if usable != announcement.heads {
+            self.give_up();
             return None;
         }
         let side_information = announcement.side_information.map(|blob| model.side_information(&blob).ok_or(blob));

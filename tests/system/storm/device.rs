@@ -6,7 +6,7 @@
 use core::time::Duration;
 use std::rc::Rc;
 
-use grapevine_edge_client::session::{Action, FinishedUpdate, Identity, Job, Session};
+use grapevine_edge_client::session::{Action, Blob, FinishedUpdate, Identity, Job, Session};
 use grapevine_edge_client::store::Dataset;
 use grapevine_edge_client::work::work;
 use grapevine_models::Shape;
@@ -205,8 +205,9 @@ impl Device {
 
     fn work_and_keep(&mut self, job: &Job) -> Option<FinishedUpdate> {
         let content = work(job, &self.id, self.dataset(), &mut || true).expect("every plan can be trained");
-        let update = FinishedUpdate { run: job.announcement.run, round: job.announcement.round, content };
-        let pending = Pending { digest: Digest::of(&update.content), update: update.clone() };
+        let update =
+            FinishedUpdate { run: job.announcement.run, round: job.announcement.round, blob: Blob::of(content) };
+        let pending = Pending { digest: update.blob.digest(), update: update.clone() };
         self.write(|records| records.outbox = Some(Rc::new(pending))).then_some(update)
     }
 
@@ -231,8 +232,8 @@ impl Device {
                 }
                 Action::Interrupt => wish(Wish::Interrupt(process.jobs)),
                 Action::Reconnect => wish(Wish::Reconnect),
-                Action::SaveHeads { run, round, digest, content } => {
-                    meter.of(Owner::Devices, || drop(content));
+                Action::SaveHeads { run, round, digest, heads } => {
+                    meter.of(Owner::Devices, || drop(heads));
                     self.write(|records| records.heads = Some(KeptHeads { run, round, digest }));
                 }
                 Action::EmptyOutbox(digest) => {
