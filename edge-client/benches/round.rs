@@ -11,7 +11,7 @@ use grapevine_edge_client::store::Dataset;
 use grapevine_edge_client::work::work;
 use grapevine_models::{Head, Heads, Method, Params, Prototypes, Samples, Shape, SideInformation, Statistics, Sums};
 use grapevine_protocol::{
-    DatasetId, DeviceId, Encoding, HeadsBody, Incarnation, RoundAnnouncement, RoundId, RunId, SideInformationBody, Task,
+    DatasetId, DeviceId, Encoding, Incarnation, RoundAnnouncement, RoundId, RunId, SideInformationBody, Task,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -71,7 +71,7 @@ impl Fleet {
             only: Vec::new(),
             closes_in_ms: 60_000,
         };
-        let heads: Arc<[u8]> = HeadsBody(self.heads.clone()).encode(self.shape).into();
+        let heads = Arc::new(self.heads.clone());
         let side_information = self
             .side_information(method)
             .map(|side_information| SideInformationBody(side_information).encode(Encoding::F32).into());

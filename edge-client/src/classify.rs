@@ -10,7 +10,7 @@ use grapevine_models::{Completed, Head, HeadError, Samples, Shape, ShapeError, c
 use grapevine_protocol::DatasetId;
 use serde::{Serialize, Serializer};
 
-use crate::store::{Dataset, NewestHead, Store, StoreError};
+use crate::store::{NewestHead, Store, StoreError};
 use grapevine_vision::extractor::{Extractor, ExtractorError};
 use grapevine_vision::image_input::{DecodeError, ImageInput};
 use grapevine_vision::source::{MAX_FOLDER_DEPTH, is_hidden, is_image_name};
@@ -212,9 +212,9 @@ impl LatestHead {
         if !fleets.head.is_blank() && fleets.never_learned().next().is_none() {
             return Ok(fleets);
         }
-        let Dataset { features, labels, .. } = self.store.load_all()?;
+        let dataset = self.store.samples()?;
         // The store checks what it takes in.
-        let samples = Samples::new(self.store.shape(), &features, &labels).ok();
+        let samples = Samples::new(self.store.shape(), &dataset.features, &dataset.labels).ok();
         let completed = samples.and_then(|samples| complete(&fleets.head, &samples));
         Ok(match completed {
             Some(Completed { head, own }) => InUse { head, own, ..fleets },

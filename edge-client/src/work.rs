@@ -3,7 +3,7 @@
 use grapevine_models::{Answer, DeviceState, Received, Samples, SamplesError, Shape, respond_while, stream};
 use grapevine_protocol::limits::{MAX_BLOB_BYTES, MAX_HEADER_BYTES};
 use grapevine_protocol::{
-    BodyError, DeviceId, DeviceStateBody, HeadsBody, ReceivedSideInformation, RoundAnnouncement, Update, response_bytes,
+    BodyError, DeviceId, DeviceStateBody, ReceivedSideInformation, RoundAnnouncement, Update, response_bytes,
 };
 
 use crate::session::Job;
@@ -12,7 +12,7 @@ use crate::store::{Dataset, MethodState};
 /// Why a round's work could not be done.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkError {
-    /// The fleet's heads or side information do not fit this fleet.
+    /// The fleet's side information does not fit this fleet.
     #[error("the fleet's model cannot be used: {0}")]
     Model(#[from] BodyError),
     /// What the method kept on this device does not fit this program.
@@ -61,14 +61,14 @@ pub fn work(
         return Err(WorkError::Nothing);
     }
     let samples = Samples::new(*shape, &dataset.features, &dataset.labels)?;
-    let heads = job.heads.as_deref().map(|content| HeadsBody::decode(content, *shape)).transpose()?;
+    let heads = job.heads.as_deref().cloned();
     let side_information = job.side_information.as_deref();
     let side_information =
         side_information.map(|content| ReceivedSideInformation::open(content, *shape)).transpose()?;
     let view = side_information.as_ref().map(ReceivedSideInformation::view);
     let rng = stream(*seed, round.0, device.as_str().as_bytes());
     let kept = kept.filter(|kept| kept.run == run.0).map(|kept| state(kept, *shape)).transpose()?;
-    let received = Received { heads: heads.map(|body| body.0), side_information: view, device_state: kept.as_ref() };
+    let received = Received { heads, side_information: view, device_state: kept.as_ref() };
     let Answer { response, device_state } = respond_while(request, samples, received, params, rng, goes_on)
         .map_err(WorkError::Diverged)?
         .ok_or(WorkError::Interrupted)?;

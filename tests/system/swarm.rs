@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, bounded};
-use grapevine_edge_client::session::{Action, FinishedUpdate, Identity, Session};
+use grapevine_edge_client::session::{Action, Blob, FinishedUpdate, Identity, Session};
 use grapevine_edge_client::store::Dataset;
 use grapevine_edge_client::work::work;
 use grapevine_host::transport::{Event, Options, Transport};
@@ -250,7 +250,7 @@ impl Connection {
                     let update = FinishedUpdate {
                         run: job.announcement.run,
                         round: job.announcement.round,
-                        content: worked.update,
+                        blob: Blob::of(worked.update),
                     };
                     member.session.handle_update(self.started.elapsed(), update);
                 }

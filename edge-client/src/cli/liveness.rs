@@ -231,7 +231,7 @@ impl Liveness {
             Event::Ignored(reason) => *self.ignored.entry(reason.name().into()).or_default() += 1,
             Event::Paused(why) => self.paused = Some(why.clone()),
             Event::Resumed => self.paused = None,
-            Event::NewHeads(_) => {}
+            Event::NewHeads(_) | Event::Unusable(_) => {}
         }
     }
 }

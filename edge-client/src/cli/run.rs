@@ -60,7 +60,7 @@ fn run_until(common: &Common, arguments: &Arguments, shutdown: &Shutdown) -> any
         config.broker = broker.clone();
     }
     let setup = Setup::load(config)?;
-    let store = Arc::new(setup.open_store()?);
+    let store = Arc::new(setup.open_store()?.with_sample_memory(setup.config.resources.sample_bytes));
     let samples: u32 = store.counts()?.iter().sum();
     let throttle = Throttle::new(&setup.config.resources);
     let predict = setup.config.predict.as_ref();

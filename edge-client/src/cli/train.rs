@@ -168,7 +168,7 @@ impl<'a> FleetOfOne<'a> {
         let Some(request) = self.run.next_request() else { return Ok(false) };
         self.announcement.task = Task::Round(request);
         let (shape, model) = (self.announcement.shape, self.run.model());
-        let heads = model.heads.clone().map(|heads| Arc::from(HeadsBody(heads).encode(shape)));
+        let heads = model.heads.clone().map(Arc::new);
         let side_information = model.side_information.clone();
         let side_information =
             side_information.map(|content| Arc::from(SideInformationBody(content).encode(Encoding::F32)));

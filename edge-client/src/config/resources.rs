@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::ConfigError;
 use crate::resources::{Limits, Resources};
+use crate::store::SAMPLE_MEMORY_BYTES;
 
 const THREADS: RangeInclusive<usize> = 1..=1_024;
 const NICE: RangeInclusive<u8> = 0..=19;
@@ -17,6 +18,7 @@ const NICE: RangeInclusive<u8> = 0..=19;
 const CELSIUS: RangeInclusive<i16> = 30..=150;
 const PERCENT: RangeInclusive<u8> = 0..=95;
 const PERIOD_SECONDS: RangeInclusive<u64> = 1..=600;
+const SAMPLE_MEGABYTES: RangeInclusive<u64> = 0..=1 << 20;
 
 /// The section as written.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -35,6 +37,8 @@ pub struct ResourcesSection {
     pub check_every: Duration,
     /// Where the sensors are.
     pub sensors: PathBuf,
+    /// Samples stay decoded in memory between rounds if they take at most so many megabytes.
+    pub sample_megabytes: u64,
 }
 
 impl Default for ResourcesSection {
@@ -46,6 +50,7 @@ impl Default for ResourcesSection {
             pause_below_battery_percent: 20,
             check_every: Duration::from_secs(5),
             sensors: "/sys/class".into(),
+            sample_megabytes: SAMPLE_MEMORY_BYTES >> 20,
         }
     }
 }
@@ -73,12 +78,15 @@ impl ResourcesSection {
             },
             check_every: self.check_every,
             sensors: self.sensors,
+            sample_bytes: within(path, "resources.sample_megabytes", self.sample_megabytes, SAMPLE_MEGABYTES)? << 20,
         })
     }
 
     /// The section of a new configuration.
     pub(super) fn text() -> String {
-        let Self { nice, pause_above_celsius, pause_below_battery_percent, check_every, sensors, .. } = Self::default();
+        let Self {
+            nice, pause_above_celsius, pause_below_battery_percent, check_every, sensors, sample_megabytes, ..
+        } = Self::default();
         format!(
             r#"[resources]
 # What training, extraction and predictions may take of this device: most threads at once (every core without it), and
@@ -92,6 +100,8 @@ pause_below_battery_percent = {pause_below_battery_percent}
 # How often the sensors are read while there is work, and where they are.
 check_every = "{}s"
 sensors = "{}"
+# The features of the images stay in memory between rounds if they take at most so much (0: read in each round).
+sample_megabytes = {sample_megabytes}
 "#,
             check_every.as_secs(),
             sensors.display(),
@@ -138,6 +148,7 @@ mod tests {
         assert!(refused(|section| section.nice = 20).contains("`resources.nice` is 20; it must be 0 to 19"));
         assert!(refused(|section| section.pause_above_celsius = 20).contains("it must be 30 to 150"));
         assert!(refused(|section| section.pause_below_battery_percent = 100).contains("it must be 0 to 95"));
+        assert!(refused(|section| section.sample_megabytes = u64::MAX).contains("it must be 0 to 1048576"));
         assert!(refused(|section| section.check_every = Duration::ZERO).contains("it must be \"1s\" to \"600s\""));
     }
 }

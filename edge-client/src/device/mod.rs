@@ -11,10 +11,9 @@ use crossbeam_channel::{Receiver, Sender, bounded, never};
 use grapevine_host::service::Heartbeat;
 use grapevine_host::transport::{Event as Link, Options, PublishError, StartError, Traffic, Transport, Trouble, Will};
 use grapevine_host::{BrokerAddress, Service, Shutdown, cpu};
+use grapevine_models::Heads;
 use grapevine_protocol::limits::MAX_FRAME_BYTES;
-use grapevine_protocol::{
-    FleetId, Goodbye, HeadsBody, Refusal, RoundId, RunId, ToAggregator, decode_to_device, encode, topics,
-};
+use grapevine_protocol::{FleetId, Goodbye, Refusal, RoundId, RunId, ToAggregator, decode_to_device, encode, topics};
 
 use crate::predict::Outgoing;
 use crate::resources::Throttle;
@@ -291,7 +290,7 @@ impl Shell<'_> {
                     tracing::warn!("nothing was heard for long; connecting to the broker anew");
                     self.transport.reconnect();
                 }
-                Action::SaveHeads { run, round, content, digest } => self.save_heads(run, round, &content, digest.0),
+                Action::SaveHeads { run, round, heads, digest } => self.save_heads(run, round, &heads, digest.0),
                 Action::EmptyOutbox(digest) => self.empty_outbox(digest.0),
                 Action::Report(event) => {
                     if let Event::Delivered(round) = event {
@@ -315,15 +314,10 @@ impl Shell<'_> {
     }
 
     /// A head that cannot be kept, on a full disk perhaps, costs `classify` a round and the fleet nothing.
-    fn save_heads(&self, run: RunId, round: RoundId, content: &[u8], digest: [u8; 32]) {
-        match HeadsBody::decode(content, self.options.identity.shape) {
-            Ok(heads) => {
-                let newest = NewestHead { run: run.0, round: round.0, main: heads.0.main, digest };
-                if let Err(error) = self.store.put_head(&newest) {
-                    tracing::error!(round = round.0, "the newest head is not kept: {error}");
-                }
-            }
-            Err(error) => tracing::error!("the fleet's heads cannot be used: {error}"),
+    fn save_heads(&self, run: RunId, round: RoundId, heads: &Heads, digest: [u8; 32]) {
+        let newest = NewestHead { run: run.0, round: round.0, main: heads.main.clone(), digest };
+        if let Err(error) = self.store.put_head(&newest) {
+            tracing::error!(round = round.0, "the newest head is not kept: {error}");
         }
     }
 

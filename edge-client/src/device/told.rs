@@ -54,6 +54,7 @@ impl Told {
             Event::Delivered(round) => tracing::debug!(round = round.0, "update delivered"),
             Event::Outdated(round) => tracing::warn!(round = round.0, "update dropped: its round is over"),
             Event::Ignored(reason) => tracing::debug!(%reason, "ignored"),
+            Event::Unusable(reason) => tracing::error!(%reason, "the fleet's heads cannot be used"),
             Event::Rests(round) => tracing::info!(round = round.0, "the fleet rests: it has nothing new to learn"),
             Event::GoesOn => tracing::info!("the fleet goes on"),
             // The throttle has told, wherever the pause began.

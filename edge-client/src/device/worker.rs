@@ -12,7 +12,7 @@ use grapevine_host::{Shutdown, cpu};
 use grapevine_protocol::{DeviceId, Digest, RoundId, RunId};
 
 use crate::resources::Throttle;
-use crate::session::{FinishedUpdate, Job};
+use crate::session::{Blob, FinishedUpdate, Job};
 use crate::store::{OutboxEntry, Store, StoreError};
 use crate::work::{WorkError, Worked, work};
 
@@ -162,8 +162,8 @@ impl Working {
             self.steps.fetch_add(1, Ordering::Relaxed);
             self.throttle.passes(stop)
         };
-        let (dataset, kept) = (self.store.load_all()?, self.store.method_state()?);
-        let Worked { update, state } = work(job, &self.device, &dataset, kept.as_ref(), &mut goes_on)?;
+        let (samples, kept) = (self.store.samples()?, self.store.method_state()?);
+        let Worked { update, state } = work(job, &self.device, &samples, kept.as_ref(), &mut goes_on)?;
         let entry = OutboxEntry {
             run: job.announcement.run.0,
             round: job.announcement.round.0,
@@ -189,7 +189,8 @@ enum Fault {
 
 /// What lies in the outbox on disk, as the session knows it.
 pub(super) fn from_entry(entry: OutboxEntry) -> FinishedUpdate {
-    FinishedUpdate { run: RunId(entry.run), round: RoundId(entry.round), content: entry.bytes }
+    let blob = Blob::kept(entry.bytes, Digest(entry.digest));
+    FinishedUpdate { run: RunId(entry.run), round: RoundId(entry.round), blob }
 }
 
 #[cfg(test)]

@@ -295,6 +295,7 @@ mod tests {
             limits: Limits { celsius: 80, battery_percent: 0 },
             check_every: Duration::from_millis(1),
             sensors: sensors.path().to_owned(),
+            sample_bytes: 0,
         });
         let mut scene = Scene::governed(throttle.clone());
         scene.store_head(1, 0);

@@ -36,6 +36,8 @@ pub struct Resources {
     pub check_every: Duration,
     /// Where the sensors are: `/sys/class`, but for tests and boards that show theirs elsewhere.
     pub sensors: PathBuf,
+    /// Most bytes of decoded samples that stay in memory between rounds.
+    pub sample_bytes: u64,
 }
 
 /// What working threads ask whether to go on. Clones share it; the default lets everything pass.

@@ -13,6 +13,7 @@ fn resources(sensors: &Path) -> Resources {
         limits: Limits { celsius: 80, battery_percent: 20 },
         check_every: Duration::from_millis(5),
         sensors: sensors.to_owned(),
+        sample_bytes: 0,
     }
 }
 

@@ -45,14 +45,14 @@ pub(super) struct Guarded {
     opener: Opener,
     /// `None` after a failure that it could not be opened after.
     opened: RwLock<Option<Opened>>,
-    /// Attempts to write since it was opened.
-    writes: AtomicU64,
+    /// Attempts of this process to change samples, and openings, before which another process may have done so.
+    changes: AtomicU64,
 }
 
 impl Guarded {
     /// A database that is open, and how to open it again. `path` is for messages.
     pub(super) fn new(path: &Path, opened: Opened, opener: Opener) -> Self {
-        Self { path: path.to_owned(), opener, opened: RwLock::new(Some(opened)), writes: AtomicU64::new(0) }
+        Self { path: path.to_owned(), opener, opened: RwLock::new(Some(opened)), changes: AtomicU64::new(0) }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -78,14 +78,29 @@ impl Guarded {
         &self,
         work: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
-        let outcome = self.with(|opened| write_to(&self.path, opened, work));
-        self.writes.fetch_add(1, Ordering::Relaxed);
+        self.with(|opened| write_to(&self.path, opened, work))
+    }
+
+    /// As [`Guarded::write`], of samples.
+    pub(super) fn change<T>(
+        &self,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        let outcome = self.write(work);
+        self.changes.fetch_add(1, Ordering::Release);
         outcome
     }
 
-    /// As long as it stays the same, this process has written nothing.
-    pub(super) fn writes(&self) -> u64 {
-        self.writes.load(Ordering::Relaxed)
+    /// As long as it stays the same, so do the samples of the one process that writes.
+    pub(super) fn changes(&self) -> Result<u64, StoreError> {
+        self.open_if_closed()?;
+        Ok(self.changes.load(Ordering::Acquire))
+    }
+
+    /// Whether this is the one process that writes.
+    pub(super) fn is_writer(&self) -> bool {
+        let opened = self.opened.read().unwrap_or_else(PoisonError::into_inner);
+        matches!(*opened, Some(Opened::Writer(_)))
     }
 
     fn with<T>(&self, work: impl FnOnce(&Opened) -> Result<T, StoreError>) -> Result<T, StoreError> {
@@ -111,11 +126,12 @@ impl Guarded {
         let mut opened = self.opened.write().unwrap_or_else(PoisonError::into_inner);
         if opened.is_none() {
             *opened = Some((self.opener)()?);
+            self.changes.fetch_add(1, Ordering::Release);
         }
         Ok(())
     }
 
-    fn close(&self) {
+    pub(super) fn close(&self) {
         let opened = self.opened.write().unwrap_or_else(PoisonError::into_inner).take();
         if guarded(&self.path, || drop(opened)).is_err() {
             tracing::warn!(path = %self.path.display(), "a damaged store could not be closed properly");

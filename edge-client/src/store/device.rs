@@ -133,14 +133,14 @@ impl Store {
     /// # Errors
     /// If the store cannot be read or written.
     pub fn empty_outbox(&self, digest: Digest) -> Result<bool, StoreError> {
-        if self.outbox()?.is_none_or(|entry| entry.digest != digest) {
+        if self.record(OUTBOX, entry_of)?.is_none_or(|(_, _, pending)| pending != digest) {
             return Ok(false);
         }
         self.database.write(|transaction| {
             let mut records = transaction.open_table(RECORDS)?;
             // Looked at again inside the transaction: another thread may have put a new update meanwhile.
-            let pending = records.get(OUTBOX)?.and_then(|record| unseal(OUTBOX, record.value()).and_then(parse_outbox));
-            let matches = pending.is_some_and(|entry| entry.digest == digest);
+            let pending = records.get(OUTBOX)?.and_then(|record| unseal(OUTBOX, record.value()).and_then(entry_of));
+            let matches = pending.is_some_and(|(_, _, pending)| pending == digest);
             if matches {
                 records.remove(OUTBOX)?;
             }

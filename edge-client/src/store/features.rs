@@ -1,7 +1,5 @@
 //! The bounded, class-aware table of features.
 
-use std::sync::PoisonError;
-
 use grapevine_models::limits::MAX_FEATURE_VALUE;
 use grapevine_protocol::DatasetId;
 use redb::{ReadableTable, ReadableTableMetadata, Table};
@@ -68,6 +66,13 @@ pub struct Dataset {
     pub id: DatasetId,
     /// Records left out because their checksum does not fit; ingesting their images again repairs them.
     pub damaged: u32,
+}
+
+impl Dataset {
+    /// How much memory the samples take.
+    pub fn bytes(&self) -> u64 {
+        (size_of_val(self.features.as_slice()) + size_of_val(self.labels.as_slice())) as u64
+    }
 }
 
 impl Store {
@@ -163,22 +168,6 @@ impl Store {
     pub fn counts(&self) -> Result<Vec<u32>, StoreError> {
         let classes = self.shape().classes();
         self.database.read(|transaction| counts_in(&transaction.open_table(STATE)?, classes))
-    }
-
-    /// Which samples are stored: the same name as long as the same images have the same labels. Cheap while this process
-    /// writes nothing; a store opened for reading goes on saying what it found first.
-    ///
-    /// # Errors
-    /// If the database cannot be read.
-    pub fn dataset(&self) -> Result<DatasetId, StoreError> {
-        let writes = self.database.writes();
-        let known = *self.known_dataset.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, dataset)) = known.filter(|(at, _)| *at == writes) {
-            return Ok(dataset);
-        }
-        let dataset = self.database.read(|transaction| dataset_in(&transaction.open_table(LABELS)?))?;
-        *self.known_dataset.lock().unwrap_or_else(PoisonError::into_inner) = Some((writes, dataset));
-        Ok(dataset)
     }
 
     /// The bounds in force.
@@ -378,7 +367,7 @@ fn largest(counts: &[u32], newcomer: u16) -> (u16, u32) {
     (0_u16..).zip(counts).fold(start, |best, (label, &count)| if count > best.1 { (label, count) } else { best })
 }
 
-fn dataset_in(labels: &impl ReadableTable<&'static [u8; 32], u16>) -> Result<DatasetId, redb::Error> {
+pub(super) fn dataset_in(labels: &impl ReadableTable<&'static [u8; 32], u16>) -> Result<DatasetId, redb::Error> {
     let mut fault = None;
     let samples = labels.iter()?.map_while(|entry| match entry {
         Ok((digest, label)) => Some((label.value(), *digest.value())),

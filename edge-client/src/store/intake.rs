@@ -206,7 +206,7 @@ impl Store {
     ) -> Result<Inserted, StoreError> {
         let shape = self.shape();
         let (capacity, per_class) = (self.capacity(), self.limits.max_samples_per_class);
-        self.database.write(|transaction| {
+        self.database.change(|transaction| {
             let mut state = transaction.open_table(STATE)?;
             let mut tables = Tables {
                 samples: transaction.open_table(SAMPLES)?,

@@ -10,6 +10,7 @@ mod error;
 mod features;
 mod identity;
 mod intake;
+mod kept;
 mod overlay;
 mod record;
 mod replace;
@@ -19,11 +20,9 @@ pub(crate) mod tests;
 use core::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use grapevine_host::files;
 use grapevine_models::Shape;
-use grapevine_protocol::DatasetId;
 use redb::TableDefinition;
 
 pub use device::{MethodState, NewestHead, OutboxEntry};
@@ -31,11 +30,13 @@ pub use error::StoreError;
 pub use features::{Dataset, Sample, StoreLimits, Wanted};
 pub use identity::StoreIdentity;
 pub use intake::{Inserted, Intake, KnownFile, NewLabel};
+pub use kept::SAMPLE_MEMORY_BYTES;
 pub use replace::Replacement;
 
 use database::{Guarded, Opened, create_writer, open_reader, open_writer, write_to};
 use error::is_full;
 use identity::{read_identity, settle, start_over};
+use kept::Kept;
 use record::SAMPLE_KEY_BYTES;
 
 /// A SHA-256 digest.
@@ -59,8 +60,7 @@ pub struct Store {
     database: Guarded,
     shape: Shape,
     limits: StoreLimits,
-    /// After how many writes which samples were there.
-    known_dataset: Mutex<Option<(u64, DatasetId)>>,
+    kept: Kept,
 }
 
 impl Store {
@@ -108,7 +108,7 @@ impl Store {
     }
 
     fn with(database: Guarded, shape: Shape) -> Self {
-        Self { database, shape, limits: StoreLimits::default(), known_dataset: Mutex::default() }
+        Self { database, shape, limits: StoreLimits::default(), kept: Kept::default() }
     }
 
     /// The same store with other bounds. Samples above a lowered bound go with the next batch.

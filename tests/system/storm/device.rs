@@ -7,7 +7,7 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use grapevine_edge_client::session::{Action, Event, FinishedUpdate, Identity, Job, Session};
+use grapevine_edge_client::session::{Action, Blob, Event, FinishedUpdate, Identity, Job, Session};
 use grapevine_edge_client::store::{Dataset, MethodState};
 use grapevine_edge_client::work::{Worked, work};
 use grapevine_models::Shape;
@@ -213,8 +213,8 @@ impl Device {
         let kept = self.records.method.clone();
         let worked = work(job, &self.id, self.dataset(), kept.as_deref(), &mut || true);
         let Worked { update, state } = worked.expect("every plan can be trained");
-        let update = FinishedUpdate { run: job.announcement.run, round: job.announcement.round, content: update };
-        let pending = Pending { digest: Digest::of(&update.content), update: update.clone() };
+        let update = FinishedUpdate { run: job.announcement.run, round: job.announcement.round, blob: Blob::of(update) };
+        let pending = Pending { digest: update.blob.digest(), update: update.clone() };
         self.kept_before.extend(kept.map(|kept| (pending.digest, kept)));
         self.write(|records| {
             records.outbox = Some(Rc::new(pending));
@@ -244,8 +244,8 @@ impl Device {
                 }
                 Action::Interrupt => wish(Wish::Interrupt(process.jobs)),
                 Action::Reconnect => wish(Wish::Reconnect),
-                Action::SaveHeads { run, round, digest, content } => {
-                    meter.of(Owner::Devices, || drop(content));
+                Action::SaveHeads { run, round, digest, heads } => {
+                    meter.of(Owner::Devices, || drop(heads));
                     self.write(|records| records.heads = Some(KeptHeads { run, round, digest }));
                 }
                 Action::EmptyOutbox(digest) => {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use grapevine_aggregator::round::RoundConfig;
 use grapevine_aggregator::store::{Digest, RoundPhase};
@@ -104,7 +105,7 @@ impl Reference {
         let shape = self.config.shape;
         let job = Job {
             announcement: announcement.clone(),
-            heads: announcement.heads.and(self.heads()).map(Into::into),
+            heads: announcement.heads.and(self.model.heads.clone()).map(Arc::new),
             side_information: announcement.side_information.and(self.side_information()).map(Into::into),
         };
         let mut sum = RoundSum::new(shape, request, &self.config.params, &self.model);

@@ -1,5 +1,5 @@
-use grapevine_models::{Method, Params};
-use grapevine_protocol::{Encoding, Refused, Request, Welcome, block};
+use grapevine_models::{Head, Method, Params};
+use grapevine_protocol::{BlobRef, Encoding, HeadsBody, Refused, Request, Task, Welcome, block};
 
 use super::*;
 
@@ -55,11 +55,17 @@ fn welcome() -> Session {
 }
 
 fn update(round: u32) -> FinishedUpdate {
-    FinishedUpdate { run: RunId(1), round: RoundId(round), content: vec![round as u8; 100] }
+    FinishedUpdate { run: RunId(1), round: RoundId(round), blob: Blob::of(vec![round as u8; 100]) }
+}
+
+/// The blob of heads.
+fn heads_of(shape: Shape, value: f32) -> Vec<u8> {
+    let main = Head { weight: vec![value; shape.weights()], bias: vec![0.0; shape.classes()] };
+    HeadsBody(Heads { main, supplementary: Head::zeros(shape) }).encode(shape)
 }
 
 fn receipt(update: &FinishedUpdate, refused: Option<Refusal>) -> ToDevice {
-    let digest = Digest::of(&update.content);
+    let digest = update.blob.digest();
     ToDevice::Receipt(Receipt { run: update.run, round: update.round, digest, refused })
 }
 
@@ -137,7 +143,7 @@ fn an_offer_is_repeated_until_its_receipt_and_over_a_reconnect() {
 
 #[test]
 fn heads_are_fetched_in_blocks_that_may_come_twice_and_damaged() {
-    let content: Vec<u8> = (0..200).collect();
+    let content = heads_of(Shape::new(2, 3).unwrap(), 0.5);
     let blob = BlobRef::of(&content);
     let mut session = welcome();
     session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(3, Some(blob))), &[]);
@@ -156,8 +162,27 @@ fn heads_are_fetched_in_blocks_that_may_come_twice_and_damaged() {
 }
 
 #[test]
+fn heads_that_cannot_be_used_are_told_once_and_cost_their_round() {
+    let blob = |content: &[u8]| (BlobRef::of(content), block(&BlobRef::of(content), content, 0).unwrap().0);
+    let (garbage, heads) = (vec![7; 200], heads_of(Shape::new(2, 3).unwrap(), 0.5));
+    let ((bad, bad_block), (good, good_block)) = (blob(&garbage), blob(&heads));
+    let mut session = welcome();
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(3, Some(bad))), &[]);
+    actions(&mut session);
+    session.handle_message(SECOND, ToDevice::Block(bad_block), &garbage);
+    let taken = actions(&mut session);
+    assert!(matches!(taken[..], [Action::Unfollow(_), Action::Report(Event::Unusable(_))]), "{taken:?}");
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(4, Some(bad))), &[]);
+    assert!(actions(&mut session).is_empty(), "they are not fetched again");
+    session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(5, Some(good))), &[]);
+    session.handle_message(SECOND, ToDevice::Block(good_block), &heads);
+    let taken = actions(&mut session);
+    assert!(taken.iter().any(|a| matches!(a, Action::Work(job) if job.heads.is_some())), "{taken:?}");
+}
+
+#[test]
 fn a_run_is_reported_as_finished_once_its_heads_are_kept() {
-    let content: Vec<u8> = (0..200).collect();
+    let content = heads_of(Shape::new(2, 3).unwrap(), 0.5);
     let blob = BlobRef::of(&content);
     let finished =
         |heads| ToDevice::RoundAnnouncement(RoundAnnouncement { task: Task::Rest, ..announcement(4, heads) });
@@ -205,8 +230,7 @@ fn an_older_notice_and_a_receipt_of_another_round_take_nothing_away() {
     session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(3, None)), &[]);
     session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(4, None)), &[]);
     session.handle_message(SECOND, ToDevice::RoundAnnouncement(announcement(3, None)), &[]);
-    let same_content =
-        Receipt { run: RunId(1), round: RoundId(3), digest: Digest::of(&update(4).content), refused: None };
+    let same_content = Receipt { run: RunId(1), round: RoundId(3), digest: update(4).blob.digest(), refused: None };
     session.handle_message(SECOND, ToDevice::Receipt(same_content), &[]);
     let taken = actions(&mut session);
     assert!(!taken.iter().any(|a| matches!(a, Action::EmptyOutbox(_))), "{taken:?}");

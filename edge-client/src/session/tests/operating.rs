@@ -79,7 +79,7 @@ fn another_device_of_the_same_name_is_said_and_changes_nothing() {
 #[test]
 fn blocks_become_smaller_where_the_broker_takes_no_larger_ones() {
     let content: Vec<u8> = (0..135_000_u32).map(|at| at as u8).collect();
-    let pending = FinishedUpdate { run: RunId(1), round: RoundId(0), content: content.clone() };
+    let pending = FinishedUpdate { run: RunId(1), round: RoundId(0), blob: Blob::of(content.clone()) };
     let mut session = Session::new(identity(), 10, DatasetId(1), Some(pending));
     let offered = |session: &mut Session| {
         session.handle_disconnected();

@@ -34,7 +34,7 @@ fn reconnect(session: &mut Session, now: Duration) {
 }
 
 fn content(seed: u8) -> (BlobRef, Vec<u8>) {
-    let content: Vec<u8> = (0..3 * BLOCK_BYTES + 100).map(|at| (at / 7) as u8 ^ seed).collect();
+    let content = heads_of(large(), 0.5 + f32::from(seed));
     (BlobRef::of(&content), content)
 }
 
@@ -106,7 +106,7 @@ fn a_blob_that_the_newest_notice_does_not_name_is_given_up() {
 #[test]
 fn an_upload_goes_on_with_the_blocks_that_are_asked_for() {
     let (blob, content) = content(0);
-    let update = FinishedUpdate { run: RunId(1), round: RoundId(3), content: content.clone() };
+    let update = FinishedUpdate { run: RunId(1), round: RoundId(3), blob: Blob::of(content.clone()) };
     let mut session = Session::new(identity(), 10, DatasetId(1), Some(update));
     reconnect(&mut session, SECOND);
     actions(&mut session);
@@ -183,7 +183,7 @@ fn a_device_that_wakes_to_a_later_round_drops_what_it_did() {
 #[test]
 fn nothing_but_its_receipt_empties_the_outbox_while_its_round_lasts() {
     let pending = update(4);
-    let blob = BlobRef::of(&pending.content);
+    let blob = BlobRef::of(pending.blob.content());
     let other = Receipt { run: RunId(1), round: RoundId(4), digest: Digest([3; 32]), refused: None };
     let refused = |reason, incarnation| ToDevice::Refused(Refused { incarnation, reason });
     let messages = [

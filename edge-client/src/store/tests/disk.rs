@@ -191,7 +191,9 @@ pub(crate) struct Contents {
 
 impl Contents {
     pub(crate) fn of(store: &Store) -> Self {
-        Self { dataset: store.load_all().unwrap(), head: store.newest_head().unwrap(), outbox: store.outbox().unwrap() }
+        let dataset = store.load_all().unwrap();
+        assert_eq!(*store.samples().unwrap(), dataset, "what is in memory is what is on the disk");
+        Self { dataset, head: store.newest_head().unwrap(), outbox: store.outbox().unwrap() }
     }
 
     pub(crate) fn samples(&self) -> usize {

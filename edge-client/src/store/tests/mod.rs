@@ -2,6 +2,7 @@ mod crash;
 pub(crate) mod disk;
 mod fairness;
 mod full_disk;
+mod kept;
 
 use grapevine_models::Head;
 use redb::ReadableTable;
