@@ -28,9 +28,9 @@ Examples:
   edge-client status --json | jq -r '.store.by_class[] | [.class, .samples] | @csv'
 
 The bars fill the terminal; they are plain ASCII where the locale has nothing else.
-Reads only, also beside `edge-client run`. Exit code 1 if a person must look at something, each said in a sentence: the
-device ran and does not any more, the broker cannot be reached, refuses it or hangs up, nobody answers, the aggregator
-refuses it, another device uses its name, or the store cannot be used.";
+Reads only, also beside `edge-client run`. Exit code 1 if a person must look at something: the device was stopped
+or killed, the broker cannot be reached, refuses it or hangs up, nobody answers, the aggregator refuses it, another device
+uses its name, or the store cannot be used. Each is said in a sentence.";
 
 /// Of a store that its writer did not close.
 const INTERRUPTED: &str = "the last `edge-client` that wrote the store was killed or lost its power; \

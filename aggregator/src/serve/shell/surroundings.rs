@@ -8,7 +8,7 @@ use grapevine_protocol::{RoundAnnouncement, ToDevice, encode, topics};
 
 use super::super::executor::Publisher;
 use super::super::schedule::StatusSchedule;
-use super::super::told::log;
+use super::super::event_log::log;
 use super::super::{Observer, ServeOptions, ledger};
 use crate::round::{Coordinator, Event, RoundOutcome, RoundStatus, Tell};
 
