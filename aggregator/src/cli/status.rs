@@ -147,7 +147,8 @@ fn problems(status: &Status, now_ms: u64) -> Vec<String> {
     let mut problems = Vec::new();
     if !status.serving && status.phase != Phase::Finished {
         let since = status.process.as_ref().map(|live| format!(" ({})", left(live, now_ms))).unwrap_or_default();
-        problems.push(format!("nobody serves this fleet{since}; start `aggregator serve`, which goes on where it stopped"));
+        problems
+            .push(format!("nobody serves this fleet{since}; start `aggregator serve`, which goes on where it stopped"));
     }
     if let Some(live) = status.process.as_ref().filter(|_| status.serving) {
         let silent_s = now_ms.saturating_sub(live.seen_ms) / 1_000;
@@ -280,7 +281,9 @@ fn render_round(round: &RoundSummary, live: Option<&Live>, now_ms: u64) -> Strin
     match live {
         Some(Live { closes_ms: Some(closes_ms), .. }) => {
             let seconds = closes_ms.saturating_sub(now_ms) / 1_000;
-            text += &format!("; its deadline is in {seconds} s, and it closes earlier if every device that is there has answered");
+            text += &format!(
+                "; its deadline is in {seconds} s, and it closes earlier if every device that is there has answered"
+            );
         }
         Some(Live { closes_ms: None, .. }) => {}
         None => text += "; it goes on with the next `aggregator serve`",
@@ -329,7 +332,9 @@ fn render_phase(status: &Status, now_ms: u64) -> String {
             let waiting = status.process.as_ref().and_then(|live| live.waiting.as_ref());
             waiting.map_or_else(|| "waiting for devices".into(), WaitingFor::sentence)
         }
-        (Phase::Collecting | Phase::Stopped, None) => "no rounds, because nobody serves; `aggregator serve` goes on".into(),
+        (Phase::Collecting | Phase::Stopped, None) => {
+            "no rounds, because nobody serves; `aggregator serve` goes on".into()
+        }
     }
 }
 
