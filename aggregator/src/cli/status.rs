@@ -153,7 +153,7 @@ fn problems(status: &Status, now_ms: u64) -> Vec<String> {
     if let Some(live) = status.process.as_ref().filter(|_| status.serving) {
         let silent_s = now_ms.saturating_sub(live.seen_ms) / 1_000;
         if silent_s * 1_000 > SILENCE_MS {
-            problems.push(format!("the serving process (pid {}) said nothing for {silent_s} s; see its log", live.pid));
+            problems.push(format!("the serving process (pid {}) wrote no status for {silent_s} s: it hangs, or the clock was set; see its log", live.pid));
         }
         problems.extend(live.troubles.iter().cloned());
         if live.disk_full {
@@ -296,7 +296,7 @@ fn render_rest(status: &Status, now_ms: u64) -> String {
     match status.rounds.iter().rev().find(|round| round.phase == RoundPhase::Merged) {
         Some(RoundSummary { round, opened_ms, seconds, .. }) => {
             let closed_ms = opened_ms + (1e3 * seconds.unwrap_or(0.0)) as u64;
-            format!("resting, head of round {round}, since {}; new devices or images wake it", ago(now_ms, closed_ms))
+            format!("resting since round {round} was merged {}; new devices or images wake it", ago(now_ms, closed_ms))
         }
         None => "resting".into(),
     }
