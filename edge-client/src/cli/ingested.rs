@@ -2,15 +2,12 @@
 
 use core::fmt::Write;
 
-use grapevine_edge_client::ingest::{Conflict, MAX_NAMED, Report};
+use grapevine_edge_client::ingest::{Conflict, Report};
 use grapevine_host::sentence::one_line;
 use grapevine_vision::source::passed_over::{PassedOver, Reason};
 use serde::Serialize;
 
 use super::{Answer, INTERRUPTED};
-
-/// Lines of one kind in the report for people.
-const MOST_LINES: usize = 20;
 
 /// The report of one ingest.
 #[derive(Serialize)]
@@ -187,8 +184,8 @@ fn render(ingested: &Ingested) -> String {
         (true, false) => text.push_str("stopped before the end; the store stays as it was\n"),
         (false, _) => {}
     }
-    let mut line =
-        format!("{images} image{}: {added} added, {duplicates} duplicates", if *images == 1 { "" } else { "s" });
+    let noun = if *images == 1 { "image" } else { "images" };
+    let mut line = format!("{images} {noun}: {added} added, {duplicates} duplicates");
     for (count, what) in [
         (ingested.relabelled, "of another class now"),
         (ingested.evicted, "evicted by smaller classes"),
@@ -205,26 +202,24 @@ fn render(ingested: &Ingested) -> String {
     for warning in &ingested.warnings {
         let _ = writeln!(text, "  warning: {warning}");
     }
-    let conflicts = ingested.conflicts.iter().map(|conflict| conflict.line.clone());
-    text += &first_of("two classes", conflicts, ingested.conflicts_more);
-    let unusable = ingested.unreadable.iter().map(|Unreadable { file, reason }| format!("{file}: {reason}"));
-    text += &first_of("unusable", unusable, ingested.unreadable_more);
+    for conflict in &ingested.conflicts {
+        let _ = writeln!(text, "  two classes: {}", conflict.line);
+    }
+    if ingested.conflicts_more > 0 {
+        let _ = writeln!(text, "  two classes: {} more", ingested.conflicts_more);
+    }
+    for Unreadable { file, reason } in &ingested.unreadable {
+        let _ = writeln!(text, "  unusable: {file}: {reason}");
+    }
+    if ingested.unreadable_more > 0 {
+        let _ = writeln!(text, "  unusable: {} more", ingested.unreadable_more);
+    }
     for class in &ingested.unknown_classes {
         let _ = writeln!(text, "  no class: {class}");
     }
     let is_said = |reason: Reason| matches!(reason, Reason::Unusable | Reason::Conflict);
     for aside in ingested.passed_over.iter().filter(|aside| !is_said(aside.reason)) {
         let _ = writeln!(text, "  passed over: {}", aside.sentence);
-    }
-    text
-}
-
-/// The first lines of a kind, and the number of the others, `more` of which are not among the lines.
-fn first_of(kind: &str, lines: impl ExactSizeIterator<Item = String>, more: usize) -> String {
-    let more = more + lines.len().saturating_sub(MOST_LINES);
-    let mut text: String = lines.take(MOST_LINES).map(|line| format!("  {kind}: {line}\n")).collect();
-    if more > 0 {
-        let _ = writeln!(text, "  {kind}: {more} more; `--json` names up to {MAX_NAMED}");
     }
     text
 }
