@@ -9,7 +9,7 @@ mod running;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use device::{Device, broker, fleet, json, update};
 use grapevine_protocol::{BlobRef, Offer, Refusal, Request, RoundId, RunId, Task, ToAggregator, ToDevice, block};
@@ -278,6 +278,10 @@ fn a_disk_that_is_full_at_the_opening_of_a_round_opens_it_when_there_is_room() {
     let ballast = disk.fill();
     let devices = ["camera-1", "camera-2"].map(|name| Device::join(name, &address));
     aggregator.line("the disk is full");
+    // Its status file has no room to be written anew, and says so all the same.
+    // Every call takes a moment, and the file is written at most a second later.
+    let is_said = (0..1_000).any(|_| program.command(&["status"]).output().is_ok_and(|output| says_full(&output)));
+    assert!(is_said, "`status` does not say that the disk is full");
     fs::remove_file(ballast).unwrap();
     aggregator.line("there is room on the disk again");
     let announcement = devices[0].announcement(Task::Round(Request::MAIN_HEAD), 0);
@@ -287,6 +291,11 @@ fn a_disk_that_is_full_at_the_opening_of_a_round_opens_it_when_there_is_room() {
     devices[0].announcement(Task::Rest, 1);
     aggregator.terminate();
     assert_eq!(aggregator.exit_code(), Some(0));
+}
+
+fn says_full(output: &Output) -> bool {
+    let text = String::from_utf8_lossy(&output.stderr);
+    output.status.code() == Some(1) && text.contains("is full; make room, the round goes on by itself")
 }
 
 #[test]

@@ -302,6 +302,18 @@ fn run_without_a_broker_waits_and_leaves_in_good_order() {
     assert_eq!((&status["running"]["alive"], &status["running"]["pid"]), (&true.into(), &run.0.id().into()));
     assert_eq!(status["store"]["samples"], 20, "the store can be read beside `run`");
     device.call(&["ingest", "pictures"]).fails(1, "is held by another edge-client");
+    // The clock is set while it runs. It writes the file anew at its next change.
+    let status = (0..100).find_map(|_| {
+        let path = device.path("state/status.json");
+        let mut told: Value = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
+        told["seen"] = (told["seen"].as_u64()? - 40_000).into();
+        fs::write(&path, told.to_string()).unwrap();
+        let status = device.call(&["status", "--json"]);
+        status.stderr.contains("wrote no status for 4000").then_some(status)
+    });
+    let status = status.expect("`status` says that the times do not fit");
+    assert!(status.code == Some(1) && status.stderr.contains("it hangs, or the clock was set"), "{status:?}");
+    assert_eq!(status.json()["running"]["alive"], true, "it holds its lock");
     Command::new("kill").args(["-TERM", &run.0.id().to_string()]).status().unwrap();
     assert_eq!(run.0.wait().unwrap().code(), Some(0));
     let status = device.call(&["status", "--json"]);

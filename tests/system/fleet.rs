@@ -35,7 +35,12 @@ impl Fleet {
     /// An aggregator that serves to the end of its run, on mosquitto or with a broker of its own, and devices that have
     /// their images.
     pub fn start(mosquitto: Option<&Mosquitto>) -> Self {
-        Self::of(DEVICES, mosquitto, &["serve", "--until-finished"])
+        Self::start_on(mosquitto.map(|mosquitto| format!("mqtt://127.0.0.1:{}", mosquitto.port)).as_deref())
+    }
+
+    /// The same on the broker at this address.
+    pub fn start_on(broker: Option<&str>) -> Self {
+        Self::of(DEVICES, broker, &["serve", "--until-finished"])
     }
 
     /// One device, and an aggregator whose broker stays there when the run is over.
@@ -43,13 +48,14 @@ impl Fleet {
         Self::of(1, None, &["serve"])
     }
 
-    fn of(devices: usize, mosquitto: Option<&Mosquitto>, serve: &[&str]) -> Self {
-        let address = mosquitto.map(|mosquitto| format!("mqtt://127.0.0.1:{}", mosquitto.port));
-        let aggregator = aggregator(address.as_deref(), devices, ROUNDS, Method::RedGrape);
+    fn of(devices: usize, broker: Option<&str>, serve: &[&str]) -> Self {
+        let aggregator = aggregator(broker, devices, ROUNDS, Method::RedGrape);
         let mut serving = aggregator.start("aggregator", serve);
         let line = serving.line("serving");
-        let (_, broker) = line.split_once("broker=").expect("the log names the broker");
-        let broker = broker.split_whitespace().next().expect("the log names the broker").to_owned();
+        let (_, told) = line.split_once("broker=").expect("the log names the broker");
+        let told = told.split_whitespace().next().expect("the log names the broker");
+        // The log shows no password.
+        let broker = broker.unwrap_or(told).to_owned();
         serving.line("connected to the broker");
         let devices = (0..devices).map(|number| device(number, &broker)).collect();
         Self { aggregator, serving: Some(serving), devices, broker }

@@ -9,6 +9,8 @@ pub mod links;
 pub mod mixed;
 pub mod mosquitto;
 pub mod namespaces;
+#[cfg(unix)]
+pub mod other_brokers;
 pub mod programs;
 pub mod proxy;
 pub mod restarts;

@@ -39,7 +39,7 @@ impl Mosquitto {
     }
 
     fn launch_anew(address: &str, starter: &[&str], lines: &str) -> Option<Self> {
-        let program = starter.iter().map(OsString::from).chain([find()?.into()]).collect::<Vec<_>>();
+        let program = starter.iter().map(OsString::from).chain([find("mosquitto")?.into()]).collect::<Vec<_>>();
         for _ in 0..ATTEMPTS {
             let folder = tempfile::tempdir().expect("a temporary folder can be made");
             let port = free_port();
@@ -94,13 +94,15 @@ impl Drop for Mosquitto {
     }
 }
 
-fn find() -> Option<PathBuf> {
+/// An installed program, also where only the superuser's `PATH` leads.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain([Path::new("/usr/sbin").to_owned()]);
-    folders.map(|folder| folder.join("mosquitto")).find(|program| program.is_file())
+    folders.map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
-fn free_port() -> u16 {
+/// A port of this machine on which nobody listens.
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a loopback port can be had");
     listener.local_addr().expect("a listening socket has an address").port()
 }

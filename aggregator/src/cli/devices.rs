@@ -32,7 +32,7 @@ pub(super) struct Arguments {
     /// What to sort by; numbers and times begin with the largest.
     #[arg(long, value_name = "COLUMN", value_enum, default_value_t = Key::Device)]
     sort: Key,
-    /// Turn the order round.
+    /// Reverse the order.
     #[arg(long)]
     reverse: bool,
     /// Only devices whose attributes fit, in the words of the configuration's `round.select`.

@@ -36,7 +36,7 @@ pub(super) struct Arguments {
     /// The round to take the head from, instead of the newest.
     #[arg(long, value_name = "NUMBER")]
     round: Option<u32>,
-    /// The extractor's manifest; goes over the configuration's `extractor`.
+    /// The extractor's manifest; overrides the configuration's `extractor`.
     #[arg(long, value_name = "FILE")]
     extractor: Option<PathBuf>,
     /// Write weight and bias as JSON, too.

@@ -17,7 +17,7 @@ Examples:
 Works beside `aggregator serve` and without it. What the device contributed to the heads and to
 the sums of statistics stays in them. One that still runs comes back as a new device; stop it first.";
 
-/// Take a device out of the registry and of the ledger's list.
+/// Remove a device from the registry and from the ledger's list of devices.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {

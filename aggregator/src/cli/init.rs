@@ -32,7 +32,7 @@ pub(super) struct Arguments {
         value_parser = broker_address::checked
     )]
     broker: String,
-    /// Bring a broker along, for this machine or a network you trust, instead of --broker.
+    /// Run a broker inside the aggregator instead of --broker, for this machine or a network that you trust.
     #[arg(long)]
     embedded: bool,
     /// The embedded broker's port; 0 for a free one.

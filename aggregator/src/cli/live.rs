@@ -187,9 +187,14 @@ impl Observer for LiveFile {
     fn status(&mut self, status: &ServeStatus) {
         self.service.status(&line(status));
         let bytes = serde_json::to_vec_pretty(&self.content(status)).expect("numbers and texts are JSON");
-        match files::write_atomic(&self.path, &bytes) {
+        let written = match files::write_atomic(&self.path, &bytes) {
+            // A full disk has no room for a second file, but the first one has its place; and it must say that it is full.
+            Err(error) if error.is_full() => files::overwrite(&self.path, &bytes).map_err(|_| error),
+            written => written,
+        };
+        match written {
             Ok(()) => self.has_failed = false,
-            // The rounds go on without it; the ledger complains by itself when the disk is full.
+            // The rounds go on without it.
             Err(error) if !self.has_failed => {
                 tracing::warn!("`aggregator status` will be out of date: {error}");
                 self.has_failed = true;

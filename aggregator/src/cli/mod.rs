@@ -34,7 +34,7 @@ Examples:
   aggregator status                      # also beside a running `serve`
   aggregator export --output north.onnx  # extractor and newest head in one file
 
-Settings come from the configuration, the environment over it (GRAPEVINE_ROUND__DEADLINE, ...), and flags over both.
+Environment variables (GRAPEVINE_ROUND__DEADLINE, ...) override the configuration, and flags override both.
 GRAPEVINE_LOG takes a log filter such as `debug`.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C before the end.";
@@ -65,7 +65,7 @@ struct Common {
     /// The configuration.
     #[arg(long, global = true, env = "GRAPEVINE_CONFIG", value_name = "FILE", default_value = "aggregator.toml")]
     config: PathBuf,
-    /// The folder for the ledger and the merged heads; goes over the configuration's `state`.
+    /// The folder for the ledger and the merged heads; overrides the configuration's `state`.
     #[arg(long, global = true, value_name = "DIR")]
     state: Option<PathBuf>,
     /// Log more; twice for everything.

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 use clap::Args;
 use grapevine_aggregator::broker::EmbeddedBroker;
-use grapevine_aggregator::config::{Broker, BrokerSection, Rounds};
+use grapevine_aggregator::config::{Broker, BrokerSection, MAX_ROUNDS, Rounds};
 use grapevine_aggregator::serve::{self, RunChoice, ServeOptions};
 use grapevine_aggregator::store::Store;
 use grapevine_host::{BrokerAddress, Service, Shutdown, files};
@@ -20,9 +20,10 @@ Examples:
   aggregator serve
   aggregator serve --embedded --until-finished && aggregator export --output north.onnx
   aggregator serve --rounds 100          # goes on with a run of fewer rounds
-  aggregator serve --new-run             # begins anew; the ledger keeps what was before
+  aggregator serve --rounds endless      # rests when nothing new is learned, goes on when devices or images come
+  aggregator serve --new-run             # begins another run; the ledger keeps the earlier ones
 
-Logs one line per round to standard error. A stop at any moment loses nothing: the next start goes on with the open
+Logs one line per round to standard error. It can be stopped at any moment: the next start goes on with the open
 round. Exit code 0 after Ctrl-C or SIGTERM; with --until-finished 130 if the run was not over yet.";
 
 /// Hold rounds until Ctrl-C.
@@ -35,15 +36,23 @@ pub(super) struct Arguments {
     /// Begin a new run instead of going on with the newest.
     #[arg(long)]
     new_run: bool,
-    /// Rounds of training; goes over the configuration's `rounds`.
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    rounds: Option<u32>,
-    /// Bring a broker along; goes over the configuration's `url`.
+    /// Rounds of training, or `endless`; overrides the configuration's `rounds`.
+    #[arg(long, value_name = "COUNT", value_parser = rounds)]
+    rounds: Option<Rounds>,
+    /// Run a broker inside this process; overrides the configuration's `url`.
     #[arg(long)]
     embedded: bool,
-    /// Where the broker is; goes over the configuration's [broker].
+    /// Where the broker is; overrides the configuration's [broker].
     #[arg(long, value_name = "ADDRESS", conflicts_with = "embedded")]
     broker: Option<BrokerAddress>,
+}
+
+/// A number of rounds within the limit, or none.
+fn rounds(text: &str) -> Result<Rounds, String> {
+    match text.parse() {
+        Ok(rounds @ (Rounds::Endless | Rounds::Count(1..=MAX_ROUNDS))) => Ok(rounds),
+        Ok(Rounds::Count(_)) | Err(_) => Err(format!("it must be 1 to {MAX_ROUNDS}, or `endless`")),
+    }
 }
 
 /// What the names in a state folder begin with.
@@ -58,7 +67,7 @@ fn keep_private(state: &Path) -> anyhow::Result<()> {
 pub(super) fn serve(common: &Common, arguments: &Arguments) -> anyhow::Result<Answer> {
     let shutdown = Shutdown::on_signals()?;
     let mut config = common.configuration()?;
-    config.round.rounds = arguments.rounds.map_or(config.round.rounds, Rounds::Count);
+    config.round.rounds = arguments.rounds.unwrap_or(config.round.rounds);
     let (manifest, _) = manifest::load(&config.extractor)?;
     let round = config.round_config(&manifest)?;
     keep_private(&config.state)?;

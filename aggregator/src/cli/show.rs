@@ -2,6 +2,9 @@
 
 use core::fmt::Write;
 
+/// Names in one sentence.
+const MOST_NAMES: usize = 5;
+
 /// How a column is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Column {
@@ -62,6 +65,15 @@ pub(super) fn bytes(bytes: u64) -> String {
     }
 }
 
+/// Names of a list that may be long.
+pub(super) fn some_of(names: &[String]) -> String {
+    let first = &names[..names.len().min(MOST_NAMES)];
+    match names.len() - first.len() {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
 /// How long before `now_ms` something was, both in milliseconds since 1970.
 pub(super) fn ago(now_ms: u64, then_ms: u64) -> String {
     let seconds = now_ms.saturating_sub(then_ms) / 1_000;
@@ -87,6 +99,13 @@ mod tests {
         let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
         let text = table(&columns, &[row(["a", "12", "present"]), row(["camera-1", "3", ""])]);
         assert_eq!(text, "device    samples  state\na              12  present\ncamera-1        3\n");
+    }
+
+    #[test]
+    fn a_long_list_of_names_is_cut() {
+        let names: Vec<String> = (1..8).map(|number| format!("camera-{number}")).collect();
+        assert_eq!(some_of(&names[..2]), "camera-1, camera-2");
+        assert_eq!(some_of(&names), "camera-1, camera-2, camera-3, camera-4, camera-5 and 2 more");
     }
 
     #[test]

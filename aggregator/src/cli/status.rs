@@ -13,7 +13,7 @@ use super::devices::is_present;
 use super::gaps::Gaps;
 use super::ledger::{Ledger, ROUND_COLUMNS, RoundSummary};
 use super::live::{self, Live, Phase, RefusedDevice, WaitingFor};
-use super::show::{ago, bytes, facts, table};
+use super::show::{ago, bytes, facts, some_of, table};
 use super::{Answer, Common};
 
 const EXAMPLES: &str = "\
@@ -88,7 +88,8 @@ struct Run {
 struct Devices {
     known: usize,
     present: usize,
-    quarantined: usize,
+    /// Their names.
+    quarantined: Vec<String>,
     samples: u64,
     bytes_received: u64,
     /// A device that says it holds more samples than all others together, where there are several others.
@@ -145,12 +146,14 @@ impl Status {
 fn problems(status: &Status, now_ms: u64) -> Vec<String> {
     let mut problems = Vec::new();
     if !status.serving && status.phase != Phase::Finished {
-        problems.push("nobody serves this fleet; start `aggregator serve`, which goes on where it stopped".into());
+        let since = status.process.as_ref().map(|live| format!(" ({})", left(live, now_ms))).unwrap_or_default();
+        problems
+            .push(format!("nobody serves this fleet{since}; start `aggregator serve`, which goes on where it stopped"));
     }
     if let Some(live) = status.process.as_ref().filter(|_| status.serving) {
         let silent_s = now_ms.saturating_sub(live.seen_ms) / 1_000;
         if silent_s * 1_000 > SILENCE_MS {
-            problems.push(format!("the serving process (pid {}) said nothing for {silent_s} s; see its log", live.pid));
+            problems.push(format!("the serving process (pid {}) wrote no status for {silent_s} s: it hangs, or the clock was set; see its log", live.pid));
         }
         problems.extend(live.troubles.iter().cloned());
         if live.disk_full {
@@ -178,11 +181,13 @@ fn problems(status: &Status, now_ms: u64) -> Vec<String> {
              at it with `aggregator devices`, or lower `limits.max_samples`"
         )
     }));
-    if status.devices.quarantined > 0 {
-        let count = status.devices.quarantined;
+    if let quarantined @ [first, ..] = status.devices.quarantined.as_slice() {
+        let count = quarantined.len();
         let devices = if count == 1 { "device is" } else { "devices are" };
         problems.push(format!(
-            "{count} {devices} quarantined; `aggregator devices --sort state` says why, `aggregator release DEVICE` lets one in again"
+            "{count} {devices} quarantined: {}; `aggregator devices --sort state` says why, and once it is mended \
+             `aggregator release {first}` lets a device in again",
+            some_of(quarantined)
         ));
     }
     let closed = status.rounds.iter().rev().find(|round| round.phase != RoundPhase::Collecting);
@@ -216,7 +221,7 @@ fn devices(store: &Store, live: Option<&Live>, serving: bool) -> anyhow::Result<
         outweighing: outweighing.map(|row| row.device.clone()),
         known: rows.len(),
         present: live.map_or(present, |live| live.devices_present),
-        quarantined: rows.iter().filter(|row| row.quarantined.is_some()).count(),
+        quarantined: rows.iter().filter(|row| row.quarantined.is_some()).map(|row| row.device.clone()).collect(),
         samples: all,
         bytes_received: rows.iter().map(|row| row.bytes_up).sum(),
     })
@@ -233,11 +238,11 @@ fn render(status: &Status, now_ms: u64) -> String {
         ("serving", render_serving(status, now_ms)),
         ("now", render_phase(status, now_ms)),
     ];
-    let Devices { known, present, samples, bytes_received, .. } = status.devices;
-    let sizes = format!("{samples} samples, {} received", bytes(bytes_received));
-    let quarantined = match status.devices.quarantined {
+    let Devices { known, present, quarantined, samples, bytes_received, .. } = &status.devices;
+    let sizes = format!("{samples} samples, {} received", bytes(*bytes_received));
+    let quarantined = match quarantined.len() {
         0 => String::new(),
-        count => format!(", {count} quarantined"),
+        count => format!(", {count} quarantined ({})", some_of(quarantined)),
     };
     lines.push(("devices", format!("{present} present of {known} known{quarantined}, {sizes}")));
     lines.extend(status.gaps.as_ref().and_then(Gaps::sentence).map(|sentence| ("head", sentence)));
@@ -273,8 +278,15 @@ fn render_round(round: &RoundSummary, live: Option<&Live>, now_ms: u64) -> Strin
     if *extensions > 0 {
         text += &format!(", extended {extensions} times");
     }
-    if let Some(closes_ms) = live.and_then(|live| live.closes_ms) {
-        text += &format!(", closes in {} s", closes_ms.saturating_sub(now_ms) / 1_000);
+    match live {
+        Some(Live { closes_ms: Some(closes_ms), .. }) => {
+            let seconds = closes_ms.saturating_sub(now_ms) / 1_000;
+            text += &format!(
+                "; its deadline is in {seconds} s, and it closes earlier if every device that is there has answered"
+            );
+        }
+        Some(Live { closes_ms: None, .. }) => {}
+        None => text += "; it goes on with the next `aggregator serve`",
     }
     text
 }
@@ -284,7 +296,7 @@ fn render_rest(status: &Status, now_ms: u64) -> String {
     match status.rounds.iter().rev().find(|round| round.phase == RoundPhase::Merged) {
         Some(RoundSummary { round, opened_ms, seconds, .. }) => {
             let closed_ms = opened_ms + (1e3 * seconds.unwrap_or(0.0)) as u64;
-            format!("resting, head of round {round}, since {}; new devices or images wake it", ago(now_ms, closed_ms))
+            format!("resting since round {round} was merged {}; new devices or images wake it", ago(now_ms, closed_ms))
         }
         None => "resting".into(),
     }
@@ -303,11 +315,8 @@ fn render_serving(status: &Status, now_ms: u64) -> String {
             )
         }
         (None, true) => "yes, just started".into(),
-        (Some(live), false) if live.phase == Phase::Stopped => format!("no, stopped {}", ago(now_ms, live.seen_ms)),
-        (Some(live), false) => {
-            format!("no, last seen {}: it was killed; `aggregator serve` goes on", ago(now_ms, live.seen_ms))
-        }
-        (None, false) => "no; `aggregator serve` goes on".into(),
+        (Some(live), false) => format!("no, {}", left(live, now_ms)),
+        (None, false) => "no".into(),
     }
 }
 
@@ -323,6 +332,14 @@ fn render_phase(status: &Status, now_ms: u64) -> String {
             let waiting = status.process.as_ref().and_then(|live| live.waiting.as_ref());
             waiting.map_or_else(|| "waiting for devices".into(), WaitingFor::sentence)
         }
-        (Phase::Collecting | Phase::Stopped, None) => "between rounds".into(),
+        (Phase::Collecting | Phase::Stopped, None) => {
+            "no rounds, because nobody serves; `aggregator serve` goes on".into()
+        }
     }
+}
+
+/// How and when the process that served last ended.
+fn left(live: &Live, now_ms: u64) -> String {
+    let seen = ago(now_ms, live.seen_ms);
+    if live.phase == Phase::Stopped { format!("stopped {seen}") } else { format!("killed, last seen {seen}") }
 }

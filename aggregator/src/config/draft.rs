@@ -44,7 +44,7 @@ impl Draft {
         let quarantine = QuarantineSection::default();
         format!(
             r#"# The aggregator of a Grapevine fleet. `aggregator --help` lists the commands that read this file.
-# Environment variables go over it: GRAPEVINE_FLEET, GRAPEVINE_ROUND__DEADLINE, ...
+# Environment variables override it: GRAPEVINE_FLEET, GRAPEVINE_ROUND__DEADLINE, ...
 
 # a-z, 0-9, `-` and `_`, a letter or a digit first; the same on every device.
 fleet = {fleet}
@@ -67,17 +67,17 @@ longest_pause = "60s"
 {round}
 {method}
 [quarantine]
-# A device that sends so many bad updates in a row is not heard any more until `aggregator release`; 0 for never.
+# A device that sends so many bad updates in a row is refused until `aggregator release`; 0 for never.
 after = {after}
-# What makes an update a bad one, of the names that `aggregator status` counts.
+# Reasons for which an update counts as bad; `aggregator status` counts refusals by the same names.
 reasons = {reasons}
 
 [limits]
-# Updates on their way in at any time; further devices wait for their turn.
+# Memory for updates while they are received; further devices wait for their turn.
 upload_megabytes = {upload_megabytes}
 # Merged rounds whose heads are kept, the newest ones, for `aggregator export --round`.
 kept_heads = {kept_heads}
-# A device that says it holds more samples is refused: its samples are its weight.
+# A device that reports more samples is refused, because its samples are its weight in the merge.
 max_samples = {max_samples}
 "#,
             after = quarantine.after,
@@ -121,20 +121,20 @@ max_samples = {max_samples}
 rounds = {rounds}
 # An endless run rests after so many rounds without new samples, or once rounds change next to nothing.
 rest_after = {rest_after}
-# New samples that are less than a tenth of the fleet's are collected for so long before they are taken in.
+# New samples wait for so long, that more may come, before the run takes them in. A tenth of the fleet's does not wait.
 news_after = "{news_after}s"
 # Devices with samples that must be there before a round opens.
 min_devices = {min_devices}
 # Which devices take part: `and`, `or`, `not`, brackets, and attributes with =, !=, <, <=, > or >=; all without this.
-# Devices say `arch`, `os`, `cores` and `memory_mb` by themselves, and what their own configuration adds.
+# Every device reports `arch`, `os`, `cores` and `memory_mb`, and the [attributes] of its own configuration.
 # select = 'arch = "aarch64" and cores >= 4'
-# Updates each round waits for, as a number or as a share of the devices that are there; of all devices without either.
+# How many devices each round asks: a number, or a share of those that are there; without either, all of them.
 # participants = 100
 # fraction = 0.1
 # Share of further devices that are drawn; the round closes without the slowest of them.
 over_select = 0.0
-# A round closes when it has its updates, or at the deadline if it has this share of them. Below it the round is given
-# the same time again, `extensions` times, and is abandoned then.
+# A round closes as soon as it has all its updates, or at its deadline with this share of them. With fewer its deadline
+# is moved by the same time, at most `extensions` times; then the round is abandoned.
 quorum = {quorum:?}
 deadline = "{deadline}"
 extensions = {extensions}
@@ -159,7 +159,7 @@ name = "{method}"
 min_samples_to_share = {min_samples_to_share}
 # How weights are sent: "f32" exact, "f16" half the bytes, "int8" a quarter.
 encoding = "f32"
-# The published values. These, the method and min_samples_to_share stay as they are within a run.
+# The values below are the published ones. They, the method and min_samples_to_share cannot change within a run.
 {values}{auxiliary}"#,
             names = names.join(", "),
             method = self.method,
@@ -181,7 +181,7 @@ fn values_text(defaults: &Params) -> String {
     let line = |parameter: &HyperParameter| {
         let value = defaults.value(parameter).unwrap_or_default();
         let (value, words) = match parameter.kind {
-            Kind::Choice(_) => (quoted(&parameter.show(value)), format!(": {}", parameter.allowed())),
+            Kind::Choice(names) => (quoted(&parameter.show(value)), format!(". One of {}", names.join(", "))),
             // With a point, so that a reader sees that fractions are allowed.
             Kind::Number(_) => (format!("{value:?}"), String::new()),
             Kind::Count(_) | Kind::Flag => (parameter.show(value), String::new()),

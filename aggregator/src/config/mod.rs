@@ -44,8 +44,8 @@ pub const DEFAULT_MIN_SAMPLES_TO_SHARE: u16 = 5;
 /// How a fleet learns that says nothing about it.
 pub const DEFAULT_METHOD: Method = Method::RedGrapePlus;
 
-/// Most rounds of one run.
-const MAX_ROUNDS: u32 = 1_000_000;
+/// Most rounds of one run that has an end.
+pub const MAX_ROUNDS: u32 = 1_000_000;
 /// Most extensions of one round.
 const MAX_EXTENSIONS: u32 = 1_000;
 /// Largest share of further devices to choose: as many again, twice over.

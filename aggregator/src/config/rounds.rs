@@ -1,6 +1,7 @@
 //! How many rounds a run has.
 
 use core::fmt;
+use core::str::FromStr;
 
 use serde::{Deserialize, Deserializer, de};
 
@@ -23,6 +24,18 @@ impl Rounds {
         match self {
             Self::Endless => None,
             Self::Count(count) => Some(count),
+        }
+    }
+}
+
+/// As on a command line, without quotes.
+impl FromStr for Rounds {
+    type Err = core::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            ENDLESS => Ok(Self::Endless),
+            _ => text.parse().map(Self::Count),
         }
     }
 }
@@ -60,12 +73,7 @@ impl<'de> Deserialize<'de> for Rounds {
 
             // An environment variable is a text, whatever it says.
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Rounds, E> {
-                match text {
-                    ENDLESS => Ok(Rounds::Endless),
-                    _ => {
-                        text.parse().map(Rounds::Count).map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
-                    }
-                }
+                text.parse().map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
             }
         }
 

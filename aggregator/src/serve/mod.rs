@@ -1,12 +1,12 @@
 //! The shell around [`Coordinator`]: the broker's messages in, actions out, everything durable before it is told.
 
 mod echo;
+mod event_log;
 pub mod executor;
 pub mod ledger;
 pub mod requests;
 mod schedule;
 mod shell;
-mod told;
 mod troubles;
 
 use core::time::Duration;

@@ -1,4 +1,4 @@
-//! What other processes ask of a serving aggregator: a file each in `<state>/requests`, deleted when it is done.
+//! Requests of other processes to a serving aggregator: a file each in `<state>/requests`, deleted when it is done.
 //!
 //! Files, because they need no port, no login and no second writer of the ledger: who may write into the state folder may
 //! ask. An aggregator that was stopped does at its next start what was asked meanwhile.
@@ -14,9 +14,9 @@ const FOLDER: &str = "requests";
 /// What is asked for. A device's name holds no dot, so the ending of a file's name says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// To hear a quarantined device again.
+    /// To let a quarantined device take part again.
     Release,
-    /// To take a device out of the registry.
+    /// To remove a device from the registry.
     Forget,
 }
 

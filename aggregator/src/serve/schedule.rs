@@ -1,12 +1,12 @@
-//! When the shell tells its status, and when it leaves by itself.
+//! When the shell writes its status, and when it leaves by itself.
 
 use core::time::Duration;
 
 /// Between two statuses when nothing changes.
-const BEAT: Duration = Duration::from_secs(30);
+const INTERVAL: Duration = Duration::from_secs(30);
 /// Least time between two statuses: fast rounds must not wear the disk of whoever writes them down.
-const REST: Duration = Duration::from_secs(1);
-/// After the end of a run: so long nobody must have asked for anything.
+const LEAST_INTERVAL: Duration = Duration::from_secs(1);
+/// After the end of a run: so long no device must have sent anything.
 const QUIET: Duration = Duration::from_secs(2);
 /// After the end of a run: longest stay.
 const LONGEST_STAY: Duration = Duration::from_secs(30);
@@ -14,10 +14,10 @@ const LONGEST_STAY: Duration = Duration::from_secs(30);
 pub(super) struct StatusSchedule {
     until_finished: bool,
     is_connected: bool,
-    /// When a device said anything, or the broker came.
-    heard_at: Duration,
+    /// When a device sent anything, or the broker came.
+    received_at: Duration,
     finished_at: Option<Duration>,
-    told_at: Option<Duration>,
+    written_at: Option<Duration>,
     has_changed: bool,
 }
 
@@ -26,16 +26,16 @@ impl StatusSchedule {
         Self {
             until_finished,
             is_connected: false,
-            heard_at: Duration::ZERO,
+            received_at: Duration::ZERO,
             finished_at: None,
-            told_at: None,
+            written_at: None,
             has_changed: false,
         }
     }
 
     pub(super) fn connected(&mut self, now: Duration, is_connected: bool) {
         self.is_connected = is_connected;
-        self.heard(now);
+        self.received(now);
         self.changed();
     }
 
@@ -43,8 +43,8 @@ impl StatusSchedule {
         self.is_connected
     }
 
-    pub(super) fn heard(&mut self, now: Duration) {
-        self.heard_at = now;
+    pub(super) fn received(&mut self, now: Duration) {
+        self.received_at = now;
     }
 
     pub(super) fn changed(&mut self) {
@@ -55,25 +55,25 @@ impl StatusSchedule {
         self.finished_at = Some(now);
     }
 
-    /// When to leave, if the run is over and nobody speaks any more.
+    /// When to leave, if the run is over and no device sends anything any more.
     pub(super) fn leave_at(&self) -> Option<Duration> {
         let finished = self.finished_at.filter(|_| self.until_finished)?;
         let longest = finished + LONGEST_STAY;
-        let quiet = finished.max(self.heard_at) + QUIET;
+        let quiet = finished.max(self.received_at) + QUIET;
         // Without a broker nobody can ask, so silence means nothing.
         Some(if self.is_connected { quiet.min(longest) } else { longest })
     }
 
     pub(super) fn status_at(&self) -> Duration {
-        let rest = if self.has_changed { REST } else { BEAT };
-        self.told_at.map_or(Duration::ZERO, |told| told + rest)
+        let interval = if self.has_changed { LEAST_INTERVAL } else { INTERVAL };
+        self.written_at.map_or(Duration::ZERO, |written| written + interval)
     }
 
-    /// Whether to tell the status now; then the next one is due later.
+    /// Whether to write the status now; then the next one is due later.
     pub(super) fn status_is_due(&mut self, now: Duration) -> bool {
         let is_due = self.status_at() <= now;
         if is_due {
-            self.told_at = Some(now);
+            self.written_at = Some(now);
             self.has_changed = false;
         }
         is_due
@@ -96,9 +96,9 @@ mod tests {
         assert_eq!(schedule.leave_at(), Some(seconds(40)), "nobody can ask without a broker");
         schedule.connected(seconds(11), true);
         assert_eq!(schedule.leave_at(), Some(seconds(13)));
-        schedule.heard(seconds(12));
+        schedule.received(seconds(12));
         assert_eq!(schedule.leave_at(), Some(seconds(14)));
-        schedule.heard(seconds(39));
+        schedule.received(seconds(39));
         assert_eq!(schedule.leave_at(), Some(seconds(40)));
         let mut schedule = StatusSchedule::new(false);
         schedule.finished(seconds(10));
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_is_told_at_once_then_soon_after_changes_and_else_now_and_then() {
+    fn a_status_is_written_at_once_then_soon_after_changes_and_else_now_and_then() {
         let mut schedule = StatusSchedule::new(false);
         assert!(schedule.status_is_due(seconds(0)));
         assert!(!schedule.status_is_due(seconds(29)));

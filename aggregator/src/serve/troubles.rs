@@ -1,4 +1,4 @@
-//! What a person must look at, from when it is noticed until it is over. Each is an error in the log, once.
+//! Troubles that a person must look at, from when each is noticed until it is over. Each is an error in the log, once.
 
 use std::collections::BTreeMap;
 
@@ -13,10 +13,10 @@ pub(super) enum Trouble {
     Broker,
     /// The broker keeps what cannot be read.
     Retained,
-    /// The broker does not pass on what this aggregator says.
-    Unheard,
-    /// A device does not seem to hear it.
-    DeafDevice,
+    /// The broker drops this aggregator's messages.
+    MessagesDropped,
+    /// The answers to a device do not seem to reach it.
+    UnreachedDevice,
     /// Another aggregator serves the same fleet.
     OtherAggregator,
 }

@@ -23,10 +23,10 @@ Examples:
   edge-client classify new.png --json | jq -r '.predictions[0].class'
 
 A probability is not calibrated: it says which class the head prefers, not how often that is right. None is shown beyond
-99 %. Behind it stand the samples of the class on this device: the fewer it has seen, the less it tells.
+99 %. After it comes how many samples of the class this device has: the fewer, the less the probability means.
 
-A class of which no device has enough samples to share is never learned by the fleet. Where this device has samples of it,
-they speak for it here, and only here; else it is never named, and that is said.
+A class of which no device has enough samples to share is never learned by the fleet. If this device has samples of
+it, its own predictions use them; otherwise the class is never predicted, and a line says so.
 
 Works beside `edge-client run`: each image is classified with the head that is the newest in that moment.
 Exit code 1 if an image could not be classified; all others are.";

@@ -43,10 +43,10 @@ Images that are stored already are passed over, so data can be ingested again an
 even read. The newest label counts: an image that was moved to another class folder or listed anew gets its new class. One
 image under two classes at once is named, keeps the class that it has in the store, and is left out if it is new. A file
 that is deleted does not take its sample with it: see `edge-client forget`.
-Ctrl-C keeps what is done, but for `--reset`: the store is only replaced by a complete one, and nothing that goes wrong before
-that costs it a sample. Features are stored when all rows are usable, else none. `[resources]` in the configuration limits the
-cores and pauses a hot device. Exit code 1 if an image or a class could not be used or an image lies under two classes; all
-others are stored.";
+After Ctrl-C the images that were stored stay. With `--reset` the old samples go only when all new ones are there, so a
+failure before that changes nothing. An .npz of features is stored whole, or not at all if one row is unusable. `[resources]`
+in the configuration limits the threads and pauses a hot device. Exit code 1 if an image or a class could not be used, or if
+an image lies under two classes; all others are stored.";
 
 /// Extract features from images and store them.
 #[derive(Debug, Args)]

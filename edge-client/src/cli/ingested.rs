@@ -126,7 +126,8 @@ impl Ingested {
 
     /// The report, as JSON if that was asked for, and what a person must look at.
     pub(super) fn answer(mut self, json: bool) -> anyhow::Result<Answer> {
-        self.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        // Text for people has them already.
+        self.warnings.iter().filter(|_| json).for_each(|warning| tracing::warn!("{warning}"));
         let mut answer = Answer::of(&self, json, render)?;
         let complaint = self.complaint();
         answer.complaints.extend(self.failure.take());
@@ -183,7 +184,8 @@ fn render(ingested: &Ingested) -> String {
         (true, false) => text.push_str("stopped before the end; the store stays as it was\n"),
         (false, _) => {}
     }
-    let mut line = format!("{images} images: {added} added, {duplicates} duplicates");
+    let noun = if *images == 1 { "image" } else { "images" };
+    let mut line = format!("{images} {noun}: {added} added, {duplicates} duplicates");
     for (count, what) in [
         (ingested.relabelled, "of another class now"),
         (ingested.evicted, "evicted by smaller classes"),

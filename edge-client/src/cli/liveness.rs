@@ -16,7 +16,7 @@ use grapevine_edge_client::session::Event;
 use grapevine_host::{clock, cpu, files, memory};
 use serde::{Deserialize, Serialize};
 
-/// A process that was silent for longer is gone: killed, or its machine was switched off.
+/// A process that wrote no status for longer is gone where its lock tells nothing, or else hangs.
 pub(super) const SILENCE_SECONDS: u64 = 90;
 
 const FILE: &str = "status.json";
@@ -139,13 +139,13 @@ impl StatusWriter {
 
     /// Notes what happened.
     pub(super) fn note(&mut self, event: &Event) {
-        let told = |of: &Liveness| {
+        let shown = |of: &Liveness| {
             let why = [&of.refused, &of.paused, &of.unreachable, &of.trouble].map(Clone::clone);
             (of.state, of.round, of.delivered, of.unanswered, why)
         };
-        let before = told(&self.liveness);
+        let before = shown(&self.liveness);
         self.liveness.note(event);
-        if before != told(&self.liveness) {
+        if before != shown(&self.liveness) {
             // The thread ends only when this side does.
             let _ = self.changes.send(self.liveness.clone());
         }
@@ -186,7 +186,9 @@ impl Liveness {
     /// What is going on, in a line for people.
     pub(super) fn line(&self) -> String {
         let paused = self.paused.as_ref().map(|why| format!(", work pauses: {why}")).unwrap_or_default();
-        format!("{}{paused}", self.state.doing())
+        let is_refused = self.state == Phase::Connected && self.refused.is_some();
+        let doing = if is_refused { "connected, refused by the aggregator" } else { self.state.doing() };
+        format!("{doing}{paused}")
     }
 
     fn note(&mut self, event: &Event) {
@@ -328,7 +330,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_word_is_on_disk_when_the_heart_stops() {
+    fn the_last_status_is_on_disk_when_the_writer_stops() {
         let folder = tempfile::tempdir().unwrap();
         assert!(read(folder.path()).is_none());
         assert_eq!(is_running(folder.path()), None);
@@ -338,6 +340,10 @@ mod tests {
         for event in [Event::Connected, Event::Welcome, Event::RoundBegan(RoundId(7)), Event::Delivered(RoundId(7))] {
             writer.note(&event);
         }
+        writer.note(&Event::Connected);
+        writer.note(&Event::Refused(Refusal::Classes));
+        assert_eq!(writer.line(), "connected, refused by the aggregator");
+        writer.note(&Event::Welcome);
         writer.note(&Event::Refused(Refusal::Classes));
         assert_eq!(writer.liveness.state, Phase::Waiting);
         assert_eq!(is_running(folder.path()), Some(true));

@@ -38,8 +38,8 @@ Examples:
   edge-client relabel 0007.png one      # a label put right; `forget` removes a sample
   edge-client status
 
-Settings come from the configuration, the environment over it (GRAPEVINE_BROKER, GRAPEVINE_MQTT__KEEP_ALIVE, ...),
-and flags over both. GRAPEVINE_LOG takes a log filter such as `debug`.
+Environment variables (GRAPEVINE_BROKER, GRAPEVINE_MQTT__KEEP_ALIVE, ...) override the configuration, and flags override
+both. GRAPEVINE_LOG takes a log filter such as `debug`.
 
 Exit codes: 0 done, 1 failed or not all done, 2 wrong usage, 130 stopped by Ctrl-C before the end.";
 
@@ -70,7 +70,7 @@ struct Common {
     /// The configuration.
     #[arg(long, global = true, env = "GRAPEVINE_CONFIG", value_name = "FILE", default_value = "edge-client.toml")]
     config: PathBuf,
-    /// The folder for features, newest head and status; goes over the configuration's `state`.
+    /// The folder for features, newest head and status; overrides the configuration's `state`.
     #[arg(long, global = true, value_name = "DIR")]
     state: Option<PathBuf>,
     /// Log more; twice for everything.

@@ -27,7 +27,7 @@ Examples:
   edge-client run --until-finished && edge-client classify new.png
   edge-client run --broker mqtt://10.0.0.5 -v
 
-With `[predict]` in the configuration it also classifies the images that come into a folder and publishes what they show,
+With `[predict]` in the configuration it also classifies the images that come into a folder and publishes the predictions;
 with `[ingest]` it stores those that come into class folders and learns from them.
 Logs one line per round to standard error. `edge-client status` looks at a running device.
 Exit code 0 after Ctrl-C or SIGTERM; with --until-finished 130 if the run was not over yet.";
@@ -36,7 +36,7 @@ Exit code 0 after Ctrl-C or SIGTERM; with --until-finished 130 if the run was no
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
-    /// Where the broker is; goes over the configuration's `broker`.
+    /// Where the broker is; overrides the configuration's `broker`.
     #[arg(long, value_name = "ADDRESS")]
     broker: Option<BrokerAddress>,
     /// End when the aggregator's run is over and its last head is stored.

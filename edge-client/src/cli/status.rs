@@ -28,9 +28,9 @@ Examples:
   edge-client status --json | jq -r '.store.by_class[] | [.class, .samples] | @csv'
 
 The bars fill the terminal; they are plain ASCII where the locale has nothing else.
-Reads only, also beside `edge-client run`. Exit code 1 if a person must look at something, each said in a sentence: the
-device ran and does not any more, the broker cannot be reached, refuses it or hangs up, nobody answers, the aggregator
-refuses it, another device uses its name, or the store cannot be used.";
+Reads only, also beside `edge-client run`. Exit code 1 if a person must look at something: the device was stopped
+or killed, the broker cannot be reached, refuses it or hangs up, nobody answers, the aggregator refuses it, another device
+uses its name, or the store cannot be used. Each is said in a sentence.";
 
 /// Of a store that its writer did not close.
 const INTERRUPTED: &str = "the last `edge-client` that wrote the store was killed or lost its power; \
@@ -144,8 +144,9 @@ impl Status {
         let mut problems = Vec::new();
         let running = liveness::read(&config.state).map(|liveness| {
             let seen_seconds_ago = liveness::seconds_now().saturating_sub(liveness.seen);
-            let is_held = liveness::is_running(&config.state).unwrap_or(true);
-            let alive = liveness.state != Phase::Stopped && seen_seconds_ago <= SILENCE_SECONDS && is_held;
+            // The clock may have been set since: a lock tells more than a time.
+            let is_held = liveness::is_running(&config.state).unwrap_or(seen_seconds_ago <= SILENCE_SECONDS);
+            let alive = liveness.state != Phase::Stopped && is_held;
             Running { alive, seen_seconds_ago, liveness }
         });
         let intakes = Intakes::read(&config.state);
@@ -220,6 +221,12 @@ impl Running {
             return vec!["this device does not run; start it again (`edge-client run`)".into()];
         }
         let mut problems: Vec<String> = Vec::new();
+        if let silent @ SILENCE_SECONDS.. = self.seen_seconds_ago {
+            let pid = self.liveness.pid;
+            problems.push(format!(
+                "the process {pid} wrote no status for {silent} s: it hangs, or the clock was set; see its log"
+            ));
+        }
         if *state == Phase::Connecting {
             problems.extend(unreachable.iter().map(|why| format!("no connection to the broker: {why}")));
         }
@@ -315,7 +322,8 @@ fn render_head(origin: &Origin) -> String {
     if origin.run == LOCAL_RUN {
         return format!("made by this device (`train --save`), {digest}");
     }
-    format!("after {} rounds of run {:016x}, {digest}", origin.round, origin.run)
+    let rounds = if origin.round == 1 { "round" } else { "rounds" };
+    format!("after {} {rounds} of run {:016x}, {digest}", origin.round, origin.run)
 }
 
 fn render_running(running: &Running) -> String {

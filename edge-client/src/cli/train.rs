@@ -27,7 +27,7 @@ use super::{Answer, Common};
 
 const EXAMPLES: &str = "\
 Examples:
-  edge-client train                          # is this device able to, and how long does a round take?
+  edge-client train                          # whether this device can train, and how long a round takes
   edge-client train --rounds 20 --save       # a head of its own, without any fleet
   edge-client train --method ridge --json
 

@@ -333,7 +333,7 @@ impl Draft {
         let topic = topics::predictions(&self.fleet, &self.device);
         format!(
             r#"# A device of a Grapevine fleet. `edge-client --help` lists the commands that read this file.
-# Environment variables go over it: GRAPEVINE_BROKER, GRAPEVINE_STORE__MAX_SAMPLES, ...
+# Environment variables override it: GRAPEVINE_BROKER, GRAPEVINE_STORE__MAX_SAMPLES, ...
 
 # Names: a-z, 0-9, `-` and `_`, a letter or a digit first; the device's name is unique in its fleet.
 fleet = {fleet}
@@ -364,7 +364,7 @@ longest_pause = "60s"
 
 {resources}
 [predict]
-# A folder whose images `edge-client run` classifies as they come, and where it publishes what they show, as JSON.
+# A folder whose images `edge-client run` classifies as they come, and the topic of its predictions, which are JSON.
 # watch = "camera"
 # topic = "{topic}"
 
@@ -373,7 +373,7 @@ longest_pause = "60s"
 # watch = "labelled"
 
 # What this device is, for a fleet that chooses among its devices: true, false, a whole number or a text each.
-# It says `arch`, `os`, `cores` and `memory_mb` by itself.
+# `arch`, `os`, `cores` and `memory_mb` are reported without an entry here.
 [attributes]
 # mains = true
 # site = "north"

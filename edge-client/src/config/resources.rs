@@ -89,8 +89,8 @@ impl ResourcesSection {
         } = Self::default();
         format!(
             r#"[resources]
-# What training, extraction and predictions may take of this device: most threads at once (every core without it), and
-# how far they stand back for whatever else it does, 0 to 19.
+# What training, extraction and predictions may use: at most so many threads (as many as cores without it), and their
+# niceness, from 0 (as every program) to 19 (every other program goes first).
 # threads = 1
 nice = {nice}
 # They pause while a part of the board is hotter (150 never pauses), and while a battery that nothing charges holds less

@@ -1,9 +1,13 @@
-//! What goes wrong around a fleet without a word from anybody, and that both programs say it: in their logs, in `status`,
-//! and by its exit code. With the shipped programs and a real mosquitto.
+//! Faults around a fleet that no message announces: both programs say them in their logs, in `status`, and by its exit code.
+//! With the shipped programs and a real mosquitto.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail loudly and say what it saw")]
 
 mod broker;
 mod names;
+#[cfg(unix)]
+mod other_brokers;
+#[cfg(unix)]
+mod status;
 
 use std::fs;
 
@@ -13,7 +17,7 @@ use grapevine_tests::mosquitto::Mosquitto;
 use grapevine_tests::programs::{PATIENCE, Workplace, now};
 use serde_json::Value;
 
-/// A broker with these lines in its configuration; `None`, and said so, where there is none to be had.
+/// A broker with these lines in its configuration; `None`, and a sentence, where mosquitto is not installed.
 fn mosquitto(lines: &str) -> Option<Mosquitto> {
     let mosquitto = Mosquitto::start_with(lines);
     if mosquitto.is_none() {

@@ -2,6 +2,11 @@
 //!
 //! An image has to be there to its end: decoders make grey areas of what is missing, which is right for a viewer and
 //! wrong for training; and a camera may be in the middle of writing the file.
+//!
+//! One kind of damage is decoded differently. Where a byte 0xFF of the data is followed by a second one before its zero,
+//! both decoders read one byte 0xFF. But libjpeg-turbo first tries its fast way, gives up at that place, and decodes the
+//! block of pixels anew without clearing the coefficients of the first attempt; so this block comes out wrong. Here it
+//! is what libjpeg-turbo makes of the same data without the second byte.
 
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, RgbImage};
@@ -133,6 +138,20 @@ mod tests {
         assert!(is_whole(&[&whole[..], b"what a camera adds"].concat()));
         for length in 0..whole.len() {
             assert!(!is_whole(&whole[..length]), "{length} of {} bytes", whole.len());
+        }
+    }
+
+    #[test]
+    fn a_doubled_byte_of_the_data_changes_nothing() {
+        let clean = jpeg();
+        let (_, scan) = head(&clean).unwrap();
+        let start = clean.len() - scan.len();
+        let pixels = |bytes: &[u8]| decode(bytes).unwrap().0.into_bytes();
+        let places = (start..clean.len() - 1).filter(|&at| clean[at..].starts_with(&[MARKER, 0])).collect::<Vec<_>>();
+        assert!(!places.is_empty(), "this image must have the byte {MARKER:#x} in its data");
+        for at in places {
+            let doubled = [&clean[..at], &[MARKER], &clean[at..]].concat();
+            assert_eq!(pixels(&doubled), pixels(&clean), "byte {at}");
         }
     }
 

@@ -39,7 +39,7 @@ impl Shell<'_> {
                 if let Some(heard) = self.echo.handle_message(now, &topic, &payload, self.coordinator.incarnation()) {
                     return self.handle_echo(heard);
                 }
-                self.schedule.heard(now);
+                self.schedule.received(now);
                 let Some(device) = topics::speaker(&self.options.fleet, &topic) else {
                     return self.coordinator.handle_garbage(now, None, Refusal::Topic);
                 };
@@ -92,7 +92,7 @@ impl Shell<'_> {
         let fleet = &self.options.fleet;
         match heard {
             Heard::Nothing => return,
-            Heard::All => drop(self.troubles.end(Trouble::Unheard)),
+            Heard::All => drop(self.troubles.end(Trouble::MessagesDropped)),
             Heard::Rival => {
                 let sentence = format!(
                     "another aggregator serves the fleet {fleet} at this broker; stop one of the two, or give it a fleet \
@@ -106,7 +106,7 @@ impl Shell<'_> {
 
     pub(super) fn check_echo(&mut self, now: Duration) {
         if let Some(missing) = self.echo.is_unheard(now) {
-            self.troubles.begin(Trouble::Unheard, echo::advice(&self.options.fleet, &missing));
+            self.troubles.begin(Trouble::MessagesDropped, echo::advice(&self.options.fleet, &missing));
             self.schedule.changed();
         }
         if self.echo.is_alone_again(now) && self.troubles.end(Trouble::OtherAggregator) {
@@ -117,7 +117,7 @@ impl Shell<'_> {
 
     pub(super) fn check_deaf_device(&mut self, now: Duration) {
         let Some(device) = self.coordinator.deaf_device(now) else {
-            self.troubles.end(Trouble::DeafDevice);
+            self.troubles.end(Trouble::UnreachedDevice);
             return;
         };
         let fleet = &self.options.fleet;
@@ -127,6 +127,6 @@ impl Shell<'_> {
              shows the rules)",
             topics::down(fleet, &device)
         );
-        self.troubles.begin(Trouble::DeafDevice, sentence);
+        self.troubles.begin(Trouble::UnreachedDevice, sentence);
     }
 }

@@ -6,9 +6,9 @@ use std::time::Instant;
 use grapevine_host::transport::{PublishError, Transport};
 use grapevine_protocol::{RoundAnnouncement, ToDevice, encode, topics};
 
+use super::super::event_log::log;
 use super::super::executor::Publisher;
 use super::super::schedule::StatusSchedule;
-use super::super::told::log;
 use super::super::{Observer, ServeOptions, ledger};
 use crate::round::{Coordinator, Event, RoundOutcome, RoundStatus, Tell};
 
