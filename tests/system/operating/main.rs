@@ -4,6 +4,7 @@
 
 mod broker;
 mod names;
+mod versions;
 
 use std::fs;
 
