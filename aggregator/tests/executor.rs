@@ -8,7 +8,7 @@ use grapevine_aggregator::round::{
 };
 use grapevine_aggregator::serve::executor::{Executor, Publisher};
 use grapevine_aggregator::serve::{RunChoice, ServeOptions, ledger};
-use grapevine_aggregator::store::Store;
+use grapevine_aggregator::store::{self, Ledger};
 use grapevine_host::{BrokerAddress, Service};
 use grapevine_models::{Head, Heads, Method, Params, Response, Samples, Shape, Statistics};
 use grapevine_protocol::{
@@ -78,12 +78,12 @@ struct Heard {
     merged: Vec<RoundOutcome>,
 }
 
-impl Publisher<Store> for Heard {
+impl Publisher<dyn Ledger> for Heard {
     fn now(&self) -> Duration {
         Duration::ZERO
     }
 
-    fn tell(&mut self, _machine: &Coordinator, _ledger: &Store, tell: Tell) {
+    fn tell(&mut self, _machine: &Coordinator, _ledger: &dyn Ledger, tell: Tell) {
         match tell {
             Tell::Everybody(announcement) => self.announcement = Some(announcement),
             Tell::People(event) => self.events.push(event),
@@ -130,7 +130,7 @@ struct Played {
     machine: Coordinator,
     executor: Executor,
     heard: Heard,
-    store: Store,
+    ledger: Box<dyn Ledger>,
     _folder: TempDir,
 }
 
@@ -138,8 +138,8 @@ impl Played {
     /// A fleet of devices with so many samples.
     fn with(samples: &[u32]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut store = Store::open(folder.path()).unwrap();
-        let mut machine = ledger::restore(&mut store, &options(samples.len())).unwrap();
+        let mut ledger: Box<dyn Ledger> = store::open(folder.path()).unwrap();
+        let mut machine = ledger::restore(&mut *ledger, &options(samples.len())).unwrap();
         let (mut executor, mut heard) = (Executor::new(5), Heard::default());
         for (device, &samples) in samples.iter().enumerate() {
             let hello = Hello {
@@ -154,13 +154,13 @@ impl Played {
             machine.handle_message(Duration::ZERO, &name(device), ToAggregator::Hello(hello), &[]);
         }
         for _ in 0..2 {
-            executor.run(&mut machine, &mut store, &mut heard).unwrap();
+            executor.run(&mut machine, &mut *ledger, &mut heard).unwrap();
             let announcement = heard.announcement.clone().unwrap();
             let all = samples.iter().enumerate();
             all.for_each(|(device, &samples)| offer(&mut machine, device, samples, &announcement));
         }
-        executor.run(&mut machine, &mut store, &mut heard).unwrap();
-        Self { machine, executor, heard, store, _folder: folder }
+        executor.run(&mut machine, &mut *ledger, &mut heard).unwrap();
+        Self { machine, executor, heard, ledger, _folder: folder }
     }
 
     fn taken_out(&self) -> Vec<&Event> {
@@ -179,12 +179,12 @@ fn a_merge_that_cannot_be_used_is_made_without_the_device_that_caused_it() {
     assert_eq!(failures.get(&Refusal::Absurd), Some(&1), "and counted against the device");
     let bias = played.machine.model().inference_head(&options(4).round).unwrap().bias;
     assert!(bias.iter().all(|value| value.abs() < 200.0), "{bias:?}");
-    let stored = played.store.updates(RUN.0, trained.round.0).unwrap();
+    let stored = played.ledger.updates(RUN, trained.round).unwrap();
     assert_eq!(stored.len(), 3, "nothing of it is left in the ledger");
 
-    played.executor.write_registry(&mut played.machine, &mut played.store, &mut played.heard).unwrap();
+    played.executor.write_registry(&mut played.machine, &mut *played.ledger, &mut played.heard).unwrap();
     let model = played.machine.model().clone();
-    let again = ledger::restore(&mut played.store, &options(4)).unwrap();
+    let again = ledger::restore(&mut *played.ledger, &options(4)).unwrap();
     assert_eq!(*again.model(), model, "a restart has the same model");
 }
 

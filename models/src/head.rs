@@ -12,6 +12,16 @@ pub(crate) const ABSENT_BIAS: f32 = -1.0e4;
 const UNLEARNED_BIAS: f32 = -1.0e2;
 
 /// One linear head: `logits = weight * features + bias`. Both vectors are contiguous, row-major.
+///
+/// ```
+/// use grapevine_models::Head;
+///
+/// // Two classes of two features: a sample is of the class with the larger feature.
+/// let head = Head { weight: vec![1.0, 0.0, 0.0, 1.0], bias: vec![0.0, 0.5] };
+/// let mut logits = [0.0; 2];
+/// head.logits(&[3.0, 2.0], &mut logits);
+/// assert_eq!(logits, [3.0, 2.5]);
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Head {
     /// `[class][feature]`.

@@ -52,6 +52,27 @@ impl DeviceWeights {
 
 /// The running sum of heads weighted by samples and device weights, `sum w_k n_k (W_k, b_k, Ŵ_k, b̂_k)`. Its size does
 /// not depend on the number of devices.
+///
+/// ```
+/// use grapevine_models::{DeviceWeight, Head, HeadSum, Heads, Shape};
+///
+/// let shape = Shape::new(2, 1).unwrap();
+/// let heads = |value| {
+///     let main = Head { weight: vec![value; 2], bias: vec![value; 2] };
+///     Heads { main, supplementary: Head::zeros(shape) }
+/// };
+/// let merged = |order: [(f32, u32); 2]| {
+///     let mut sum = HeadSum::new(shape);
+///     for (value, samples) in order {
+///         sum.add(&heads(value), samples, DeviceWeight::nearest(1.0)).unwrap();
+///     }
+///     sum.mean().unwrap()
+/// };
+/// // A device with three times the samples weighs three times as much.
+/// assert_eq!(merged([(1.0, 30), (5.0, 10)]), heads(2.0));
+/// // The order of arrival changes no bit.
+/// assert_eq!(merged([(0.1, 30), (0.7, 10)]), merged([(0.7, 10), (0.1, 30)]));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeadSum {
     shape: Shape,

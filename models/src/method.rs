@@ -57,6 +57,14 @@ pub(crate) use each_method;
 macro_rules! define {
     ($($(#[$documentation:meta])* $method:ident = $name:literal in $module:ident,)*) => {
         /// How the fleet learns its head.
+        ///
+        /// ```
+        /// use grapevine_models::Method;
+        ///
+        /// let method: Method = "redgrape-plus".parse()?;
+        /// assert_eq!((method, method.to_string()), (Method::RedGrapePlus, "redgrape-plus".into()));
+        /// # Ok::<(), grapevine_models::UnknownMethod>(())
+        /// ```
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
         pub enum Method {
             $($(#[$documentation])* #[serde(rename = $name)] $method,)*

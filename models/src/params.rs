@@ -48,6 +48,15 @@ impl From<Init> for f32 {
 }
 
 /// Hyper-parameters as written by a person; [`Params::check`] makes them usable.
+///
+/// ```
+/// use grapevine_models::{Method, Params};
+///
+/// let params = Params { learning_rate: 0.05, ..Params::defaults(Method::RedGrape, 10) };
+/// assert!(params.check().is_ok());
+/// let error = Params { learning_rate: -1.0, ..params }.check().unwrap_err();
+/// assert!(error.to_string().starts_with("`learning_rate` is -1; it must be"));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Params {
     /// The method.

@@ -45,6 +45,33 @@ pub struct RunConfig<'a> {
 /// A run: rounds with one configuration, one after the other.
 ///
 /// Ask for [`Run::next_request`], open a round for it, add the answers of the devices, close it; until there is no request.
+///
+/// ```
+/// use grapevine_models::{FleetModel, Method, Params, Run, RunConfig, Samples, Shape, respond, stream};
+///
+/// let shape = Shape::new(2, 1).unwrap();
+/// let params = Params::defaults(Method::FedAvg, 2).check()?;
+/// let config = RunConfig { shape, params, seed: 1, rounds: 3, auxiliary: None };
+/// let device = Samples::new(shape, &[-1.0, -0.8, 0.9, 1.1], &[0, 0, 1, 1]).unwrap();
+///
+/// let mut run = Run::new(config, FleetModel::default());
+/// let mut round = 0;
+/// while let Some(request) = run.next_request() {
+///     let mut sum = run.open_round(request);
+///     let model = run.model();
+///     let (heads, side_information) = (model.heads.clone(), model.side_information.as_ref());
+///     let rng = stream(config.seed, round, b"camera-1");
+///     let response = respond(request, device, heads, side_information, &params, rng).unwrap();
+///     sum.add("camera-1", &response, 4).unwrap();
+///     run.close_round(sum);
+///     round += 1;
+/// }
+/// let head = run.model().inference_head().unwrap();
+/// let mut logits = [0.0; 2];
+/// head.logits(&[1.0], &mut logits);
+/// assert!(logits[1] > logits[0], "a sample at 1 is of class 1");
+/// # Ok::<(), grapevine_models::ParamsError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Run<'a> {
     config: RunConfig<'a>,

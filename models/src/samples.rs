@@ -7,6 +7,18 @@ use crate::limits::{MAX_FEATURE_VALUE, MAX_SAMPLES};
 use crate::shape::Shape;
 
 /// A device's labelled features, checked.
+///
+/// ```
+/// use grapevine_models::{Samples, Shape};
+///
+/// let shape = Shape::new(2, 3).unwrap();
+/// // Two samples of three features each, one after the other, and their classes.
+/// let features = [0.5, 1.0, 0.0, -0.5, 0.0, 2.0];
+/// let samples = Samples::new(shape, &features, &[0, 1]);
+/// assert!(samples.is_ok());
+/// assert!(Samples::new(shape, &features, &[0, 2]).is_err(), "there is no class 2");
+/// assert!(Samples::new(shape, &[f32::NAN; 3], &[0]).is_err(), "a feature is a finite number");
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Samples<'a> {
     shape: Shape,

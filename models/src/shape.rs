@@ -5,6 +5,16 @@ use serde::{Deserialize, Serialize};
 use crate::limits::{MAX_CLASSES, MAX_FEATURES};
 
 /// How many classes and how many features per sample; both within [`crate::limits`].
+///
+/// ```
+/// use grapevine_models::Shape;
+///
+/// let shape = Shape::new(10, 64)?;
+/// // A head has a weight for each class and feature, and a bias for each class.
+/// assert_eq!((shape.weights(), shape.parameters()), (640, 650));
+/// assert!(Shape::new(1, 64).is_err(), "with one class there is nothing to tell apart");
+/// # Ok::<(), grapevine_models::ShapeError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "RawShape", into = "RawShape")]
 pub struct Shape {

@@ -26,6 +26,19 @@ pub enum Sums {
 
 /// `(n_c, sum h, sum h hᵀ)` as fixed-point integers: the same numbers for any partition of the samples over devices
 /// and any order of adding them.
+///
+/// ```
+/// use grapevine_models::{Samples, Shape, Statistics, Sums};
+///
+/// let shape = Shape::new(2, 1).unwrap();
+/// let of = |features: &[f32], labels: &[u16]| {
+///     Statistics::of(&Samples::new(shape, features, labels).unwrap(), Sums::Means, 1)
+/// };
+/// let mut fleet = of(&[1.0, 2.0], &[0, 0]);
+/// fleet.add(&of(&[4.0], &[1])).unwrap();
+/// assert_eq!(fleet.counts(), [2, 1]);
+/// assert_eq!(fleet, of(&[4.0, 1.0, 2.0], &[1, 0, 0]), "as if one device held all samples");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statistics {
     shape: Shape,

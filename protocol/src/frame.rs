@@ -39,6 +39,18 @@ impl FrameError {
 }
 
 /// Writes a frame; `block` is empty for messages without one.
+///
+/// ```
+/// use grapevine_protocol::{FrameError, Goodbye, Incarnation, ToAggregator, VERSION, decode_to_aggregator, encode};
+///
+/// let goodbye = ToAggregator::Goodbye(Goodbye { incarnation: Incarnation(7) });
+/// let mut frame = encode(&goodbye, &[]);
+/// assert_eq!(frame[0], VERSION, "the first byte is the version");
+/// assert_eq!(decode_to_aggregator(&frame), Ok((goodbye, &[][..])));
+/// // Of a frame of another version nothing but that byte is read.
+/// frame[0] = VERSION + 1;
+/// assert_eq!(decode_to_aggregator(&frame), Err(FrameError::Version(Some(VERSION + 1))));
+/// ```
 pub fn encode<M: Serialize>(message: &M, block: &[u8]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(128 + block.len());
     frame.push(VERSION);

@@ -23,6 +23,20 @@ use crate::tensor::{Encoding, TensorError};
 const MOST_HEADS: usize = 2;
 
 /// A device's answer to a round, checked.
+///
+/// ```
+/// use grapevine_models::{Head, Request, Response, Shape};
+/// use grapevine_protocol::{DatasetId, Encoding, Refusal, Update};
+///
+/// let shape = Shape::new(2, 3).unwrap();
+/// let response = Response::Gradient(Head::zeros(shape));
+/// let update = Update { samples: 40, dataset: DatasetId(7), response };
+/// let bytes = update.encode(shape, Encoding::F32);
+/// // The aggregator reads it for the fleet's shape and for what the round asked.
+/// assert_eq!(Update::decode(&bytes, shape, Request::Gradient), Ok(update));
+/// let of_another_fleet = Update::decode(&bytes, Shape::new(3, 3).unwrap(), Request::Gradient).unwrap_err();
+/// assert_eq!(of_another_fleet.refusal(), Refusal::Shape);
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Update {
     /// Samples it was trained on; its weight in the mean.

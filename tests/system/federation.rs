@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use grapevine_aggregator::round::{Event, Participants, Quarantine, RoundConfig, RoundOutcome, Select};
 use grapevine_aggregator::serve::{Observer, RunChoice, ServeOptions, serve};
-use grapevine_aggregator::store::Store as Ledger;
+use grapevine_aggregator::store;
 use grapevine_edge_client::device::{self, DeviceOptions};
 use grapevine_edge_client::resources::Throttle;
 use grapevine_edge_client::session::{Event as DeviceEvent, Identity};
@@ -167,10 +167,11 @@ impl Federation {
             until_finished: false,
             service: Service::default(),
         };
-        let ledger = Ledger::open(&folder.join("aggregator")).expect("a new ledger");
+        let folder = folder.join("aggregator");
+        let ledger = store::open(&folder).expect("a new ledger");
         let shutdown = self.shutdown.clone();
         self.threads.push(thread::spawn(move || {
-            serve(&options, ledger, &shutdown, &mut Teller(sender)).expect("the aggregator serves");
+            serve(&options, &folder, ledger, &shutdown, &mut Teller(sender)).expect("the aggregator serves");
         }));
     }
 

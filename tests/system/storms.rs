@@ -5,7 +5,7 @@ use core::cell::RefCell;
 use std::process::Command;
 use std::rc::Rc;
 
-use grapevine_aggregator::store::Store;
+use grapevine_aggregator::store;
 use grapevine_tests::storm::{Figures, Passed, Plan, Trace, Weather, run, run_beside};
 use serde_json::Value;
 
@@ -58,8 +58,8 @@ fn a_disk_that_forgets_what_it_promised_is_found_out() {
 fn the_modelled_ledger_does_what_the_real_one_does() {
     for seed in 0..8 {
         let folder = tempfile::tempdir().unwrap();
-        let real = Store::open(folder.path()).unwrap();
-        run_beside(Plan::of(seed, Weather::STORM), Trace::default(), Some(Box::new(real))).unwrap();
+        let real = store::open(folder.path()).unwrap();
+        run_beside(Plan::of(seed, Weather::STORM), Trace::default(), Some(real)).unwrap();
     }
 }
 

@@ -14,7 +14,7 @@ const HOMES: [(&str, &[&str]); 6] = [
     ("tract_onnx", &["vision/src/extractor"]),
     ("rumqttc", &["host/src/transport"]),
     ("rumqttd", &["aggregator/src/broker"]),
-    ("rusqlite", &["aggregator/src/store"]),
+    ("rusqlite", &["aggregator/src/store/sqlite"]),
     ("redb", &["edge-client/src/store"]),
     ("tokio", &["host/src/transport", "aggregator/src/broker"]),
 ];
@@ -85,6 +85,22 @@ fn every_library_has_one_home() {
             }
         }
     }
+}
+
+/// The aggregator's storage is an interface: nothing outside its folder says which database is behind it.
+#[test]
+fn nothing_but_the_store_names_its_database() {
+    let home = "aggregator/src/store/";
+    let is_source = |path: &str| ["aggregator/", "simulator/", "tests/"].iter().any(|room| path.starts_with(room));
+    for (path, text) in files(&[".rs"]).iter().filter(|(path, _)| is_source(path) && !path.ends_with("tidy.rs")) {
+        let names = |line: &str| ["rusqlite", "SqliteLedger", "sqlite::"].iter().any(|name| line.contains(name));
+        let found = code(text).find(|(_, line)| names(line));
+        assert!(found.is_none() || path.starts_with(home), "{path}:{} names the database", found.unwrap().0);
+    }
+    // Who asks for a ledger gets the interface.
+    let door = fs::read_to_string(root().join(home).join("mod.rs")).unwrap();
+    let opened: Vec<&str> = code(&door).map(|(_, line)| line).filter(|line| line.starts_with("pub fn open")).collect();
+    assert!(opened.len() == 2 && opened.iter().all(|line| line.contains("Box<dyn ")), "{opened:?}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use grapevine_aggregator::store::Store;
+use grapevine_aggregator::store;
 use serde::Serialize;
 
 use super::show::bytes;
@@ -37,8 +37,7 @@ struct Written {
 }
 
 pub(super) fn backup(common: &Common, arguments: &Arguments) -> anyhow::Result<Answer> {
-    let store = Store::open_read_only(&common.configuration()?.state)?;
-    let backed_up = store.back_up(&arguments.output)?;
+    let backed_up = store::back_up(&common.configuration()?.state, &arguments.output)?;
     let written = Written { output: arguments.output.clone(), blobs: backed_up.blobs, bytes: backed_up.bytes };
     Ok(Answer::of(&written, arguments.json, |written| {
         let Written { output, blobs, bytes: size } = written;

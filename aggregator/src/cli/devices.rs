@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use grapevine_aggregator::round::Select;
-use grapevine_aggregator::store::{DeviceRow, GONE, PRESENT, Store, attributes_json};
+use grapevine_aggregator::store::{self, DeviceRow, attributes_json};
 use grapevine_host::clock::unix_ms;
-use grapevine_protocol::Attributes;
+use grapevine_protocol::{Attributes, DatasetId, Incarnation};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::live::{self, RefusedDevice};
 use super::show::{Column, ago, bytes, table};
@@ -69,31 +69,18 @@ enum State {
 
 #[derive(Serialize)]
 struct Device {
-    device: String,
+    #[serde(flatten)]
+    row: DeviceRow,
     state: State,
-    /// The last bad update's reason, for a quarantined device.
-    quarantined_for: Option<String>,
     /// Why it is refused now, what to do on the device, and when it said hello last.
     refused: Option<RefusedDevice>,
-    /// Bad updates since the last good one.
-    strikes: u32,
-    last_seen_ms: u64,
-    samples: u32,
-    /// The newest round its update was merged in.
-    last_round: Option<u32>,
-    rounds_done: u32,
-    bytes_up: u64,
-    bytes_down: u64,
-    /// What was refused of it, by reason.
-    failures: BTreeMap<String, u32>,
-    attributes: Map<String, Value>,
 }
 
 pub(super) fn devices(common: &Common, arguments: &Arguments) -> anyhow::Result<Answer> {
     let state = common.configuration()?.state;
     let select: Option<Select> = arguments.select.as_deref().map(str::parse).transpose().context("--select")?;
-    let store = Store::open_read_only(&state)?;
-    let is_served = Store::is_in_use(&state);
+    let records = store::open_read_only(&state)?;
+    let is_served = store::is_in_use(&state);
     let is_asked = |row: &DeviceRow| select.as_ref().is_none_or(|select| select.matches(&row.attributes));
     let mut refused: BTreeMap<String, RefusedDevice> = live::read(&state)
         .filter(|_| is_served)
@@ -101,16 +88,16 @@ pub(super) fn devices(common: &Common, arguments: &Arguments) -> anyhow::Result<
         .flat_map(|live| live.refused_devices)
         .map(|refused| (refused.device.clone(), refused))
         .collect();
-    let rows = store.devices()?.into_iter().filter(is_asked);
+    let rows = records.devices()?.into_iter().filter(is_asked);
     let mut devices: Vec<Device> = rows
         .map(|row| {
-            let refused = refused.remove(&row.device);
+            let refused = refused.remove(row.device.as_str());
             Device { refused, ..Device::new(row, is_served) }.judged()
         })
         .collect();
     if select.is_none() {
         // Who was never welcome has no row, and no attributes to choose by.
-        devices.extend(refused.into_values().map(Device::unknown));
+        devices.extend(refused.into_values().filter_map(Device::unknown));
     }
     devices.sort_by(|one, other| arguments.sort.order(one, other));
     if arguments.reverse {
@@ -121,21 +108,22 @@ pub(super) fn devices(common: &Common, arguments: &Arguments) -> anyhow::Result<
 
 /// Whether the aggregator last saw the device there. Nobody is there for an aggregator that does not run.
 pub(super) fn is_present(row: &DeviceRow, is_served: bool) -> bool {
-    is_served && row.state == PRESENT
+    is_served && row.present
 }
 
 impl Key {
     /// Equal ones stay in the order of their names.
     fn order(self, one: &Device, other: &Device) -> Ordering {
+        let (a, b) = (&one.row, &other.row);
         match self {
-            Self::Device => one.device.cmp(&other.device),
+            Self::Device => a.device.cmp(&b.device),
             Self::State => one.state.cmp(&other.state),
-            Self::Seen => other.last_seen_ms.cmp(&one.last_seen_ms),
-            Self::Round => other.last_round.cmp(&one.last_round),
-            Self::Rounds => other.rounds_done.cmp(&one.rounds_done),
-            Self::Samples => other.samples.cmp(&one.samples),
-            Self::Up => other.bytes_up.cmp(&one.bytes_up),
-            Self::Down => other.bytes_down.cmp(&one.bytes_down),
+            Self::Seen => b.last_seen_ms.cmp(&a.last_seen_ms),
+            Self::Round => b.last_round.cmp(&a.last_round),
+            Self::Rounds => b.rounds_done.cmp(&a.rounds_done),
+            Self::Samples => b.samples.cmp(&a.samples),
+            Self::Up => b.bytes_up.cmp(&a.bytes_up),
+            Self::Down => b.bytes_down.cmp(&a.bytes_down),
             Self::Failures => other.failed().cmp(&one.failed()),
         }
     }
@@ -148,32 +136,18 @@ impl Device {
             (None, true) => State::Present,
             (None, false) => State::Gone,
         };
-        Self {
-            state,
-            refused: None,
-            attributes: attributes_json(&row.attributes),
-            device: row.device,
-            quarantined_for: row.quarantined,
-            strikes: row.strikes,
-            last_seen_ms: row.last_seen_ms,
-            samples: row.samples,
-            last_round: row.last_round,
-            rounds_done: row.rounds_done,
-            bytes_up: row.bytes_up,
-            bytes_down: row.bytes_down,
-            failures: row.failures,
-        }
+        Self { row, state, refused: None }
     }
 
     /// A device that was refused from its first hello on.
-    fn unknown(refused: RefusedDevice) -> Self {
+    fn unknown(refused: RefusedDevice) -> Option<Self> {
         let row = DeviceRow {
-            device: refused.device.clone(),
+            device: refused.device.parse().ok()?,
             last_seen_ms: refused.seen_ms,
-            state: GONE.into(),
-            incarnation: 0,
+            present: false,
+            incarnation: Incarnation::default(),
             samples: 0,
-            dataset: 0,
+            dataset: DatasetId::default(),
             attributes: Attributes::default(),
             rounds_done: 0,
             last_round: None,
@@ -183,18 +157,22 @@ impl Device {
             bytes_up: 0,
             bytes_down: 0,
         };
-        Self { refused: Some(refused), ..Self::new(row, false) }.judged()
+        Some(Self { refused: Some(refused), ..Self::new(row, false) }.judged())
     }
 
     /// With the state that a refusal makes.
-    fn judged(self) -> Self {
-        let state = if self.refused.is_some() && self.quarantined_for.is_none() { State::Refused } else { self.state };
-        let seen = self.refused.as_ref().map_or(0, |refused| refused.seen_ms);
-        Self { state, last_seen_ms: self.last_seen_ms.max(seen), ..self }
+    fn judged(mut self) -> Self {
+        if let Some(refused) = &self.refused {
+            self.row.last_seen_ms = self.row.last_seen_ms.max(refused.seen_ms);
+            if self.row.quarantined.is_none() {
+                self.state = State::Refused;
+            }
+        }
+        self
     }
 
     fn failed(&self) -> u64 {
-        self.failures.values().map(|count| u64::from(*count)).sum()
+        self.row.failures.values().map(|count| u64::from(*count)).sum()
     }
 }
 
@@ -215,24 +193,25 @@ fn render(devices: &[Device], now_ms: u64) -> String {
         Column::Left("attributes"),
     ];
     let cells = |device: &Device| {
+        let row = &device.row;
         vec![
-            device.device.clone(),
+            row.device.to_string(),
             state(device),
-            ago(now_ms, device.last_seen_ms),
-            device.last_round.map_or("-".into(), |round| round.to_string()),
-            device.rounds_done.to_string(),
-            device.samples.to_string(),
-            bytes(device.bytes_up),
-            bytes(device.bytes_down),
-            list(device.failures.iter().map(|(reason, count)| format!("{reason} {count}"))),
-            list(device.attributes.iter().map(|(name, value)| attribute(name, value))),
+            ago(now_ms, row.last_seen_ms),
+            row.last_round.map_or("-".into(), |round| round.to_string()),
+            row.rounds_done.to_string(),
+            row.samples.to_string(),
+            bytes(row.bytes_up),
+            bytes(row.bytes_down),
+            list(row.failures.iter().map(|(reason, count)| format!("{reason} {count}"))),
+            list(attributes_json(&row.attributes).iter().map(|(name, value)| attribute(name, value))),
         ]
     };
     table(&columns, &devices.iter().map(cells).collect::<Vec<_>>())
 }
 
 fn state(device: &Device) -> String {
-    match (device.state, &device.quarantined_for) {
+    match (device.state, &device.row.quarantined) {
         (State::Quarantined, Some(reason)) => format!("quarantined ({reason})"),
         (State::Quarantined, None) => "quarantined".into(),
         (State::Refused, _) => {
@@ -262,7 +241,7 @@ fn attribute(name: &str, value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use grapevine_protocol::AttributeValue;
+    use grapevine_protocol::{AttributeValue, RoundId};
 
     use super::*;
 
@@ -271,15 +250,15 @@ mod tests {
         attributes.insert("mains", AttributeValue::Flag(true)).unwrap();
         attributes.insert("cores", AttributeValue::Number(4)).unwrap();
         let row = DeviceRow {
-            device: name.into(),
-            incarnation: 1,
+            device: name.parse().unwrap(),
+            incarnation: Incarnation(1),
             samples,
-            dataset: 1,
+            dataset: DatasetId(1),
             attributes,
             last_seen_ms: 1_000 * u64::from(samples),
-            state: PRESENT.into(),
+            present: true,
             rounds_done: 2,
-            last_round: Some(7),
+            last_round: Some(RoundId(7)),
             failures: BTreeMap::from([("late".into(), samples)]),
             strikes: 0,
             quarantined: quarantined.map(str::to_owned),
@@ -292,7 +271,7 @@ mod tests {
     #[test]
     fn a_table_says_all_of_a_device_in_the_order_asked_for() {
         let mut devices = [device("a", 1, None), device("b", 3, Some("absurd")), device("c", 2, None)];
-        let names = |devices: &[Device]| devices.iter().map(|device| device.device.clone()).collect::<String>();
+        let names = |devices: &[Device]| devices.iter().map(|device| device.row.device.as_str()).collect::<String>();
         for (key, expected) in
             [(Key::Samples, "bca"), (Key::State, "bac"), (Key::Seen, "bca"), (Key::Failures, "bca"), (Key::Up, "abc")]
         {

@@ -128,17 +128,16 @@ fn check_run(ledger: &Ledger, config: &ValidConfig, extractor: &str) -> anyhow::
 }
 
 fn head(ledger: &Ledger, wanted: Option<u32>, shape: Shape) -> anyhow::Result<(u32, Head)> {
-    let has_heads = |round: &&RoundRow| round.phase == RoundPhase::Merged && round.heads.is_some();
+    let has_heads = |round: &&RoundRow| round.phase == RoundPhase::Merged && round.model.heads.is_some();
     let mut merged = ledger.rounds.iter().filter(has_heads);
     let found = match wanted {
-        Some(number) => merged.find(|round| round.round == number),
+        Some(number) => merged.find(|round| round.round.0 == number),
         None => merged.next_back(),
     };
     if let Some(RoundRow { round, heads_kept: false, .. }) = found {
         bail!("the heads of round {round} were let go; `limits.kept_heads` says of how many rounds they are kept");
     }
-    let Some((round, digest)) = found.and_then(|round| Some((round.round, round.inference_head.or(round.heads)?)))
-    else {
+    let Some((round, digest)) = found.and_then(|round| Some((round.round.0, round.model.for_use()?))) else {
         match wanted {
             Some(number) => bail!("round {number} has no merged heads; `aggregator rounds` lists the rounds"),
             None => bail!("no round has merged heads yet; export after the first one, see `aggregator status`"),

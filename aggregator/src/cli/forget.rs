@@ -3,7 +3,7 @@
 use anyhow::bail;
 use clap::Args;
 use grapevine_aggregator::serve::requests::{self, Request};
-use grapevine_aggregator::store::{DeviceRow, Store};
+use grapevine_aggregator::store::{self, DeviceRow};
 use grapevine_protocol::DeviceId;
 
 use super::release::{ask_and_wait, find};
@@ -29,22 +29,22 @@ pub(super) struct Arguments {
 pub(super) fn forget(common: &Common, arguments: &Arguments) -> anyhow::Result<Answer> {
     let state = common.configuration()?.state;
     let device = &arguments.device;
-    let store = Store::open_read_only(&state)?;
-    let Some(DeviceRow { quarantined, .. }) = find(&store, device)? else {
+    let records = store::open_read_only(&state)?;
+    let Some(DeviceRow { quarantined, .. }) = find(&*records, device)? else {
         bail!("no device `{device}` is known; `aggregator devices` lists those that are");
     };
-    if Store::is_in_use(&state) {
+    if store::is_in_use(&state) {
         // One that still runs is back in the list at once, and the request is gone all the same.
         let is_forgotten = || {
             let is_asked = || requests::asked(&state).contains(&(Request::Forget, device.clone()));
-            Ok(find(&store, device)?.is_none() || !is_asked())
+            Ok(find(&*records, device)?.is_none() || !is_asked())
         };
         if !ask_and_wait(&state, Request::Forget, device, is_forgotten)? {
             bail!("asked to forget `{device}`, but the serving aggregator has not done it yet; see its log");
         }
     } else {
-        drop(store);
-        Store::open(&state)?.forget_devices(&[device.to_string()])?;
+        drop(records);
+        store::open(&state)?.forget_devices(core::slice::from_ref(device))?;
     }
     let pardon = if quarantined.is_some() { ", and its quarantine with it" } else { "" };
     Ok(Answer::text(format!("forgot {device}{pardon}; one that still runs comes back as a new device\n")))

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use grapevine_aggregator::store::{RoundPhase, RoundRow, RunRow, Store};
+use grapevine_aggregator::store::{self, Records, RoundPhase, RoundRow, RunRow};
 use grapevine_models::Shape;
 use grapevine_protocol::HeadsBody;
 use serde::Serialize;
@@ -14,7 +14,7 @@ use super::show::Column;
 
 /// The newest run of a state folder.
 pub(super) struct Ledger {
-    pub(super) store: Store,
+    pub(super) store: Box<dyn Records>,
     pub(super) run: RunRow,
     /// What the run was opened with.
     pub(super) config: Value,
@@ -25,7 +25,7 @@ pub(super) struct Ledger {
 impl Ledger {
     /// Reads what there is; refuses a ledger without any run.
     pub(super) fn open(state: &Path) -> anyhow::Result<Self> {
-        let store = Store::open_read_only(state)?;
+        let store = store::open_read_only(state)?;
         let Some(run) = store.current_run()? else {
             bail!(
                 "the ledger in {} holds no run yet; start `aggregator serve` with this state folder",
@@ -40,7 +40,7 @@ impl Ledger {
 
     /// 16 hexadecimal digits.
     pub(super) fn run_name(&self) -> String {
-        format!("{:016x}", self.run.run)
+        format!("{:016x}", self.run.run.0)
     }
 
     /// A text of the run's configuration.
@@ -55,8 +55,9 @@ impl Ledger {
 
     /// What the newest head cannot tell, if there is a head.
     pub(super) fn gaps(&self, classes: &[String]) -> anyhow::Result<Option<Gaps>> {
-        let merged = self.rounds.iter().rev().find(|round| round.phase == RoundPhase::Merged && round.heads.is_some());
-        let Some(digest) = merged.and_then(|round| round.inference_head.or(round.heads)) else { return Ok(None) };
+        let merged =
+            self.rounds.iter().rev().find(|round| round.phase == RoundPhase::Merged && round.model.heads.is_some());
+        let Some(digest) = merged.and_then(|round| round.model.for_use()) else { return Ok(None) };
         let features = usize::try_from(self.number("/shape/features")).unwrap_or(0);
         let shape = Shape::new(usize::try_from(self.number("/shape/classes")).unwrap_or(0), features)?;
         let body = HeadsBody::decode(&self.store.blob(&digest)?, shape)
@@ -71,7 +72,7 @@ impl Ledger {
 
     pub(super) fn summary(round: &RoundRow) -> RoundSummary {
         RoundSummary {
-            round: round.round,
+            round: round.round.0,
             task: round.task.clone(),
             phase: round.phase,
             updates: round.accepted,
@@ -81,8 +82,8 @@ impl Ledger {
             samples: round.samples,
             opened_ms: round.opened_ms,
             seconds: round.closed_ms.map(|closed| closed.saturating_sub(round.opened_ms) as f64 / 1e3),
-            heads: round.heads.as_ref().map(grapevine_aggregator::store::digest_hex),
-            heads_kept: round.heads_kept && round.heads.is_some(),
+            heads: round.model.heads.map(|digest| digest.to_string()),
+            heads_kept: round.heads_kept && round.model.heads.is_some(),
             note: round.note.clone(),
         }
     }

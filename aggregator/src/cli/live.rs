@@ -229,7 +229,7 @@ impl RefusedDevice {
         Self {
             device: known.device.to_string(),
             reason: known.reason.to_string(),
-            advice: known.reason.advice().into(),
+            advice: known.advice.clone(),
             since_ms: known.since_ms,
             seen_ms: known.seen_ms,
         }
@@ -279,8 +279,13 @@ mod tests {
         let phase =
             ServePhase::Collecting { round: RoundId(3), accepted: 1, expected: 4, chosen: 5, extensions: 2, closes_in };
         let traffic = Traffic { sent_bytes: 5, ..Traffic::default() };
-        let refused =
-            TurnedAwayDevice { device: "camera-9".parse().unwrap(), reason: Refusal::Classes, since_ms: 1, seen_ms: 2 };
+        let refused = TurnedAwayDevice {
+            device: "camera-9".parse().unwrap(),
+            reason: Refusal::Classes,
+            advice: "look".into(),
+            since_ms: 1,
+            seen_ms: 2,
+        };
         let waiting = Waiting { needed: 5, able: 3, first: ["a", "b"].map(|name| name.parse().unwrap()).into() };
         let status = ServeStatus {
             run: RunId(0xab),

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::bail;
 use clap::Args;
 use grapevine_aggregator::serve::requests::{self, Request};
-use grapevine_aggregator::store::{DeviceRow, Store};
+use grapevine_aggregator::store::{self, DeviceRow, Records};
 use grapevine_protocol::DeviceId;
 
 use super::{Answer, Common};
@@ -35,18 +35,18 @@ pub(super) struct Arguments {
 pub(super) fn release(common: &Common, arguments: &Arguments) -> anyhow::Result<Answer> {
     let state = common.configuration()?.state;
     let device = &arguments.device;
-    let store = Store::open_read_only(&state)?;
-    match find(&store, device)? {
+    let records = store::open_read_only(&state)?;
+    match find(&*records, device)? {
         None => bail!("no device `{device}` ever said a fitting hello; `aggregator devices` lists those that did"),
         Some(DeviceRow { quarantined: None, .. }) => bail!("`{device}` is not quarantined; nothing was changed"),
         Some(_) => {}
     }
-    if !Store::is_in_use(&state) {
-        drop(store);
-        Store::open(&state)?.release_device(device.as_str())?;
+    if !store::is_in_use(&state) {
+        drop(records);
+        store::open(&state)?.release_device(device)?;
         return Ok(Answer::text(format!("released {device}\n")));
     }
-    let is_released = || Ok(find(&store, device)?.is_some_and(|row| row.quarantined.is_none()));
+    let is_released = || Ok(find(&*records, device)?.is_some_and(|row| row.quarantined.is_none()));
     if !ask_and_wait(&state, Request::Release, device, is_released)? {
         bail!("asked for the release of `{device}`, but the serving aggregator has not done it yet; see its log");
     }
@@ -72,6 +72,6 @@ pub(super) fn ask_and_wait(
     Ok(false)
 }
 
-pub(super) fn find(store: &Store, device: &DeviceId) -> anyhow::Result<Option<DeviceRow>> {
-    Ok(store.devices()?.into_iter().find(|row| row.device == device.as_str()))
+pub(super) fn find(records: &dyn Records, device: &DeviceId) -> anyhow::Result<Option<DeviceRow>> {
+    Ok(records.devices()?.into_iter().find(|row| row.device == *device))
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use grapevine_aggregator::broker::EmbeddedBroker;
 use grapevine_aggregator::config::{Broker, BrokerSection, MAX_ROUNDS, Rounds};
 use grapevine_aggregator::serve::{self, RunChoice, ServeOptions};
-use grapevine_aggregator::store::Store;
+use grapevine_aggregator::store;
 use grapevine_host::{BrokerAddress, Service, Shutdown, files};
 use grapevine_protocol::{Incarnation, RunId};
 use grapevine_vision::manifest;
@@ -72,7 +72,7 @@ pub(super) fn serve(common: &Common, arguments: &Arguments) -> anyhow::Result<An
     let round = config.round_config(&manifest)?;
     keep_private(&config.state)?;
     // First of all: a second aggregator on this folder must not take the first one's port or name.
-    let store = Store::open(&config.state)?;
+    let ledger = store::open(&config.state)?;
     let (broker, embedded) = broker(config.broker, arguments)?;
     let run = RunId(random()?);
     let options = ServeOptions {
@@ -97,7 +97,7 @@ pub(super) fn serve(common: &Common, arguments: &Arguments) -> anyhow::Result<An
     );
     let live = LiveFile::new(&config.state, options.broker.to_string(), options.service.clone());
     let mut live = live.of_classes(config.classes, config.params.min_samples_to_share);
-    let report = serve::serve(&options, store, &shutdown, &mut live)?;
+    let report = serve::serve(&options, &config.state, ledger, &shutdown, &mut live)?;
     drop(embedded);
     tracing::info!(
         sent_bytes = report.traffic.sent_bytes,

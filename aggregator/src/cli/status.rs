@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use grapevine_aggregator::store::{RoundPhase, Store};
+use grapevine_aggregator::store::{Records, RoundPhase, is_in_use};
 use grapevine_host::clock::unix_ms;
 use grapevine_host::files::folder_bytes;
 use serde::Serialize;
@@ -106,7 +106,7 @@ pub(super) fn status(common: &Common, arguments: &Arguments) -> anyhow::Result<A
 
 impl Status {
     fn read(state: &Path, classes: &[String], now_ms: u64) -> anyhow::Result<Self> {
-        let serving = Store::is_in_use(state);
+        let serving = is_in_use(state);
         let ledger = Ledger::open(state)?;
         let run_name = ledger.run_name();
         let process = live::read(state).filter(|live| live.run == run_name);
@@ -121,7 +121,7 @@ impl Status {
             rounds: ledger.rounds[newest..].iter().map(Ledger::summary).collect(),
             rounds_merged: count(RoundPhase::Merged),
             rounds_abandoned: count(RoundPhase::Abandoned),
-            devices: devices(&ledger.store, process.as_ref().filter(|_| serving), serving)?,
+            devices: devices(&*ledger.store, process.as_ref().filter(|_| serving), serving)?,
             refusals: ledger.store.refusals()?,
             run: Run {
                 run: run_name,
@@ -212,13 +212,13 @@ fn phase(ledger: &Ledger, live: Option<&Live>, serving: bool) -> Phase {
 }
 
 /// The serving process knows who is there; the ledger hears of it once per round.
-fn devices(store: &Store, live: Option<&Live>, serving: bool) -> anyhow::Result<Devices> {
+fn devices(store: &dyn Records, live: Option<&Live>, serving: bool) -> anyhow::Result<Devices> {
     let rows = store.devices()?;
     let present = rows.iter().filter(|row| is_present(row, serving)).count();
     let all: u64 = rows.iter().map(|row| u64::from(row.samples)).sum();
     let outweighing = rows.iter().find(|row| rows.len() > FEW_DEVICES && 2 * u64::from(row.samples) > all);
     Ok(Devices {
-        outweighing: outweighing.map(|row| row.device.clone()),
+        outweighing: outweighing.map(|row| row.device.to_string()),
         known: rows.len(),
         present: live.map_or(present, |live| live.devices_present),
         quarantined: rows.iter().filter(|row| row.quarantined.is_some()).map(|row| row.device.clone()).collect(),

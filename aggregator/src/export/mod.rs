@@ -6,9 +6,8 @@
 //! into the file's metadata under `grapevine.*`.
 
 use grapevine_models::{Head, HeadError, Shape, ShapeError};
+use grapevine_protocol::Digest;
 use grapevine_vision::manifest::{MAX_EXTRACTOR_BYTES, Manifest, ManifestError};
-
-use crate::store::{digest_hex, sha256};
 
 mod onnx;
 mod wire;
@@ -184,7 +183,7 @@ fn check_extractor(extractor: &[u8], manifest: &Manifest) -> Result<(), ExportEr
         return Err(ExportError::TooLarge(extractor.len()));
     }
     manifest.check()?;
-    let found = digest_hex(&sha256(extractor));
+    let found = Digest::of(extractor).to_string();
     if found != manifest.sha256 {
         return Err(ExportError::Digest { expected: manifest.sha256.clone(), found });
     }

@@ -33,7 +33,7 @@ fn manifest(extractor: &[u8]) -> Manifest {
     Manifest {
         name: "tiny".into(),
         file: "tiny.onnx".into(),
-        sha256: digest_hex(&sha256(extractor)),
+        sha256: Digest::of(extractor).to_string(),
         license: "CC0".into(),
         made_by: "this test".into(),
         input: Input { width: 2, height: 2, channels: 1, layout: Layout::Nchw, mean: vec![0.5], std: vec![0.25] },

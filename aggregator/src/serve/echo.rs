@@ -72,7 +72,7 @@ impl Echo {
         if !is_up && !is_announcement {
             return None;
         }
-        let incarnation = if is_up { self.read(payload) } else { boot_of(payload) };
+        let incarnation = if is_up { read(payload) } else { boot_of(payload) };
         // Whatever else is published there is no aggregator's.
         let Some(incarnation) = incarnation else { return Some(Heard::Nothing) };
         if incarnation.0.wrapping_sub(self.first.0) > newest.0.wrapping_sub(self.first.0) {
@@ -112,18 +112,18 @@ impl Echo {
         self.rival_at.take_if(|at| *at + RIVAL_STAYS <= now).is_some()
     }
 
-    /// Its own word: a version and the first incarnation.
+    /// Its own word: a version and the first incarnation. It has this form in every version, so that two aggregators of
+    /// different versions notice each other.
     fn word(&self) -> Vec<u8> {
         let mut word = vec![VERSION];
         word.extend(self.first.0.to_le_bytes());
         word
     }
+}
 
-    fn read(&self, payload: &[u8]) -> Option<Incarnation> {
-        let (version, incarnation) = payload.split_first()?;
-        let incarnation = incarnation.try_into().ok().map(u64::from_le_bytes)?;
-        (*version == VERSION).then_some(Incarnation(incarnation))
-    }
+fn read(word: &[u8]) -> Option<Incarnation> {
+    let (_version, incarnation) = word.split_first()?;
+    incarnation.try_into().ok().map(u64::from_le_bytes).map(Incarnation)
 }
 
 /// What to do about topics that do not come back.

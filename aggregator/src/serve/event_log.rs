@@ -2,10 +2,11 @@
 
 use grapevine_protocol::Refusal;
 
+use super::versions::Versions;
 use crate::round::{Event, RoundStatus};
 
 /// `before`: the open round before its deadline passed.
-pub(super) fn log(event: &Event, before: Option<RoundStatus>) {
+pub(super) fn log(event: &Event, before: Option<RoundStatus>, versions: &Versions) {
     let updates = before.map_or(0, |round| round.accepted);
     let of = before.map_or(0, |round| round.expected);
     let chosen = before.map_or(0, |round| round.chosen);
@@ -24,7 +25,7 @@ pub(super) fn log(event: &Event, before: Option<RoundStatus>) {
             %device, "two devices use the name {device} in turn; run `edge-client init` on one of them with another name"
         ),
         Event::TurnedAway { device, reason } => {
-            tracing::info!(%device, %reason, "device refused; on the device: {}", reason.advice());
+            tracing::info!(%device, %reason, "device refused; on the device: {}", versions.advice(device, *reason));
         }
         Event::Forgotten(device) => {
             tracing::info!(%device, "forgotten; one that still runs comes back as a new device")

@@ -14,7 +14,7 @@ use crate::round::{AcceptedUpdate, Action, Coordinator, Durable, Event, RoundOut
 use crate::store::{Ledger, StoreError};
 
 /// The world around the machine, without its disk.
-pub trait Publisher<L> {
+pub trait Publisher<L: ?Sized> {
     /// The time on the machine's clock.
     fn now(&self) -> Duration;
 
@@ -60,7 +60,7 @@ impl Executor {
     ///
     /// # Errors
     /// As [`Executor::run`].
-    pub fn retry<L: Ledger>(
+    pub fn retry<L: Ledger + ?Sized>(
         &mut self,
         machine: &mut Coordinator,
         ledger: &mut L,
@@ -77,7 +77,7 @@ impl Executor {
     /// # Errors
     /// If the ledger cannot be read or written. If the disk is full ([`StoreError::is_full`]), nothing is lost: the next
     /// call of this or of [`Executor::retry`] goes on with the same action.
-    pub fn run<L: Ledger>(
+    pub fn run<L: Ledger + ?Sized>(
         &mut self,
         machine: &mut Coordinator,
         ledger: &mut L,
@@ -110,7 +110,7 @@ impl Executor {
     ///
     /// # Errors
     /// As [`Executor::run`], which goes on with it if the disk was full.
-    pub fn write_registry<L: Ledger>(
+    pub fn write_registry<L: Ledger + ?Sized>(
         &mut self,
         machine: &mut Coordinator,
         ledger: &mut L,
@@ -120,7 +120,7 @@ impl Executor {
     }
 
     /// Does it, or keeps it for the next call if the disk is full.
-    fn attempt<L: Ledger>(
+    fn attempt<L: Ledger + ?Sized>(
         &mut self,
         work: Work,
         machine: &mut Coordinator,
@@ -140,7 +140,7 @@ impl Executor {
         done
     }
 
-    fn do_action<L: Ledger>(
+    fn do_action<L: Ledger + ?Sized>(
         &mut self,
         action: &Durable,
         machine: &mut Coordinator,
@@ -149,13 +149,13 @@ impl Executor {
     ) -> Result<(), StoreError> {
         match action {
             Durable::KeepDevice(device) => ledger::keep_device(ledger, machine, device, publisher.now()),
-            Durable::ForgetDevices(devices) => ledger::forget_devices(ledger, devices),
+            Durable::ForgetDevices(devices) => ledger.forget_devices(devices),
             Durable::OpenRound { announcement, expected, chosen } => {
                 ledger::open_round(ledger, announcement, *expected, *chosen)
             }
             Durable::StoreUpdate(update) => store_updates(core::slice::from_ref(update), machine, ledger, publisher),
             Durable::RereadUpdates(run, round) => reread(*run, *round, machine, ledger, publisher),
-            Durable::DropUpdate(run, round, device) => ledger.drop_update(run.0, round.0, device.as_str()),
+            Durable::DropUpdate(run, round, device) => ledger.drop_update(*run, *round, device),
             Durable::Commit(outcome) => {
                 ledger::commit(ledger, outcome)?;
                 publisher.committed(outcome);
@@ -163,14 +163,14 @@ impl Executor {
                 publisher.call(|| machine.handle_committed(now));
                 self.clean_up(outcome, machine, ledger, publisher)
             }
-            Durable::ExtendRound(run, round) => ledger.extend_round(run.0, round.0),
-            Durable::AbandonRound(run, round) => ledger.abandon_round(run.0, round.0, unix_ms()),
-            Durable::FinishRun(run) => ledger.finish_run(run.0),
+            Durable::ExtendRound(run, round) => ledger.extend_round(*run, *round),
+            Durable::AbandonRound(run, round) => ledger.abandon_round(*run, *round, unix_ms()),
+            Durable::FinishRun(run) => ledger.finish_run(*run),
         }
     }
 
     /// Lets go of what nothing needs after a merge. If the disk is full, that is done after the next one.
-    fn clean_up<L: Ledger>(
+    fn clean_up<L: Ledger + ?Sized>(
         &mut self,
         outcome: &RoundOutcome,
         machine: &mut Coordinator,
@@ -184,7 +184,7 @@ impl Executor {
         }
     }
 
-    fn registry_to<L: Ledger>(
+    fn registry_to<L: Ledger + ?Sized>(
         &mut self,
         machine: &mut Coordinator,
         ledger: &mut L,
@@ -198,7 +198,7 @@ impl Executor {
 }
 
 /// Makes updates durable, all of them or none; only then are they in the sum, and their devices get receipts.
-fn store_updates<L: Ledger>(
+fn store_updates<L: Ledger + ?Sized>(
     updates: &[AcceptedUpdate],
     machine: &mut Coordinator,
     ledger: &mut L,
@@ -214,7 +214,7 @@ fn store_updates<L: Ledger>(
 }
 
 /// Hands the machine the updates of its round once more.
-fn reread<L: Ledger>(
+fn reread<L: Ledger + ?Sized>(
     run: RunId,
     round: RoundId,
     machine: &mut Coordinator,

@@ -6,18 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use grapevine_host::clock::unix_ms;
 use grapevine_models::{HeldBack, Request};
 use grapevine_protocol::{
-    DatasetId, DeviceId, Digest, Incarnation, Refusal, RoundAnnouncement, RoundId, RunId, ToDevice, decode_to_device,
-    encode,
+    DeviceId, Digest, Refusal, RoundAnnouncement, RoundId, RunId, ToDevice, decode_to_device, encode,
 };
 use serde::{Deserialize, Serialize};
 
 use super::ServeOptions;
 use crate::round::{
-    AcceptedUpdate, Content, Contribution, Coordinator, Counters, DeviceRecord, Model, ModelError, OpenRound, Progress,
-    Registry, RoundOutcome, Select,
+    AcceptedUpdate, Content, Coordinator, DeviceRecord, Model, ModelError, OpenRound, Progress, Registry, RoundOutcome,
+    Select,
 };
 use crate::store::{
-    CountersRow, DeviceRow, GONE, Ledger, MergedRound, NewRound, NewUpdate, PRESENT, RoundPhase, RoundRow, RunRow,
+    Blob, DeviceRow, Ledger, MergedRound, ModelDigests, NewRound, NewUpdate, Records, RoundPhase, RoundRow, RunRow,
     StoreError, TakesIn,
 };
 
@@ -62,7 +61,7 @@ struct RunConfig {
 ///
 /// # Errors
 /// If the ledger cannot be read or written, its newest run is of another configuration, or its model cannot be used.
-pub fn restore(store: &mut impl Ledger, options: &ServeOptions) -> Result<Coordinator, LedgerError> {
+pub fn restore(store: &mut (impl Ledger + ?Sized), options: &ServeOptions) -> Result<Coordinator, LedgerError> {
     // What a crash left between a file and its row.
     store.collect_garbage(&BTreeSet::new())?;
     let newest = match options.run {
@@ -72,9 +71,8 @@ pub fn restore(store: &mut impl Ledger, options: &ServeOptions) -> Result<Coordi
     // One by one: a large fleet must not be in memory a second time, not even for a moment.
     let mut registry = Registry::default();
     store.each_device(&mut |row| {
-        if let Some((device, record)) = record(row, &options.round.select) {
-            registry.remember(&device, record);
-        }
+        let device = row.device.clone();
+        registry.remember(&device, record(row, &options.round.select));
     })?;
     let (run, progress, open) = match newest {
         Some(row) => resume(store, &row, options)?,
@@ -86,17 +84,11 @@ pub fn restore(store: &mut impl Ledger, options: &ServeOptions) -> Result<Coordi
         Coordinator::new(options.round.clone(), options.incarnation, run, progress, registry, open, Duration::ZERO);
     if let Some(closed) = closed {
         each_update(store, run, closed, |device, digest| {
-            coordinator.handle_merged_before(&device, &Digest(digest));
+            coordinator.handle_merged_before(&device, &digest);
             Ok(())
         })?;
     }
-    store.each_contribution(run.0, &mut |row| {
-        let contribution =
-            Contribution { dataset: DatasetId(row.dataset), samples: row.samples, mean_square: row.mean_square as f32 };
-        if let Ok(device) = row.device.parse() {
-            coordinator.handle_contribution(&device, contribution);
-        }
-    })?;
+    store.each_contribution(run, &mut |row| coordinator.handle_contribution(&row.device, row.contribution))?;
     if let Some(round) = round {
         each_update(store, run, round, |device, digest| {
             let former = former_statistics(store, &coordinator, &device)?;
@@ -113,47 +105,44 @@ pub fn restore(store: &mut impl Ledger, options: &ServeOptions) -> Result<Coordi
 /// # Errors
 /// If the ledger or the update cannot be read.
 pub fn former_statistics(
-    store: &impl Ledger,
+    store: &(impl Records + ?Sized),
     coordinator: &Coordinator,
     device: &DeviceId,
 ) -> Result<Option<Vec<u8>>, StoreError> {
     if !coordinator.replaces_statistics() {
         return Ok(None);
     }
-    let digest = store.contribution(coordinator.run().0, device.as_str())?.and_then(|row| row.digest);
+    let digest = store.contribution(coordinator.run(), device)?.and_then(|row| row.digest);
     digest.map(|digest| store.blob(&digest)).transpose()
 }
 
 /// Hands over the updates of a round, in the order of their devices, until something goes wrong.
 pub(super) fn each_update(
-    store: &impl Ledger,
+    store: &(impl Records + ?Sized),
     run: RunId,
     round: RoundId,
-    mut take: impl FnMut(DeviceId, crate::store::Digest) -> Result<(), StoreError>,
+    mut take: impl FnMut(DeviceId, Digest) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     let mut outcome = Ok(());
-    store.each_update(run.0, round.0, &mut |row| {
+    store.each_update(run, round, &mut |row| {
         if outcome.is_ok() {
-            outcome = match row.device.parse() {
-                Ok(device) => take(device, row.digest),
-                Err(_) => Err(StoreError::Unreadable { what: "round" }),
-            };
+            outcome = take(row.device, row.digest);
         }
     })?;
     outcome
 }
 
-fn begin(store: &mut impl Ledger, options: &ServeOptions) -> Result<RunId, LedgerError> {
+fn begin(store: &mut (impl Ledger + ?Sized), options: &ServeOptions) -> Result<RunId, LedgerError> {
     let (RunChoice::Continue(run) | RunChoice::New(run)) = options.run;
     store.open_run(&RunRow {
-        run: run.0,
+        run,
         fleet: options.fleet.to_string(),
         created_ms: unix_ms(),
         config_json: serde_json::to_string(&run_config(options)).expect("plain numbers and strings serialise"),
         seed: options.round.seed,
         finished: false,
     })?;
-    store.forget_updates_of_other_runs(run.0)?;
+    store.forget_updates_of_other_runs(run)?;
     Ok(run)
 }
 
@@ -171,7 +160,7 @@ fn run_config(options: &ServeOptions) -> RunConfig {
 
 type Restored = (RunId, Progress, Option<OpenRound>);
 
-fn resume(store: &impl Ledger, row: &RunRow, options: &ServeOptions) -> Result<Restored, LedgerError> {
+fn resume(store: &(impl Records + ?Sized), row: &RunRow, options: &ServeOptions) -> Result<Restored, LedgerError> {
     let stored: RunConfig =
         serde_json::from_str(&row.config_json).map_err(|_| StoreError::Unreadable { what: "run configuration" })?;
     let wanted = run_config(options);
@@ -187,30 +176,30 @@ fn resume(store: &impl Ledger, row: &RunRow, options: &ServeOptions) -> Result<R
         }
     }
     let newest = store.newest_merged(row.run)?;
-    let newest = newest.as_ref();
-    let content = |digest: Option<crate::store::Digest>| -> Result<Option<Content>, StoreError> {
+    let digests = newest.as_ref().map(|round| round.model).unwrap_or_default();
+    let content = |digest: Option<Digest>| -> Result<Option<Content>, StoreError> {
         digest.map(|digest| Ok(Content::new(store.blob(&digest)?))).transpose()
     };
     let model = Model {
-        heads: content(newest.and_then(|round| round.heads))?,
-        side_information: content(newest.and_then(|round| round.side_information))?,
-        server_state: content(newest.and_then(|round| round.server_state))?,
-        inference_head: content(newest.and_then(|round| round.inference_head))?,
-        statistics: content(newest.and_then(|round| round.statistics))?,
+        heads: content(digests.heads)?,
+        side_information: content(digests.side_information)?,
+        server_state: content(digests.server_state)?,
+        inference_head: content(digests.inference_head)?,
+        statistics: content(digests.statistics)?,
     };
     let last = store.newest_round(row.run)?;
     let open = match last.as_ref().filter(|round| round.phase == RoundPhase::Collecting) {
         Some(round) => Some(open_round_of(round)?),
         None => None,
     };
-    let next_round = last.as_ref().map_or(0, |round| round.round + u32::from(open.is_none()));
+    let next_round = last.as_ref().map_or(0, |round| round.round.0 + u32::from(open.is_none()));
     let progress = Progress {
         next_round,
-        counters: newest.map(|round| counters(round.counters)).unwrap_or_default(),
+        counters: newest.as_ref().map(|round| round.counters).unwrap_or_default(),
         model,
-        closed: newest.map(|round| RoundId(round.round)),
+        closed: newest.map(|round| round.round),
     };
-    Ok((RunId(row.run), progress, open))
+    Ok((row.run, progress, open))
 }
 
 fn open_round_of(round: &RoundRow) -> Result<OpenRound, LedgerError> {
@@ -231,14 +220,14 @@ fn open_round_of(round: &RoundRow) -> Result<OpenRound, LedgerError> {
 /// # Errors
 /// If the ledger cannot be written.
 pub fn open_round(
-    store: &mut impl Ledger,
+    store: &mut (impl Ledger + ?Sized),
     announcement: &RoundAnnouncement,
     expected: usize,
     chosen: usize,
 ) -> Result<(), StoreError> {
     store.open_round(&NewRound {
-        run: announcement.run.0,
-        round: announcement.round.0,
+        run: announcement.run,
+        round: announcement.round,
         task: announcement.task.request().map_or("nothing", Request::name).into(),
         opened_ms: unix_ms(),
         expected: u32::try_from(expected).unwrap_or(u32::MAX),
@@ -251,23 +240,17 @@ pub fn open_round(
 ///
 /// # Errors
 /// If the ledger cannot be written, or the round of an update is not collecting updates.
-pub fn store_updates(store: &mut impl Ledger, updates: &[AcceptedUpdate]) -> Result<(), StoreError> {
+pub fn store_updates(store: &mut (impl Ledger + ?Sized), updates: &[AcceptedUpdate]) -> Result<(), StoreError> {
     let accepted_ms = unix_ms();
-    let rows: Vec<(NewUpdate, &[u8])> = updates
-        .iter()
-        .map(|update| {
-            let row = NewUpdate {
-                run: update.run.0,
-                round: update.round.0,
-                device: update.device.to_string(),
-                samples: update.contribution.samples,
-                dataset: update.contribution.dataset.0,
-                mean_square: update.contribution.mean_square.into(),
-                accepted_ms,
-            };
-            (row, update.content.as_slice())
-        })
-        .collect();
+    let row = |update: &AcceptedUpdate| NewUpdate {
+        run: update.run,
+        round: update.round,
+        device: update.device.clone(),
+        contribution: update.contribution,
+        accepted_ms,
+    };
+    let rows: Vec<(NewUpdate, Blob<'_>)> =
+        updates.iter().map(|update| (row(update), Blob::known(update.digest, &update.content))).collect();
     store.accept_updates(&rows).map(drop)
 }
 
@@ -275,30 +258,26 @@ pub fn store_updates(store: &mut impl Ledger, updates: &[AcceptedUpdate]) -> Res
 ///
 /// # Errors
 /// If the ledger or a blob cannot be written, or the round is not collecting updates.
-pub fn commit(store: &mut impl Ledger, outcome: &RoundOutcome) -> Result<(), StoreError> {
-    let mut keep = |content: &Option<Content>| -> Result<Option<crate::store::Digest>, StoreError> {
-        content.as_ref().map(|content| store.put_blob(&content.bytes)).transpose()
+pub fn commit(store: &mut (impl Ledger + ?Sized), outcome: &RoundOutcome) -> Result<(), StoreError> {
+    let mut keep = |content: &Option<Content>| -> Result<Option<Digest>, StoreError> {
+        let Some(Content { blob, bytes }) = content else { return Ok(None) };
+        store.put_blob(Blob::known(blob.digest, bytes))?;
+        Ok(Some(blob.digest))
     };
     let Model { heads, side_information, server_state, inference_head, statistics } = &outcome.model;
-    let (heads, side_information, server_state, inference_head) =
-        (keep(heads)?, keep(side_information)?, keep(server_state)?, keep(inference_head)?);
-    let statistics = keep(statistics)?;
+    let model = ModelDigests {
+        heads: keep(heads)?,
+        side_information: keep(side_information)?,
+        server_state: keep(server_state)?,
+        inference_head: keep(inference_head)?,
+        statistics: keep(statistics)?,
+    };
     store.commit_round(&MergedRound {
-        run: outcome.run.0,
-        round: outcome.round.0,
+        run: outcome.run,
+        round: outcome.round,
         closed_ms: unix_ms(),
-        heads,
-        side_information,
-        server_state,
-        inference_head,
-        statistics,
-        counters: CountersRow {
-            trained: outcome.counters.trained,
-            since_start: outcome.counters.since_start,
-            since_news: outcome.counters.since_news,
-            still: outcome.counters.still,
-            is_unchanged: outcome.counters.is_unchanged,
-        },
+        model,
+        counters: outcome.counters,
         note: note(outcome),
         takes_in: takes_in(outcome),
     })
@@ -328,19 +307,14 @@ pub(super) fn note(outcome: &RoundOutcome) -> Option<String> {
     }
 }
 
-fn counters(row: CountersRow) -> Counters {
-    let CountersRow { trained, since_start, since_news, still, is_unchanged } = row;
-    Counters { trained, since_start, since_news, still, is_unchanged }
-}
-
 /// Lets go of what nothing needs after a merge: its updates, what earlier rounds published beside their heads, and all
 /// heads but the newest `kept_heads`.
 ///
 /// # Errors
 /// If the ledger cannot be read or written, or a blob cannot be deleted.
-pub fn forget(store: &mut impl Ledger, outcome: &RoundOutcome, kept_heads: u32) -> Result<(), StoreError> {
-    let (run, round) = (outcome.run.0, outcome.round.0);
-    store.forget_updates_before(run, round + 1)?;
+pub fn forget(store: &mut (impl Ledger + ?Sized), outcome: &RoundOutcome, kept_heads: u32) -> Result<(), StoreError> {
+    let (run, round) = (outcome.run, outcome.round);
+    store.forget_updates_before(run, RoundId(round.0 + 1))?;
     store.forget_side_information_before(run, round)?;
     store.forget_old_heads(run, kept_heads).map(drop)
 }
@@ -351,7 +325,7 @@ pub fn forget(store: &mut impl Ledger, outcome: &RoundOutcome, kept_heads: u32) 
 /// # Errors
 /// If the ledger cannot be written.
 pub fn remember_devices(
-    store: &mut impl Ledger,
+    store: &mut (impl Ledger + ?Sized),
     coordinator: &mut Coordinator,
     now: Duration,
 ) -> Result<(), StoreError> {
@@ -371,7 +345,7 @@ pub fn remember_devices(
 /// # Errors
 /// If the ledger cannot be written.
 pub fn keep_device(
-    store: &mut impl Ledger,
+    store: &mut (impl Ledger + ?Sized),
     coordinator: &Coordinator,
     device: &DeviceId,
     now: Duration,
@@ -380,19 +354,14 @@ pub fn keep_device(
     store.upsert_devices(&mut core::iter::once(row(device, &record, unix_ms(), now)))
 }
 
-/// Takes devices out of the ledger.
-///
-/// # Errors
-/// If the ledger cannot be written.
-pub fn forget_devices(store: &mut impl Ledger, devices: &[DeviceId]) -> Result<(), StoreError> {
-    store.forget_devices(&devices.iter().map(ToString::to_string).collect::<Vec<_>>())
-}
-
 /// Adds refusals to the counts by reason.
 ///
 /// # Errors
 /// If the ledger cannot be written.
-pub fn remember_refusals(store: &mut impl Ledger, refusals: &BTreeMap<Refusal, u64>) -> Result<(), StoreError> {
+pub fn remember_refusals(
+    store: &mut (impl Ledger + ?Sized),
+    refusals: &BTreeMap<Refusal, u64>,
+) -> Result<(), StoreError> {
     let counts: BTreeMap<String, u64> =
         refusals.iter().map(|(reason, count)| (reason.name().to_owned(), *count)).collect();
     if counts.is_empty() { Ok(()) } else { store.add_refusals(&counts) }
@@ -401,15 +370,15 @@ pub fn remember_refusals(store: &mut impl Ledger, refusals: &BTreeMap<Refusal, u
 fn row(device: &DeviceId, record: &DeviceRecord, wall_clock: u64, now: Duration) -> DeviceRow {
     let ago = now.saturating_sub(record.last_seen).as_millis();
     DeviceRow {
-        device: device.to_string(),
-        incarnation: record.incarnation.0,
+        device: device.clone(),
+        incarnation: record.incarnation,
         samples: record.samples,
-        dataset: record.dataset.0,
+        dataset: record.dataset,
         attributes: record.attributes.clone(),
         last_seen_ms: wall_clock.saturating_sub(u64::try_from(ago).unwrap_or(u64::MAX)),
-        state: if record.present { PRESENT } else { GONE }.into(),
+        present: record.present,
         rounds_done: record.rounds_done,
-        last_round: record.last_round.map(|round| round.0),
+        last_round: record.last_round,
         failures: record.failures.iter().map(|(reason, count)| (reason.name().to_owned(), *count)).collect(),
         strikes: record.strikes,
         quarantined: record.quarantined.map(|reason| reason.name().to_owned()),
@@ -420,25 +389,24 @@ fn row(device: &DeviceId, record: &DeviceRecord, wall_clock: u64, now: Duration)
 
 /// A device of the registry. It is gone until it says hello, whatever it was before the stop; but an update of it that was on
 /// its way then may come first, so it is known whether rounds choose from it.
-fn record(row: DeviceRow, select: &Select) -> Option<(DeviceId, DeviceRecord)> {
+fn record(row: DeviceRow, select: &Select) -> DeviceRecord {
     let reason = |name: &str| Refusal::ALL.into_iter().find(|reason| reason.name() == name);
     let failures = row.failures.iter().filter_map(|(name, count)| Some((reason(name)?, *count)));
-    let record = DeviceRecord {
-        incarnation: Incarnation(row.incarnation),
+    DeviceRecord {
+        incarnation: row.incarnation,
         samples: row.samples,
-        dataset: DatasetId(row.dataset),
+        dataset: row.dataset,
         is_eligible: select.matches(&row.attributes),
         attributes: row.attributes,
         present: false,
         last_seen: Duration::ZERO,
         rounds_done: row.rounds_done,
-        last_round: row.last_round.map(RoundId),
+        last_round: row.last_round,
         failures: failures.collect(),
         strikes: row.strikes,
         // A reason of another release is still one.
         quarantined: row.quarantined.map(|name| reason(&name).unwrap_or(Refusal::Content)),
         bytes_up: row.bytes_up,
         bytes_down: row.bytes_down,
-    };
-    row.device.parse().ok().map(|device| (device, record))
+    }
 }

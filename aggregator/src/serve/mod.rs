@@ -8,8 +8,10 @@ pub mod requests;
 mod schedule;
 mod shell;
 mod troubles;
+mod versions;
 
 use core::time::Duration;
+use std::path::Path;
 use std::time::Instant;
 
 use crossbeam_channel::bounded;
@@ -20,7 +22,7 @@ use grapevine_protocol::limits::MAX_FRAME_BYTES;
 use grapevine_protocol::{AGGREGATOR, DeviceId, FleetId, Incarnation, Refusal, RoundId, RunId, topics};
 
 use crate::round::{Event, RoundConfig, RoundOutcome, Waiting};
-use crate::store::{Store, StoreError};
+use crate::store::{Ledger, StoreError};
 use echo::Echo;
 use shell::Shell;
 
@@ -64,7 +66,7 @@ pub trait Observer {
     fn event(&mut self, _event: &Event) {}
 
     /// A merged round is durable; `inference_head` is the head that people classify with after it.
-    fn merged(&mut self, _outcome: &RoundOutcome, _in_use: Option<&Head>) {}
+    fn merged(&mut self, _outcome: &RoundOutcome, _inference_head: Option<&Head>) {}
 
     /// Where things stand: a moment after every change, twice a minute without any, and once at the end.
     fn status(&mut self, _status: &ServeStatus) {}
@@ -100,6 +102,8 @@ pub struct TurnedAwayDevice {
     pub device: DeviceId,
     /// Why.
     pub reason: Refusal,
+    /// What to do on the device.
+    pub advice: String,
     /// Since when, milliseconds since 1970.
     pub since_ms: u64,
     /// When it said hello last, milliseconds since 1970.
@@ -160,25 +164,26 @@ pub enum ServeError {
     Panicked,
 }
 
-/// Serves rounds until `shutdown`. A stop at any moment is resumed by the next call with the same ledger.
+/// Serves rounds until `shutdown`, and looks into the folder `state` for requests of other processes. A stop at any moment is
+/// resumed by the next call with the same ledger.
 ///
 /// # Errors
 /// If the MQTT client cannot be started, or its thread panics. If the ledger cannot be read or written, or its newest
 /// run is of another configuration.
 pub fn serve(
     options: &ServeOptions,
-    store: Store,
+    state: &Path,
+    mut ledger: Box<dyn Ledger + Send>,
     shutdown: &Shutdown,
     observer: &mut dyn Observer,
 ) -> Result<ServeReport, ServeError> {
     let started = clock();
-    let mut store = store;
     // Nobody has been heard yet. A full disk keeps nobody from serving: it is said where the rounds need room.
-    match store.note_all_gone() {
+    match ledger.note_all_gone() {
         Err(error) if error.is_full() => tracing::warn!("`aggregator devices` may say that devices are there: {error}"),
         other => other?,
     }
-    let coordinator = ledger::restore(&mut store, options)?;
+    let coordinator = ledger::restore(&mut *ledger, options)?;
     let (events, link) = bounded(INCOMING);
     let mut transport = Options::new(options.broker.clone(), format!("{}.{AGGREGATOR}", options.fleet));
     transport.keep_alive = options.keep_alive;
@@ -191,7 +196,7 @@ pub fn serve(
     transport.backoff.first = transport.backoff.first.min(options.longest_pause);
     // A closed channel means that the aggregator is stopping.
     let transport = Transport::start(transport, move |event| drop(events.send(shortened(event))))?;
-    Shell::new(options, store, transport, coordinator, observer, started).serve(link, shutdown)
+    Shell::new(options, (state, ledger), transport, coordinator, observer, started).serve(link, shutdown)
 }
 
 /// What is longer than any message waits as one byte more than that: it is refused all the same.

@@ -10,9 +10,9 @@ use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use sha2::{Digest as _, Sha256};
+use grapevine_protocol::Digest;
 
-use super::{Digest, StoreError, digest_hex};
+use super::StoreError;
 
 /// The folder of all blobs, in the state folder.
 const FOLDER: &str = "blobs";
@@ -21,7 +21,37 @@ const UNFINISHED: &str = ".new";
 /// Files that become durable at the same time.
 const AT_ONCE: usize = 32;
 
-/// What [`super::Store::collect_garbage`] freed.
+/// Bytes with their digest, which is computed once: where they are made or put together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blob<'a> {
+    digest: Digest,
+    bytes: &'a [u8],
+}
+
+impl<'a> Blob<'a> {
+    /// Computes the digest of some bytes.
+    pub fn of(bytes: &'a [u8]) -> Self {
+        Self { digest: Digest::of(bytes), bytes }
+    }
+
+    /// Bytes whose digest was computed or checked before, which only a debug build does again.
+    pub fn known(digest: Digest, bytes: &'a [u8]) -> Self {
+        debug_assert_eq!(Digest::of(bytes), digest, "a blob has the digest of its bytes");
+        Self { digest, bytes }
+    }
+
+    /// The name under which it is stored.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The content.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+}
+
+/// What was deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Collected {
     /// Files deleted.
@@ -45,24 +75,28 @@ impl Blobs {
     }
 
     /// Stores one blob durably; a whole one that is already there is kept, a damaged one is replaced.
-    pub(super) fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
-        Ok(self.put_all([bytes])?[0])
+    pub(super) fn put(&self, blob: Blob<'_>) -> Result<(), StoreError> {
+        self.put_all([blob])
     }
 
     /// Stores several blobs durably: each file is fsynced, each folder only once, many at a time.
-    pub(super) fn put_all<'a>(&self, blobs: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<Digest>, StoreError> {
-        let blobs: Vec<(Digest, &[u8])> = blobs.into_iter().map(|bytes| (sha256(bytes), bytes)).collect();
-        let paths: BTreeMap<PathBuf, (Digest, &[u8])> =
-            blobs.iter().map(|&(digest, bytes)| (self.path(&digest), (digest, bytes))).collect();
+    pub(super) fn put_all<'a>(&self, blobs: impl IntoIterator<Item = Blob<'a>>) -> Result<(), StoreError> {
+        let paths: BTreeMap<PathBuf, Blob<'_>> =
+            blobs.into_iter().map(|blob| (self.path(&blob.digest), blob)).collect();
         let folders: BTreeSet<&Path> = paths.keys().filter_map(|path| path.parent()).collect();
         folders.iter().try_for_each(|folder| create_folder(folder))?;
-        many_at_once(&Vec::from_iter(&paths), |(path, (digest, bytes))| match self.read(digest) {
+        many_at_once(&Vec::from_iter(&paths), |(path, blob)| match self.read(&blob.digest) {
             Ok(_) => Ok(()),
-            Err(_) => write_new(path, bytes),
+            Err(_) => write_new(path, blob.bytes),
         })?;
         // Also for a blob that was there: whoever renamed it may have crashed before the folder reached the disk.
-        many_at_once(&Vec::from_iter(folders), |folder| sync_folder(folder))?;
-        Ok(blobs.into_iter().map(|(digest, _)| digest).collect())
+        many_at_once(&Vec::from_iter(folders), |folder| sync_folder(folder))
+    }
+
+    /// Refuses a blob that is not there. A file under its final name is whole.
+    pub(super) fn check_present(&self, digest: &Digest) -> Result<(), StoreError> {
+        let path = self.path(digest);
+        if path.is_file() { Ok(()) } else { Err(StoreError::BlobMissing { path }) }
     }
 
     /// Reads one blob and checks it against its name.
@@ -73,7 +107,7 @@ impl Blobs {
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(StoreError::BlobMissing { path }),
             Err(error) => return Err(StoreError::io("read", &path, error)),
         };
-        if sha256(&bytes) != *digest {
+        if Digest::of(&bytes) != *digest {
             return Err(StoreError::BlobDamaged { path });
         }
         Ok(bytes)
@@ -86,7 +120,7 @@ impl Blobs {
 
     /// Deletes every file that is not a blob of `keep`.
     pub(super) fn retain(&self, keep: &BTreeSet<Digest>) -> Result<Collected, StoreError> {
-        let names: BTreeSet<String> = keep.iter().map(digest_hex).collect();
+        let names: BTreeSet<String> = keep.iter().map(ToString::to_string).collect();
         let mut collected = Collected::default();
         for folder in entries(&self.folder)? {
             if !folder.is_dir() {
@@ -115,13 +149,8 @@ pub(super) fn relative_path(digest: &Digest) -> PathBuf {
 }
 
 fn within(digest: &Digest) -> PathBuf {
-    let name = digest_hex(digest);
+    let name = digest.to_string();
     Path::new(&name[..2]).join(&name)
-}
-
-/// The SHA-256 of `bytes`.
-pub(crate) fn sha256(bytes: &[u8]) -> Digest {
-    Sha256::digest(bytes).into()
 }
 
 /// Makes a folder that outlives a power cut: its parent is fsynced too.
@@ -207,17 +236,18 @@ mod tests {
         let blobs = Blobs::new(folder.path());
         // Every content twice, and more than there are threads.
         let contents: Vec<Vec<u8>> = (0..2 * 3 * AT_ONCE).map(|index| vec![(index / 2) as u8; index / 2 + 1]).collect();
-        let digests = blobs.put_all(contents.iter().map(Vec::as_slice)).unwrap();
-        assert_eq!(digests.len(), contents.len());
+        let all = || contents.iter().map(|content| Blob::of(content));
+        let digests: Vec<Digest> = all().map(|blob| blob.digest()).collect();
+        blobs.put_all(all()).unwrap();
         for (digest, content) in digests.iter().zip(&contents) {
             assert_eq!(&blobs.read(digest).unwrap(), content);
         }
-        assert_eq!(blobs.put_all([]).unwrap(), Vec::<Digest>::new());
+        blobs.put_all([]).unwrap();
 
         let (last, others) = digests.split_last().unwrap();
         fs::remove_file(blobs.path(last)).unwrap();
         fs::create_dir(blobs.path(last)).unwrap();
-        let refused = blobs.put_all(contents.iter().map(Vec::as_slice));
+        let refused = blobs.put_all(all());
         assert!(matches!(refused, Err(StoreError::Io { .. })), "{refused:?}");
         assert!(others.iter().filter(|digest| *digest != last).all(|digest| blobs.read(digest).is_ok()));
     }

@@ -1,7 +1,10 @@
 //! What can go wrong with the ledger and its blobs.
 
+use core::error::Error;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+
+use grapevine_protocol::{RoundId, RunId};
 
 /// Why the ledger could not be opened, read or written. Print the whole chain: the cause is kept as the source.
 #[derive(Debug, thiserror::Error)]
@@ -16,15 +19,17 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
-    /// SQLite refused.
+    /// The database refused.
     #[error("cannot {action} the ledger {path}; check free space and permissions, then start again")]
     Database {
         /// What was being done.
         action: &'static str,
         /// The ledger.
         path: PathBuf,
-        /// What SQLite said.
-        source: rusqlite::Error,
+        /// Whether it has no room.
+        is_full: bool,
+        /// What the database said.
+        source: Box<dyn Error + Send + Sync>,
     },
     /// Another process writes to this folder.
     #[error("{path} is in use: another aggregator serves from this folder; stop it, or choose another state folder")]
@@ -66,7 +71,7 @@ pub enum StoreError {
         /// What this program reads.
         supported: usize,
     },
-    /// The store was opened with [`super::Store::open_read_only`].
+    /// The store was opened with [`super::open_read_only`].
     #[error("the ledger {path} was opened for reading only; only `aggregator serve` writes to it")]
     ReadOnly {
         /// The ledger.
@@ -91,12 +96,12 @@ pub enum StoreError {
         what: &'static str,
     },
     /// The round does not take part in what was asked.
-    #[error("round {round} of run {run:016x} is not collecting updates; open it first, or open the next round")]
+    #[error("round {round} of run {:016x} is not collecting updates; open it first, or open the next round", run.0)]
     NotCollecting {
         /// The run.
-        run: u64,
+        run: RunId,
         /// The round.
-        round: u32,
+        round: RoundId,
     },
 }
 
@@ -105,7 +110,7 @@ impl StoreError {
     pub fn is_full(&self) -> bool {
         match self {
             Self::Io { source, .. } => matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded),
-            Self::Database { source, .. } => source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull),
+            Self::Database { is_full, .. } => *is_full,
             Self::InUse { .. }
             | Self::NoLedger { .. }
             | Self::NotALedger { .. }
@@ -121,9 +126,5 @@ impl StoreError {
 
     pub(super) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Io { action, path: path.to_path_buf(), source }
-    }
-
-    pub(super) fn database(action: &'static str, path: &Path, source: rusqlite::Error) -> Self {
-        Self::Database { action, path: path.to_path_buf(), source }
     }
 }

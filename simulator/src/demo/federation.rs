@@ -8,7 +8,7 @@ use grapevine_aggregator::round::{
     Auxiliary, Event as RoundEvent, Participants, Quarantine, RoundConfig, RoundOutcome, Select,
 };
 use grapevine_aggregator::serve::ServeReport;
-use grapevine_aggregator::store::{Store as Ledger, StoreError};
+use grapevine_aggregator::store::{self, StoreError};
 use grapevine_edge_client::device::DeviceReport;
 use grapevine_host::Shutdown;
 use grapevine_models::evaluate::Accuracy;
@@ -72,9 +72,9 @@ pub(super) fn run(
         run: RunId(identifier),
         stores: prepared.stores.clone(),
     };
-    let ledger = Ledger::open(&place.folder).map_err(FederationError::from)?;
+    let ledger = store::open(&place.folder).map_err(FederationError::from)?;
     let (told, hear) = unbounded();
-    let fleet = Fleet::start(&plan, ledger, &told).map_err(FederationError::Thread)?;
+    let fleet = Fleet::start(&plan, &place.folder, ledger, &told).map_err(FederationError::Thread)?;
     let mut watch = Watch { options, prepared, params, rounds, by_round: Vec::new(), accuracy: None, last: None };
     let watched = watch.until_finished(&hear, shutdown, progress);
     let stopped = fleet.stop();

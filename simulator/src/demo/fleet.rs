@@ -1,13 +1,14 @@
 //! The threads of one federation: an aggregator and its devices, each with its own connection to the broker.
 
 use core::time::Duration;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::Sender;
 use grapevine_aggregator::round::{Event as RoundEvent, RoundConfig, RoundOutcome};
 use grapevine_aggregator::serve::{Observer, RunChoice, ServeError, ServeOptions, ServeReport, serve};
-use grapevine_aggregator::store::Store as Ledger;
+use grapevine_aggregator::store::Ledger;
 use grapevine_edge_client::config::of_this_machine;
 use grapevine_edge_client::device::{self, DeviceOptions, DeviceReport, RunError};
 use grapevine_edge_client::resources::{Semaphore, Throttle};
@@ -51,7 +52,12 @@ pub(super) struct FleetPlan {
 
 impl Fleet {
     /// Starts the aggregator and every device.
-    pub(super) fn start(plan: &FleetPlan, ledger: Ledger, told: &Sender<Told>) -> std::io::Result<Self> {
+    pub(super) fn start(
+        plan: &FleetPlan,
+        folder: &Path,
+        ledger: Box<dyn Ledger + Send>,
+        told: &Sender<Told>,
+    ) -> std::io::Result<Self> {
         let shutdown = Shutdown::manual();
         let aggregator = {
             let options = ServeOptions {
@@ -66,10 +72,10 @@ impl Fleet {
                 longest_pause: LONGEST_PAUSE,
                 kept_heads: 1,
             };
-            let (shutdown, told) = (shutdown.clone(), told.clone());
+            let (shutdown, told, folder) = (shutdown.clone(), told.clone(), folder.to_owned());
             thread::Builder::new().name("aggregator".into()).spawn(move || {
                 let _last_word = LastWord(told.clone());
-                serve(&options, ledger, &shutdown, &mut Teller(told))
+                serve(&options, &folder, ledger, &shutdown, &mut Teller(told))
             })?
         };
         let gate = Semaphore::new(thread::available_parallelism().map_or(1, usize::from));

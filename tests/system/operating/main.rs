@@ -8,6 +8,7 @@ mod names;
 mod other_brokers;
 #[cfg(unix)]
 mod status;
+mod versions;
 
 use std::fs;
 

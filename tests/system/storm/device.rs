@@ -213,7 +213,8 @@ impl Device {
         let kept = self.records.method.clone();
         let worked = work(job, &self.id, self.dataset(), kept.as_deref(), &mut || true);
         let Worked { update, state } = worked.expect("every plan can be trained");
-        let update = FinishedUpdate { run: job.announcement.run, round: job.announcement.round, blob: Blob::of(update) };
+        let update =
+            FinishedUpdate { run: job.announcement.run, round: job.announcement.round, blob: Blob::of(update) };
         let pending = Pending { digest: update.blob.digest(), update: update.clone() };
         self.kept_before.extend(kept.map(|kept| (pending.digest, kept)));
         self.write(|records| {

@@ -76,15 +76,15 @@ fn invariant_a_receipt_follows_its_row(
     device: &DeviceId,
     receipt: &Receipt,
 ) -> Result<(), Broken> {
-    let round = ledger.round(receipt.round.0);
-    let row = round.and_then(|round| round.updates.get(device.as_str()));
-    let is_stored = row.is_some_and(|row| row.digest == receipt.digest.0);
+    let round = ledger.round(receipt.round);
+    let row = round.and_then(|round| round.updates.get(device));
+    let is_stored = row.is_some_and(|row| row.digest == receipt.digest);
     if receipt.refused.is_none() && !is_stored {
         let found = format!("{device} has a receipt of round {} without a row", receipt.round);
         return Err(Broken::new("what is said is durable", found));
     }
     let newest = ledger.rounds().iter().rev().find(|round| round.row.phase == RoundPhase::Merged);
-    let is_newest = newest.is_some_and(|round| round.row.round == receipt.round.0);
+    let is_newest = newest.is_some_and(|round| round.row.round == receipt.round);
     if receipt.refused.is_some() && is_stored && is_newest {
         let found = format!("{device} is told that its update of round {} is refused", receipt.round);
         return Err(Broken::new("what is merged is not refused", found));
@@ -108,7 +108,7 @@ fn invariant_who_was_asked_is_not_turned_away(
         .iter()
         .find(|known| known.id == *device)
         .is_some_and(|known| known.attributes.iter().all(|attributes| select.matches(attributes)));
-    let announcement = ledger.round(receipt.round.0).map(|round| decode_to_device(&round.row.announcement));
+    let announcement = ledger.round(receipt.round).map(|round| decode_to_device(&round.row.announcement));
     match announcement {
         Some(Ok((ToDevice::RoundAnnouncement(announcement), _)))
             if always_fits && is_selected(&announcement, device) =>
@@ -122,7 +122,7 @@ fn invariant_who_was_asked_is_not_turned_away(
 
 /// After a restart the device is not welcome either.
 fn invariant_a_quarantine_is_durable(ledger: &MemoryLedger, device: &DeviceId) -> Result<(), Broken> {
-    match ledger.device(device.as_str()).is_some_and(|row| row.quarantined.is_some()) {
+    match ledger.device(device).is_some_and(|row| row.quarantined.is_some()) {
         true => Ok(()),
         false => Err(Broken::new("what is said is durable", format!("{device} is told of a quarantine without a row"))),
     }
@@ -137,11 +137,11 @@ fn invariant_a_notice_follows_what_it_names(
     if let Some(lost) = [announcement.heads, announcement.side_information]
         .into_iter()
         .flatten()
-        .find(|blob| !ledger.has_blob(&blob.digest.0))
+        .find(|blob| !ledger.has_blob(&blob.digest))
     {
         return broken(format!("the announcement names the blob {}, which is not stored", lost.digest));
     }
-    let is_open = ledger.round(announcement.round.0).is_some_and(|round| round.row.phase == RoundPhase::Collecting);
+    let is_open = ledger.round(announcement.round).is_some_and(|round| round.row.phase == RoundPhase::Collecting);
     if announcement.task.request().is_some() && !is_open {
         return broken(format!("round {} is announced and not open", announcement.round));
     }
@@ -174,7 +174,7 @@ fn invariant_only_those_asked_for_take_part(world: &mut World) -> Result<(), Bro
     for device in &world.devices {
         let fits =
             device.attributes.iter().any(|labels| select.matches(labels)) && is_selected(&announcement, &device.id);
-        if newest.updates.contains_key(device.id.as_str()) && !fits {
+        if newest.updates.contains_key(&device.id) && !fits {
             let found = format!("{} takes part in round {} and was not asked", device.id, announcement.round);
             return Err(Broken::new("only those asked for take part", found));
         }
@@ -246,12 +246,12 @@ fn invariant_no_receipt_is_lost(world: &World) -> Result<(), Broken> {
     }
     let from = (RoundId(rounds.len().saturating_sub(2) as u32), 0, Digest([0; 32]));
     for ((round, device, digest), _) in world.receipts.range(from..).filter(|(_, is_stored)| **is_stored) {
-        let row = world.aggregator.ledger.round(round.0);
+        let row = world.aggregator.ledger.round(*round);
         if row.is_some_and(Round::is_let_go) {
             continue;
         }
-        let row = row.and_then(|row| row.updates.get(world.devices[*device as usize].id.as_str()));
-        if row.is_none_or(|row| row.digest != digest.0) {
+        let row = row.and_then(|row| row.updates.get(&world.devices[*device as usize].id));
+        if row.is_none_or(|row| row.digest != *digest) {
             let found = format!("device {device} has a receipt of round {round}, and the ledger has no such update");
             return Err(Broken::new("no update is receipted and lost", found));
         }
@@ -274,7 +274,7 @@ fn invariant_an_outbox_is_emptied_by_a_receipt_or_the_end(world: &mut World, dev
     let before = core::mem::replace(&mut world.outboxes[device as usize], now);
     let Some((round, digest)) = before.filter(|before| now != Some(*before)) else { return Ok(()) };
     let is_told = world.receipts.contains_key(&(round, device, digest));
-    let is_over = world.aggregator.ledger.round(round.0).is_none_or(|r| r.row.phase != RoundPhase::Collecting);
+    let is_over = world.aggregator.ledger.round(round).is_none_or(|r| r.row.phase != RoundPhase::Collecting);
     // A card that lies loses what it had acknowledged; the round goes on and the work is done again.
     let is_lost = world.devices[device as usize].has_lost_a_write();
     if is_told || is_over || is_lost {
@@ -297,7 +297,7 @@ pub(super) fn what_is_missing(world: &World) -> Option<String> {
     let Some(process) = &world.aggregator.process else { return Some("the aggregator is down".into()) };
     if !process.coordinator.is_resting() {
         let rounds: Vec<(RoundId, RoundPhase)> =
-            world.aggregator.ledger.rounds().iter().map(|r| (RoundId(r.row.round), r.row.phase)).collect();
+            world.aggregator.ledger.rounds().iter().map(|r| (r.row.round, r.row.phase)).collect();
         let (present, open) = (process.coordinator.present(), process.coordinator.open_round());
         return Some(format!("the run does not rest: {present} devices are there, {open:?} is open of {rounds:?}"));
     }

@@ -10,11 +10,12 @@ use std::io::{Error, ErrorKind};
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use grapevine_aggregator::round::Counters;
 use grapevine_aggregator::store::{
-    Accepted, Collected, ContributionRow, CountersRow, DeviceRow, Digest, Ledger, MergedRound, NewRound, NewUpdate,
-    RoundPhase, RoundRow, RunRow, StoreError, TakesIn, UpdateRow,
+    Accepted, Blob, Collected, ContributionRow, DeviceRow, Ledger, MergedRound, ModelDigests, NewRound, NewUpdate,
+    Records, RoundPhase, RoundRow, RunRow, StoreError, TakesIn, UpdateRow,
 };
-use grapevine_protocol::Digest as Sha256;
+use grapevine_protocol::{DeviceId, Digest, RoundId, RunId};
 
 use super::power::{Draw, Power};
 
@@ -22,9 +23,9 @@ use super::power::{Draw, Power};
 #[derive(Clone, Debug)]
 pub(super) struct Round {
     pub(super) row: RoundRow,
-    pub(super) updates: BTreeMap<String, UpdateRow>,
+    pub(super) updates: BTreeMap<DeviceId, UpdateRow>,
     /// What each of them tells of its device's samples.
-    pub(super) told: BTreeMap<String, ContributionRow>,
+    pub(super) told: BTreeMap<DeviceId, ContributionRow>,
 }
 
 impl Round {
@@ -35,7 +36,7 @@ impl Round {
 }
 
 #[derive(Clone)]
-struct Blob {
+struct Stored {
     bytes: Rc<[u8]>,
     /// Rows that name it.
     names: u32,
@@ -47,10 +48,10 @@ struct Disk {
     run: Option<RunRow>,
     /// Ascending by number.
     rounds: Vec<Round>,
-    devices: BTreeMap<String, DeviceRow>,
-    contributions: BTreeMap<String, ContributionRow>,
+    devices: BTreeMap<DeviceId, DeviceRow>,
+    contributions: BTreeMap<DeviceId, ContributionRow>,
     refusals: BTreeMap<String, u64>,
-    blobs: BTreeMap<Digest, Blob>,
+    blobs: BTreeMap<Digest, Stored>,
     merged: u64,
 }
 
@@ -92,11 +93,11 @@ impl MemoryLedger {
         &self.disk.rounds
     }
 
-    pub(super) fn round(&self, round: u32) -> Option<&Round> {
-        self.disk.rounds.get(round as usize)
+    pub(super) fn round(&self, round: RoundId) -> Option<&Round> {
+        self.disk.rounds.get(round.0 as usize)
     }
 
-    pub(super) fn device(&self, device: &str) -> Option<&DeviceRow> {
+    pub(super) fn device(&self, device: &DeviceId) -> Option<&DeviceRow> {
         self.disk.devices.get(device)
     }
 
@@ -147,13 +148,13 @@ impl MemoryLedger {
 }
 
 impl Disk {
-    fn collecting(&mut self, run: u64, round: u32) -> Result<&mut Round, StoreError> {
-        let found = self.rounds.get_mut(round as usize).filter(|found| found.row.phase == RoundPhase::Collecting);
+    fn collecting(&mut self, run: RunId, round: RoundId) -> Result<&mut Round, StoreError> {
+        let found = self.rounds.get_mut(round.0 as usize).filter(|found| found.row.phase == RoundPhase::Collecting);
         found.ok_or(StoreError::NotCollecting { run, round })
     }
 
     /// What the updates of a merged round tell of their devices' samples takes the place of what those told before.
-    fn take_in(&mut self, takes_in: TakesIn, told: BTreeMap<String, ContributionRow>) {
+    fn take_in(&mut self, takes_in: TakesIn, told: BTreeMap<DeviceId, ContributionRow>) {
         for (device, mut told) in told {
             match takes_in {
                 TakesIn::Nothing => continue,
@@ -196,18 +197,72 @@ fn dark() -> StoreError {
     failed(ErrorKind::Interrupted)
 }
 
+fn missing(digest: &Digest) -> StoreError {
+    StoreError::BlobMissing { path: PathBuf::from(digest.to_string()) }
+}
+
 fn failed(kind: ErrorKind) -> StoreError {
     StoreError::Io { action: "write", path: PathBuf::from("the ledger"), source: Error::from(kind) }
+}
+
+impl Records for MemoryLedger {
+    fn current_run(&self) -> Result<Option<RunRow>, StoreError> {
+        self.read(self.disk.run.clone(), |twin| twin.current_run())
+    }
+
+    fn rounds(&self, run: RunId) -> Result<Vec<RoundRow>, StoreError> {
+        self.read(self.disk.rounds.iter().map(|round| round.row.clone()).collect(), |twin| twin.rounds(run))
+    }
+
+    fn newest_round(&self, run: RunId) -> Result<Option<RoundRow>, StoreError> {
+        self.read(self.rounds().last().map(|round| round.row.clone()), |twin| twin.newest_round(run))
+    }
+
+    fn newest_merged(&self, run: RunId) -> Result<Option<RoundRow>, StoreError> {
+        let merged = self.rounds().iter().rev().find(|round| round.row.phase == RoundPhase::Merged);
+        self.read(merged.map(|round| round.row.clone()), |twin| twin.newest_merged(run))
+    }
+
+    fn each_update(&self, run: RunId, round: RoundId, take: &mut dyn FnMut(UpdateRow)) -> Result<(), StoreError> {
+        let rows: Option<Vec<_>> = self.round(round).map(|round| round.updates.values().cloned().collect());
+        let rows = self.read(rows.unwrap_or_default(), |twin| twin.updates(run, round))?;
+        rows.into_iter().for_each(take);
+        Ok(())
+    }
+
+    fn each_contribution(&self, run: RunId, take: &mut dyn FnMut(ContributionRow)) -> Result<(), StoreError> {
+        let rows = self.read(self.disk.contributions.values().cloned().collect::<Vec<_>>(), |twin| {
+            let mut rows = Vec::new();
+            twin.each_contribution(run, &mut |row| rows.push(row)).map(|()| rows)
+        })?;
+        rows.into_iter().for_each(take);
+        Ok(())
+    }
+
+    fn contribution(&self, run: RunId, device: &DeviceId) -> Result<Option<ContributionRow>, StoreError> {
+        self.read(self.disk.contributions.get(device).cloned(), |twin| twin.contribution(run, device))
+    }
+
+    fn each_device(&self, take: &mut dyn FnMut(DeviceRow)) -> Result<(), StoreError> {
+        let rows = self.read(self.disk.devices.values().cloned().collect::<Vec<_>>(), |twin| twin.devices())?;
+        rows.into_iter().for_each(take);
+        Ok(())
+    }
+
+    fn refusals(&self) -> Result<BTreeMap<String, u64>, StoreError> {
+        self.read(self.disk.refusals.clone(), |twin| twin.refusals())
+    }
+
+    fn blob(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
+        let bytes = self.disk.blobs.get(digest).map(|blob| blob.bytes.to_vec()).ok_or_else(|| missing(digest))?;
+        self.read(bytes, |twin| twin.blob(digest))
+    }
 }
 
 impl Ledger for MemoryLedger {
     fn collect_garbage(&mut self, keep: &BTreeSet<Digest>) -> Result<Collected, StoreError> {
         let unnamed = self.disk.blobs.keys().filter(|digest| !keep.contains(*digest)).copied().collect();
         self.write(|disk| Ok(disk.delete_unnamed(unnamed)), |twin| twin.collect_garbage(keep))
-    }
-
-    fn current_run(&self) -> Result<Option<RunRow>, StoreError> {
-        self.read(self.disk.run.clone(), |twin| twin.current_run())
     }
 
     fn open_run(&mut self, run: &RunRow) -> Result<(), StoreError> {
@@ -218,7 +273,7 @@ impl Ledger for MemoryLedger {
         self.write(open, |twin| twin.open_run(run))
     }
 
-    fn finish_run(&mut self, run: u64) -> Result<(), StoreError> {
+    fn finish_run(&mut self, run: RunId) -> Result<(), StoreError> {
         let finish = |disk: &mut Disk| {
             disk.run.iter_mut().for_each(|run| run.finished = true);
             Ok(())
@@ -226,18 +281,9 @@ impl Ledger for MemoryLedger {
         self.write(finish, |twin| twin.finish_run(run))
     }
 
-    fn newest_round(&self, run: u64) -> Result<Option<RoundRow>, StoreError> {
-        self.read(self.rounds().last().map(|round| round.row.clone()), |twin| twin.newest_round(run))
-    }
-
-    fn newest_merged(&self, run: u64) -> Result<Option<RoundRow>, StoreError> {
-        let merged = self.rounds().iter().rev().find(|round| round.row.phase == RoundPhase::Merged);
-        self.read(merged.map(|round| round.row.clone()), |twin| twin.newest_merged(run))
-    }
-
     fn open_round(&mut self, round: &NewRound) -> Result<(), StoreError> {
         let open = |disk: &mut Disk| {
-            assert_eq!(round.round as usize, disk.rounds.len(), "rounds are numbered without a gap");
+            assert_eq!(round.round.0 as usize, disk.rounds.len(), "rounds are numbered without a gap");
             disk.run.iter_mut().for_each(|run| run.finished = false);
             disk.rounds.push(Round { row: row(round.clone()), updates: BTreeMap::new(), told: BTreeMap::new() });
             Ok(())
@@ -246,28 +292,24 @@ impl Ledger for MemoryLedger {
     }
 
     fn commit_round(&mut self, merged: &MergedRound) -> Result<(), StoreError> {
-        let MergedRound { run, round, closed_ms, heads, side_information, server_state, inference_head, .. } =
-            merged.clone();
-        let MergedRound { statistics, counters, note, takes_in, .. } = merged.clone();
-        let named = [heads, side_information, server_state, inference_head, statistics];
-        for digest in named.iter().flatten() {
-            self.blob(digest)?;
+        let MergedRound { run, round, closed_ms, model, counters, note, takes_in } = merged.clone();
+        if let Some(lost) = model.iter().find(|digest| !self.has_blob(digest)) {
+            return Err(missing(&lost));
         }
         let commit = |disk: &mut Disk| {
             let Round { row, told, .. } = disk.collecting(run, round)?;
             let (phase, closed_ms) = (RoundPhase::Merged, Some(closed_ms));
-            *row = RoundRow { phase, closed_ms, heads, side_information, server_state, inference_head, ..row.clone() };
-            *row = RoundRow { statistics, counters, note, ..row.clone() };
+            *row = RoundRow { phase, closed_ms, model, counters, note, ..row.clone() };
             let told = core::mem::take(told);
             disk.take_in(takes_in, told);
-            named.iter().flatten().for_each(|digest| disk.name(digest));
+            model.iter().for_each(|digest| disk.name(&digest));
             disk.merged += 1;
             Ok(())
         };
         self.write(commit, |twin| twin.commit_round(merged))
     }
 
-    fn extend_round(&mut self, run: u64, round: u32) -> Result<(), StoreError> {
+    fn extend_round(&mut self, run: RunId, round: RoundId) -> Result<(), StoreError> {
         let extend = |disk: &mut Disk| {
             disk.collecting(run, round)?.row.extensions += 1;
             Ok(())
@@ -275,7 +317,7 @@ impl Ledger for MemoryLedger {
         self.write(extend, |twin| twin.extend_round(run, round))
     }
 
-    fn abandon_round(&mut self, run: u64, round: u32, closed_ms: u64) -> Result<(), StoreError> {
+    fn abandon_round(&mut self, run: RunId, round: RoundId, closed_ms: u64) -> Result<(), StoreError> {
         let abandon = |disk: &mut Disk| {
             let row = &mut disk.collecting(run, round)?.row;
             (row.phase, row.closed_ms) = (RoundPhase::Abandoned, Some(closed_ms));
@@ -284,45 +326,23 @@ impl Ledger for MemoryLedger {
         self.write(abandon, |twin| twin.abandon_round(run, round, closed_ms))
     }
 
-    fn each_update(&self, run: u64, round: u32, take: &mut dyn FnMut(UpdateRow)) -> Result<(), StoreError> {
-        let rows: Option<Vec<_>> = self.round(round).map(|round| round.updates.values().cloned().collect());
-        let rows = self.read(rows.unwrap_or_default(), |twin| {
-            let mut rows = Vec::new();
-            twin.each_update(run, round, &mut |row| rows.push(row)).map(|()| rows)
-        })?;
-        rows.into_iter().for_each(take);
-        Ok(())
-    }
-
-    fn each_contribution(&self, run: u64, take: &mut dyn FnMut(ContributionRow)) -> Result<(), StoreError> {
-        let rows = self.read(self.disk.contributions.values().cloned().collect::<Vec<_>>(), |twin| {
-            let mut rows = Vec::new();
-            twin.each_contribution(run, &mut |row| rows.push(row)).map(|()| rows)
-        })?;
-        rows.into_iter().for_each(take);
-        Ok(())
-    }
-
-    fn contribution(&self, run: u64, device: &str) -> Result<Option<ContributionRow>, StoreError> {
-        self.read(self.disk.contributions.get(device).cloned(), |twin| twin.contribution(run, device))
-    }
-
-    fn accept_updates(&mut self, updates: &[(NewUpdate, &[u8])]) -> Result<Vec<Accepted>, StoreError> {
+    fn accept_updates(&mut self, updates: &[(NewUpdate, Blob<'_>)]) -> Result<Vec<Accepted>, StoreError> {
         let mut new = Vec::new();
         let mut accepted = Vec::new();
-        for (update, bytes) in updates {
+        for (update, blob) in updates {
             let is_known = self.round(update.round).is_some_and(|round| round.updates.contains_key(&update.device));
             accepted.push(if is_known { Accepted::Duplicate } else { Accepted::New });
             if !is_known {
                 self.disk.collecting(update.run, update.round)?;
-                new.push((update, self.put_blob(bytes)?));
+                self.put_blob(*blob)?;
+                new.push((update, blob.digest()));
             }
         }
         let accept = |disk: &mut Disk| {
             for (update, digest) in new {
-                let NewUpdate { run, round, device, samples, dataset, mean_square, accepted_ms } = update.clone();
-                let told =
-                    ContributionRow { device: device.clone(), dataset, samples, mean_square, digest: Some(digest) };
+                let NewUpdate { run, round, device, contribution, accepted_ms } = update.clone();
+                let samples = contribution.samples;
+                let told = ContributionRow { device: device.clone(), contribution, digest: Some(digest) };
                 let row =
                     UpdateRow { run, round, device: device.clone(), digest, samples, accepted_ms, blob_kept: true };
                 let round = disk.collecting(run, round)?;
@@ -337,7 +357,7 @@ impl Ledger for MemoryLedger {
         self.write(accept, |twin| twin.accept_updates(updates))
     }
 
-    fn drop_update(&mut self, run: u64, round: u32, device: &str) -> Result<(), StoreError> {
+    fn drop_update(&mut self, run: RunId, round: RoundId, device: &DeviceId) -> Result<(), StoreError> {
         let drop = |disk: &mut Disk| {
             let open = disk.collecting(run, round)?;
             open.told.remove(device);
@@ -350,7 +370,7 @@ impl Ledger for MemoryLedger {
         self.write(drop, |twin| twin.drop_update(run, round, device))
     }
 
-    fn forget_updates_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError> {
+    fn forget_updates_before(&mut self, run: RunId, round: RoundId) -> Result<Collected, StoreError> {
         let forget = |disk: &mut Disk| {
             let mut forgotten = Vec::new();
             // Statistics that are part of the fleet's sum stay.
@@ -367,12 +387,14 @@ impl Ledger for MemoryLedger {
         self.write(forget, |twin| twin.forget_updates_before(run, round))
     }
 
-    fn forget_side_information_before(&mut self, run: u64, round: u32) -> Result<Collected, StoreError> {
+    fn forget_side_information_before(&mut self, run: RunId, round: RoundId) -> Result<Collected, StoreError> {
         let forget = |disk: &mut Disk| {
             let mut forgotten = Vec::new();
             for Round { row, .. } in disk.rounds.iter_mut().rev().skip_while(|old| old.row.round >= round) {
                 forgotten.extend(
-                    [row.side_information.take(), row.server_state.take(), row.statistics.take()].into_iter().flatten(),
+                    [&mut row.model.side_information, &mut row.model.server_state, &mut row.model.statistics]
+                        .into_iter()
+                        .filter_map(Option::take),
                 );
             }
             Ok(disk.forget(forgotten))
@@ -380,16 +402,16 @@ impl Ledger for MemoryLedger {
         self.write(forget, |twin| twin.forget_side_information_before(run, round))
     }
 
-    fn forget_old_heads(&mut self, run: u64, kept: u32) -> Result<Collected, StoreError> {
+    fn forget_old_heads(&mut self, run: RunId, kept: u32) -> Result<Collected, StoreError> {
         let forget = |disk: &mut Disk| {
             let merged = disk.rounds.iter().rev().filter(|round| round.row.phase == RoundPhase::Merged);
             let mut forgotten = Vec::new();
             let Some(oldest) = merged.map(|round| round.row.round).nth(kept.max(1) as usize - 1) else {
                 return Ok(Collected::default());
             };
-            for Round { row, updates, .. } in &mut disk.rounds[..oldest as usize] {
+            for Round { row, updates, .. } in &mut disk.rounds[..oldest.0 as usize] {
                 if core::mem::take(&mut row.heads_kept) {
-                    forgotten.extend([row.heads, row.inference_head].into_iter().flatten());
+                    forgotten.extend([row.model.heads, row.model.inference_head].into_iter().flatten());
                 }
                 row.announcement.clear();
                 updates.retain(|_, update| update.blob_kept);
@@ -399,32 +421,16 @@ impl Ledger for MemoryLedger {
         self.write(forget, |twin| twin.forget_old_heads(run, kept))
     }
 
-    fn forget_updates_of_other_runs(&mut self, run: u64) -> Result<(), StoreError> {
+    fn forget_updates_of_other_runs(&mut self, run: RunId) -> Result<(), StoreError> {
         self.write(|_| Ok(()), |twin| twin.forget_updates_of_other_runs(run))
     }
 
-    fn blob(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
-        let missing = || StoreError::BlobMissing { path: PathBuf::from(Sha256(*digest).to_string()) };
-        let bytes = self.disk.blobs.get(digest).map(|blob| blob.bytes.to_vec()).ok_or_else(missing)?;
-        self.read(bytes, |twin| twin.blob(digest))
-    }
-
-    fn put_blob(&mut self, bytes: &[u8]) -> Result<Digest, StoreError> {
-        let digest = Sha256::of(bytes).0;
+    fn put_blob(&mut self, blob: Blob<'_>) -> Result<(), StoreError> {
         let put = |disk: &mut Disk| {
-            disk.blobs.entry(digest).or_insert_with(|| Blob { bytes: bytes.into(), names: 0 });
-            Ok(digest)
+            disk.blobs.entry(blob.digest()).or_insert_with(|| Stored { bytes: blob.bytes().into(), names: 0 });
+            Ok(())
         };
-        self.write(put, |twin| twin.put_blob(bytes))
-    }
-
-    fn each_device(&self, take: &mut dyn FnMut(DeviceRow)) -> Result<(), StoreError> {
-        let rows = self.read(self.disk.devices.values().cloned().collect::<Vec<_>>(), |twin| {
-            let mut rows = Vec::new();
-            twin.each_device(&mut |row| rows.push(row)).map(|()| rows)
-        })?;
-        rows.into_iter().for_each(take);
-        Ok(())
+        self.write(put, |twin| twin.put_blob(blob))
     }
 
     fn upsert_devices(&mut self, devices: &mut dyn Iterator<Item = DeviceRow>) -> Result<(), StoreError> {
@@ -436,7 +442,7 @@ impl Ledger for MemoryLedger {
         self.write(upsert, |twin| twin.upsert_devices(&mut devices.iter().cloned()))
     }
 
-    fn forget_devices(&mut self, devices: &[String]) -> Result<(), StoreError> {
+    fn forget_devices(&mut self, devices: &[DeviceId]) -> Result<(), StoreError> {
         let forget = |disk: &mut Disk| {
             devices.iter().for_each(|device| drop(disk.devices.remove(device)));
             Ok(())
@@ -450,6 +456,22 @@ impl Ledger for MemoryLedger {
             Ok(())
         };
         self.write(add, |twin| twin.add_refusals(counts))
+    }
+
+    fn release_device(&mut self, device: &DeviceId) -> Result<(), StoreError> {
+        let release = |disk: &mut Disk| {
+            disk.devices.get_mut(device).into_iter().for_each(|row| (row.quarantined, row.strikes) = (None, 0));
+            Ok(())
+        };
+        self.write(release, |twin| twin.release_device(device))
+    }
+
+    fn note_all_gone(&mut self) -> Result<(), StoreError> {
+        let note = |disk: &mut Disk| {
+            disk.devices.values_mut().for_each(|row| row.present = false);
+            Ok(())
+        };
+        self.write(note, |twin| twin.note_all_gone())
     }
 }
 
@@ -468,12 +490,8 @@ fn row(new: NewRound) -> RoundRow {
         extensions: 0,
         accepted: 0,
         samples: 0,
-        heads: None,
-        side_information: None,
-        server_state: None,
-        inference_head: None,
-        statistics: None,
-        counters: CountersRow::default(),
+        model: ModelDigests::default(),
+        counters: Counters::default(),
         note: None,
         heads_kept: true,
         announcement,

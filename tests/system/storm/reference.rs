@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use grapevine_aggregator::round::RoundConfig;
-use grapevine_aggregator::store::{Digest, RoundPhase};
+use grapevine_aggregator::store::RoundPhase;
 use grapevine_edge_client::session::Job;
 use grapevine_edge_client::store::Dataset;
 use grapevine_edge_client::work::work;
@@ -14,8 +14,8 @@ use grapevine_models::{
     Conditions, FleetModel, Head, Heads, Request, Response, RoundSum, Samples, ServerState, Statistics,
 };
 use grapevine_protocol::{
-    DeviceId, Digest as Sha256, HeadsBody, RoundAnnouncement, ServerStateBody, SideInformationBody, StatisticsBody,
-    ToDevice, Update, decode_to_device,
+    DeviceId, Digest, HeadsBody, RoundAnnouncement, ServerStateBody, SideInformationBody, StatisticsBody, ToDevice,
+    Update, decode_to_device,
 };
 
 use super::device::Device;
@@ -24,9 +24,9 @@ use super::ledger::Round;
 /// The quiet run, as far as rounds were merged.
 pub(super) struct Reference {
     config: RoundConfig,
-    devices: BTreeMap<String, (DeviceId, [Rc<Dataset>; 2])>,
+    devices: BTreeMap<DeviceId, [Rc<Dataset>; 2]>,
     /// What each device told of its samples last.
-    told: BTreeMap<String, Statistics>,
+    told: BTreeMap<DeviceId, Statistics>,
     /// The next round of the ledger to look at.
     next: usize,
     /// Rounds of training since the run started anew.
@@ -36,7 +36,7 @@ pub(super) struct Reference {
 
 impl Reference {
     pub(super) fn new(config: RoundConfig, devices: impl Iterator<Item = (DeviceId, [Rc<Dataset>; 2])>) -> Self {
-        let devices = devices.map(|(id, datasets)| (id.to_string(), (id, datasets))).collect();
+        let devices = devices.collect();
         Self { config, devices, told: BTreeMap::new(), next: 0, trained: 0, model: FleetModel::default() }
     }
 
@@ -72,7 +72,7 @@ impl Reference {
             merged.side_information.map(|side_information| self.written(SideInformationBody(side_information)));
         self.trained = if merged.starts_anew { 0 } else { self.trained + u32::from(request.is_training()) };
         self.model.update(merged);
-        let row = &round.row;
+        let row = &round.row.model;
         let statistics = self.model.statistics.clone().map(|statistics| StatisticsBody(statistics).encode());
         let expected = [self.heads(), self.side_information(), self.server_state(), self.inference_head(), statistics];
         for ((name, stored), expected) in [
@@ -87,7 +87,7 @@ impl Reference {
         {
             // Of the past, only heads are kept once there are newer ones.
             let is_forgotten = stored.is_none() && ["side information", "server state", "statistics"].contains(&name);
-            if stored != expected.map(|bytes| Sha256::of(&bytes).0) && !is_forgotten {
+            if stored != expected.map(|bytes| Digest::of(&bytes)) && !is_forgotten {
                 return Err(format!("its {name} differ from those of a quiet run with the same devices"));
             }
         }
@@ -110,11 +110,11 @@ impl Reference {
         };
         let mut sum = RoundSum::new(shape, request, &self.config.params, &self.model);
         for (name, stored) in round.updates.iter().rev() {
-            let (id, datasets) = self.devices.get(name).ok_or("an unknown device is in it")?;
+            let datasets = self.devices.get(name).ok_or("an unknown device is in it")?;
             // With whichever samples it had then.
-            let device = devices.iter().find(|device| device.id == *id);
-            let kept = device.and_then(|device| device.kept_before(Sha256(stored.digest)));
-            let answers = datasets.iter().filter_map(|dataset| work(&job, id, dataset, kept, &mut || true).ok());
+            let device = devices.iter().find(|device| device.id == *name);
+            let kept = device.and_then(|device| device.kept_before(stored.digest));
+            let answers = datasets.iter().filter_map(|dataset| work(&job, name, dataset, kept, &mut || true).ok());
             let mut answers = answers.map(|worked| worked.update);
             let Some(content) = answers.find(|content| is_named(stored.digest, content)) else {
                 return Err(format!("{name} answered something else than in a quiet run"));
@@ -122,7 +122,8 @@ impl Reference {
             let update = Update::decode(&content, shape, request);
             let update = update.map_err(|error| error.to_string())?;
             let former = self.told.get(name);
-            sum.add_in_place_of(former, name, &update.response, update.samples).map_err(|error| error.to_string())?;
+            sum.add_in_place_of(former, name.as_str(), &update.response, update.samples)
+                .map_err(|error| error.to_string())?;
             if let Response::Statistics(statistics) = update.response {
                 self.told.insert(name.clone(), statistics);
             }
@@ -159,5 +160,5 @@ impl Reference {
 }
 
 fn is_named(digest: Digest, content: &[u8]) -> bool {
-    Sha256::of(content).0 == digest
+    Digest::of(content) == digest
 }

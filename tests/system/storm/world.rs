@@ -101,7 +101,7 @@ pub(super) struct World {
     /// The open round, and for how long it was seen to be open with the broker there since the aggregator's start.
     pub(super) open_for: Option<(RoundId, Duration)>,
     /// The newest round that was looked at, and how many updates it had.
-    pub(super) seen_updates: (u32, usize),
+    pub(super) seen_updates: (RoundId, usize),
     /// When it was last seen so, on this connection.
     pub(super) seen_open_at: Option<Duration>,
     /// Updates that their devices were told about, and whether they are stored.
@@ -134,7 +134,7 @@ impl World {
             healed_at: None,
             open_for: None,
             seen_open_at: None,
-            seen_updates: (0, 0),
+            seen_updates: (RoundId(0), 0),
             receipts: BTreeMap::new(),
             published: BTreeSet::new(),
             queue: Queue::default(),

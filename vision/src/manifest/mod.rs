@@ -11,6 +11,24 @@ pub use file::{MAX_EXTRACTOR_BYTES, MAX_MANIFEST_BYTES, ManifestLoadError, besid
 pub const MAX_INPUT_SIDE: u32 = 1_024;
 
 /// A frozen extractor's manifest. Parse it from TOML, then [`Manifest::check`] it.
+///
+/// ```
+/// use grapevine_vision::manifest::{Input, Layout, Manifest, ManifestError, Output};
+///
+/// let manifest = Manifest {
+///     name: "grey".into(),
+///     file: "grey.onnx".into(),
+///     sha256: "0".repeat(64),
+///     license: "MIT".into(),
+///     made_by: "by hand".into(),
+///     input: Input { width: 8, height: 8, channels: 1, layout: Layout::Nchw, mean: vec![0.5], std: vec![0.25] },
+///     output: Output { name: "features".into(), features: 2, mean: vec![1.0, 0.0], std: vec![2.0, 1.0] },
+/// };
+/// assert_eq!(manifest.check(), Ok(()));
+/// // A manifest names a file beside it, and nothing else on the machine.
+/// let elsewhere = Manifest { file: "../grey.onnx".into(), ..manifest };
+/// assert_eq!(elsewhere.check(), Err(ManifestError::File));
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {

@@ -45,7 +45,10 @@ impl Shell<'_> {
                 };
                 match decode_to_aggregator(&payload) {
                     Ok((message, block)) => self.coordinator.handle_message(now, &device, message, block),
-                    Err(error) => self.coordinator.handle_garbage(now, Some(&device), error.refusal()),
+                    Err(error) => {
+                        self.versions.note(&device, error);
+                        self.coordinator.handle_garbage(now, Some(&device), error.refusal());
+                    }
                 }
             }
         }

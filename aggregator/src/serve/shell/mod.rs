@@ -4,6 +4,7 @@ mod link;
 mod surroundings;
 
 use core::time::Duration;
+use std::path::Path;
 use std::time::Instant;
 
 use crossbeam_channel::Receiver;
@@ -19,9 +20,10 @@ use super::executor::Executor;
 use super::requests::Request;
 use super::schedule::StatusSchedule;
 use super::troubles::Troubles;
+use super::versions::Versions;
 use super::{Observer, ServeError, ServeOptions, ServePhase, ServeReport, ServeStatus, TurnedAwayDevice, requests};
 use crate::round::{Coordinator, RoundStatus, TurnedAway, Untaken};
-use crate::store::{Store, StoreError};
+use crate::store::{Ledger, StoreError};
 use surroundings::{Figures, Surroundings};
 
 /// Bytes of messages that are handed to the machine before what it wants is done: updates that arrive together become
@@ -36,7 +38,9 @@ const REQUESTS_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) struct Shell<'a> {
     options: &'a ServeOptions,
-    store: Store,
+    /// Where other processes leave requests.
+    state: &'a Path,
+    ledger: Box<dyn Ledger + Send>,
     transport: Transport,
     coordinator: Coordinator,
     observer: &'a mut dyn Observer,
@@ -55,12 +59,13 @@ pub(super) struct Shell<'a> {
     schedule: StatusSchedule,
     echo: Echo,
     troubles: Troubles,
+    versions: Versions,
 }
 
 impl<'a> Shell<'a> {
     pub(super) fn new(
         options: &'a ServeOptions,
-        store: Store,
+        (state, ledger): (&'a Path, Box<dyn Ledger + Send>),
         transport: Transport,
         coordinator: Coordinator,
         observer: &'a mut dyn Observer,
@@ -68,7 +73,8 @@ impl<'a> Shell<'a> {
     ) -> Self {
         Self {
             options,
-            store,
+            state,
+            ledger,
             transport,
             coordinator,
             observer,
@@ -83,6 +89,7 @@ impl<'a> Shell<'a> {
             schedule: StatusSchedule::new(options.until_finished),
             echo: Echo::new(options.fleet.clone(), options.incarnation),
             troubles: Troubles::default(),
+            versions: Versions::default(),
         }
     }
 
@@ -148,12 +155,12 @@ impl<'a> Shell<'a> {
         self.coordinator.handle_timeout(now);
         if self.requests_at <= now {
             self.requests_at = now + REQUESTS_EVERY;
-            for (request, device) in requests::asked(self.store.folder()) {
+            for (request, device) in requests::asked(self.state) {
                 match request {
                     Request::Release => self.coordinator.handle_release(&device),
                     Request::Forget => self.coordinator.handle_forget(&device),
                 };
-                requests::done(self.store.folder(), request, &device);
+                requests::done(self.state, request, &device);
             }
         }
     }
@@ -176,15 +183,15 @@ impl<'a> Shell<'a> {
             return Ok(());
         }
         if self.full_until.take().is_some() {
-            let (executor, machine, store, mut surroundings) = self.split();
-            let done = executor.retry(machine, store, &mut surroundings);
+            let (executor, machine, ledger, mut surroundings) = self.split();
+            let done = executor.retry(machine, ledger, &mut surroundings);
             if self.after_writing(done, true)? {
                 return Ok(());
             }
             self.go_on();
         }
-        let (executor, machine, store, mut surroundings) = self.split();
-        let done = executor.run(machine, store, &mut surroundings);
+        let (executor, machine, ledger, mut surroundings) = self.split();
+        let done = executor.run(machine, ledger, &mut surroundings);
         self.after_writing(done, false).map(drop)
     }
 
@@ -202,8 +209,8 @@ impl<'a> Shell<'a> {
         if self.full_until.is_some() {
             return Ok(());
         }
-        let (executor, machine, store, mut surroundings) = self.split();
-        let done = executor.write_registry(machine, store, &mut surroundings);
+        let (executor, machine, ledger, mut surroundings) = self.split();
+        let done = executor.write_registry(machine, ledger, &mut surroundings);
         self.after_writing(done, false).map(drop)
     }
 
@@ -226,7 +233,7 @@ impl<'a> Shell<'a> {
         Ok(true)
     }
 
-    fn split(&mut self) -> (&mut Executor, &mut Coordinator, &mut Store, Surroundings<'_>) {
+    fn split(&mut self) -> (&mut Executor, &mut Coordinator, &mut (dyn Ledger + Send + 'static), Surroundings<'_>) {
         let surroundings = Surroundings {
             options: self.options,
             transport: &self.transport,
@@ -235,9 +242,10 @@ impl<'a> Shell<'a> {
             unsent: &mut self.unsent,
             figures: &mut self.figures,
             schedule: &mut self.schedule,
+            versions: &self.versions,
             before: self.before,
         };
-        (&mut self.executor, &mut self.coordinator, &mut self.store, surroundings)
+        (&mut self.executor, &mut self.coordinator, &mut *self.ledger, surroundings)
     }
 
     fn status(&self) -> ServeStatus {
@@ -290,6 +298,7 @@ impl<'a> Shell<'a> {
         let device = |(device, known): (&DeviceId, &TurnedAway)| TurnedAwayDevice {
             device: device.clone(),
             reason: known.reason,
+            advice: self.versions.advice(device, known.reason),
             since_ms: at(known.since),
             seen_ms: at(known.seen),
         };

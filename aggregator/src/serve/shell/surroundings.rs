@@ -9,6 +9,7 @@ use grapevine_protocol::{RoundAnnouncement, ToDevice, encode, topics};
 use super::super::event_log::log;
 use super::super::executor::Publisher;
 use super::super::schedule::StatusSchedule;
+use super::super::versions::Versions;
 use super::super::{Observer, ServeOptions, ledger};
 use crate::round::{Coordinator, Event, RoundOutcome, RoundStatus, Tell};
 
@@ -30,11 +31,12 @@ pub(super) struct Surroundings<'a> {
     pub(super) unsent: &'a mut Option<RoundAnnouncement>,
     pub(super) figures: &'a mut Figures,
     pub(super) schedule: &'a mut StatusSchedule,
+    pub(super) versions: &'a Versions,
     /// The open round before its deadline passed.
     pub(super) before: Option<RoundStatus>,
 }
 
-impl<L> Publisher<L> for Surroundings<'_> {
+impl<L: ?Sized> Publisher<L> for Surroundings<'_> {
     fn now(&self) -> Duration {
         self.started.elapsed()
     }
@@ -94,7 +96,7 @@ impl Surroundings<'_> {
             | Event::RoundUnusable { .. }
             | Event::NewsGathered { .. } => {}
         }
-        log(event, self.before);
+        log(event, self.before, self.versions);
         self.schedule.changed();
         self.observer.event(event);
     }

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::StoreError;
+use super::super::StoreError;
+use super::failed;
 
 /// Marks the file as a Grapevine ledger ("GRPV"), so that a foreign database is never migrated.
 const APPLICATION_ID: i64 = 0x4752_5056;
@@ -35,7 +36,7 @@ CREATE TABLE devices (
     dataset      INTEGER NOT NULL,
     attributes   TEXT NOT NULL,
     last_seen_ms INTEGER NOT NULL,
-    state        TEXT NOT NULL,
+    present      INTEGER NOT NULL,
     rounds_done  INTEGER NOT NULL,
     last_round   INTEGER,
     strikes      INTEGER NOT NULL,
@@ -119,7 +120,7 @@ CREATE TABLE refusals (
 
 /// Brings the ledger at `path` to [`VERSION`], each step in one transaction.
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
-    let failed = |source| StoreError::database("migrate", path, source);
+    let failed = |source| failed("migrate", path, source);
     let found = check_version(connection, path)?;
     for (step, statements) in MIGRATIONS.iter().enumerate().skip(found) {
         let transaction = connection.transaction().map_err(failed)?;
@@ -134,14 +135,12 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), St
 /// The schema version found; refuses a foreign database and a ledger of a newer program.
 pub(super) fn check_version(connection: &Connection, path: &Path) -> Result<usize, StoreError> {
     let number = |name: &str| -> Result<i64, StoreError> {
-        connection
-            .pragma_query_value(None, name, |row| row.get(0))
-            .map_err(|source| StoreError::database("open", path, source))
+        connection.pragma_query_value(None, name, |row| row.get(0)).map_err(|source| failed("open", path, source))
     };
     let tables = || -> Result<i64, StoreError> {
         connection
             .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-            .map_err(|source| StoreError::database("open", path, source))
+            .map_err(|source| failed("open", path, source))
     };
     let found = number("user_version")?;
     let ours = match number("application_id")? {

@@ -7,12 +7,14 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+use grapevine_protocol::Digest;
 use rusqlite::Connection;
 use rusqlite::backup::Backup;
 use tempfile::NamedTempFile;
 
-use super::blobs::sync_folder;
-use super::{Digest, LEDGER, Store, StoreError, blobs};
+use super::super::blobs::sync_folder;
+use super::super::{Records, StoreError, blobs};
+use super::{LEDGER, SqliteLedger, failed};
 
 /// Moments that are tried before somebody has to wait for calmer ones.
 const ATTEMPTS: usize = 8;
@@ -28,13 +30,9 @@ pub struct BackedUp {
     pub bytes: u64,
 }
 
-impl Store {
-    /// Writes the ledger and every blob it names into one tar file, durably and as a whole or not at all. Unpacked into
-    /// an empty folder it is a state folder again.
-    ///
-    /// # Errors
-    /// If the ledger or a blob cannot be read, or the file cannot be written.
-    pub fn back_up(&self, target: &Path) -> Result<BackedUp, StoreError> {
+impl SqliteLedger {
+    /// See [`super::super::back_up`].
+    pub(in super::super) fn back_up(&self, target: &Path) -> Result<BackedUp, StoreError> {
         let failed = |action, error| StoreError::io(action, target, error);
         let folder = match target.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -84,8 +82,13 @@ impl Store {
             connection.pragma_update_and_check(None, "journal_mode", "DELETE", |_| Ok(()))?;
             Ok(connection)
         };
-        let connection = copied().map_err(|source| StoreError::database("back up", &self.path, source))?;
-        Ok(Self { connection, blobs: blobs::Blobs::new(self.folder()), path: path.to_path_buf(), lock: None })
+        let connection = copied().map_err(|source| failed("back up", &self.path, source))?;
+        Ok(Self {
+            connection,
+            blobs: blobs::Blobs::new(self.path.parent().unwrap_or(Path::new("."))),
+            path: path.to_path_buf(),
+            lock: None,
+        })
     }
 }
 
