@@ -209,7 +209,7 @@ fn assert_refused_or_sound(bytes: &[u8], answer: &examples::Answer) {
         Response::Gradient(gradient) => assert_eq!(gradient.check(examples::shape()), Ok(())),
         Response::Prototypes(prototypes) => assert_eq!(prototypes.check(examples::shape()), Ok(())),
         Response::OfMethod(value) => {
-            let Answer { main, change, .. } = value.get().unwrap();
+            let Answer { main, change, .. } = value.get().expect("an answer of scaffold");
             assert_eq!((main.check(examples::shape()), change.check(examples::shape())), (Ok(()), Ok(())));
         }
         Response::Statistics(statistics) => {

@@ -221,7 +221,7 @@ fn devices(store: &dyn Records, live: Option<&Live>, serving: bool) -> anyhow::R
         outweighing: outweighing.map(|row| row.device.to_string()),
         known: rows.len(),
         present: live.map_or(present, |live| live.devices_present),
-        quarantined: rows.iter().filter(|row| row.quarantined.is_some()).map(|row| row.device.clone()).collect(),
+        quarantined: rows.iter().filter(|row| row.quarantined.is_some()).map(|row| row.device.to_string()).collect(),
         samples: all,
         bytes_received: rows.iter().map(|row| row.bytes_up).sum(),
     })

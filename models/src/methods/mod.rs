@@ -88,11 +88,14 @@ struct Definition {
     /// Whether there is a server state of its own as soon as there are heads.
     begins_with_server_state: bool,
     /// For [`Request::OfMethod`]: what a device responds, and what it keeps from now on. `None` where it was ended early.
-    respond: fn(DeviceTask<'_, '_>) -> Result<Option<(OfMethod, OfMethod)>, HeadError>,
+    respond: fn(DeviceTask<'_, '_>) -> Result<Option<Responded>, HeadError>,
     /// For [`Request::OfMethod`]: what of a device's response goes into the round's sums, given the server state of
     /// its own; `None` for another value.
     contribute: for<'a> fn(&'a OfMethod, &str, Option<&OfMethod>) -> Option<Contribution<'a>>,
 }
+
+/// What a device responds, and what it keeps from now on.
+type Responded = (OfMethod, OfMethod);
 
 /// What `tau` adds to the bias of the inference head, times `tau`.
 #[derive(Clone, Copy)]

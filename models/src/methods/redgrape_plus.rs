@@ -190,7 +190,7 @@ impl Fields for State {
         let [samples, variance] = from.numbers(2)?[..] else { return Err(FieldError::Short) };
         let moment = from.numbers(triangle(shape.features() + 1))?;
         let course = from.count((MOST_VECTORS * shape.parameters()) as u32)? as usize;
-        if course % shape.parameters() != 0 {
+        if !course.is_multiple_of(shape.parameters()) {
             return Err(FieldError::Impossible("course"));
         }
         let first = from.numbers(if course > 0 { shape.parameters() } else { 0 })?;

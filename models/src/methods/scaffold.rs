@@ -20,7 +20,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use core::iter;
 
-use super::{Contribution, Definition, DeviceTask, RoundResponses};
+use super::{Contribution, Definition, DeviceTask, Responded, RoundResponses};
 use crate::exchange::Request;
 use crate::fields::{
     FieldError, FieldReader, FieldWriter, Fields, OfMethod, Readers, read_as, read_by_device, write_by_device,
@@ -119,7 +119,7 @@ pub struct Held {
     pub samples: u32,
 }
 
-fn respond(task: DeviceTask<'_, '_>) -> Result<Option<(OfMethod, OfMethod)>, HeadError> {
+fn respond(task: DeviceTask<'_, '_>) -> Result<Option<Responded>, HeadError> {
     let DeviceTask { samples, heads, side_information, device_state, params, rng, goes_on } = task;
     let (shape, count) = (samples.shape(), samples.labels().len() as u32);
     let fleet = side_information.and_then(SideInformationView::of_method).and_then(OfMethod::get::<ControlVariate>);
