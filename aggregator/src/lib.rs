@@ -2,7 +2,7 @@
 //!
 //! [`round::Coordinator`] decides and touches nothing; [`serve::serve`] is the shell around it. The rest are the things
 //! an aggregator has: the [`store`] (the only place that knows SQLite and blob files), the embedded [`broker`] (the
-//! only place that knows rumqttd), and [`export`], which joins extractor and head into one ONNX file.
+//! only place here that knows tokio), and [`export`], which joins extractor and head into one ONNX file.
 //!
 //! Read [`round::Coordinator`] and [`serve::serve`] first.
 

@@ -32,7 +32,7 @@ pub fn init(verbosity: i8) {
     init_with(verbosity, "");
 }
 
-/// As [`init`], with directives such as `rumqttd=off` for libraries that must be heard differently. They hold under
+/// As [`init`], with directives such as `rumqttc=off` for libraries that must be heard differently. They hold under
 /// any level that is asked for, and a directive for the same library in [`VARIABLE`] goes over them.
 pub fn init_with(verbosity: i8, extra: &str) {
     let asked = env::var(VARIABLE).ok().filter(|text| !text.trim().is_empty());
@@ -178,8 +178,8 @@ mod tests {
         for verbosity in i8::MIN..=i8::MAX {
             let text = directives(verbosity);
             assert!(filter("", &text).is_ok(), "{text}");
-            let with_extra = filter("rumqttd=off", &text).unwrap().to_string();
-            assert!(with_extra.contains("rumqttd=off"), "{with_extra}");
+            let with_extra = filter("rumqttc=off", &text).unwrap().to_string();
+            assert!(with_extra.contains("rumqttc=off"), "{with_extra}");
         }
         assert!(directives(0).starts_with("warn,grapevine=info"));
     }
@@ -235,6 +235,6 @@ mod tests {
     #[test]
     fn a_second_start_does_no_harm() {
         init(-3);
-        init_with(3, "rumqttd=off");
+        init_with(3, "rumqttc=off");
     }
 }

@@ -1,216 +1,139 @@
-//! One client's connection: packets from its socket to the router, and notifications from the router to its socket.
+//! One client's connection, over any stream: packets from it to the router, and what the router has for it back.
 
-use core::future::{Future, poll_fn};
+use core::future::{Future, pending, poll_fn};
 use core::pin::pin;
-use core::sync::atomic::{AtomicU64, Ordering};
 use core::task::Poll;
 use core::time::Duration;
 use std::io;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use rumqttd::Notification;
-use rumqttd::local::{LinkRx, LinkTx};
-use rumqttd::protocol::v4::V4;
-use rumqttd::protocol::{
-    Connect, Disconnect, DisconnectReasonCode, Error as PacketError, LastWill, Packet, Protocol, Publish,
-};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::time::timeout;
+use rumqttc::mqttbytes::v4::{ConnAck, ConnectReturnCode, Packet};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
 
-use super::MAX_PAYLOAD_BYTES;
+use super::framing::{self, write_publish_header};
+use super::hub::Hub;
+use super::router::{Link, Output};
 
-/// Registers a client (id, clean session) with the router, which may refuse.
-pub(super) type Join = Arc<dyn Fn(&str, bool) -> Option<(LinkTx, LinkRx, Notification)> + Send + Sync>;
-
-/// A client must send its first packet within this time.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Room made in a buffer before the socket is read; idle connections hold no more.
-const READ_BYTES: usize = 8 * 1024;
-/// Notifications are gathered up to this size before they go out in one write.
-const WRITE_BYTES: usize = 128 * 1024;
+/// Room made in a buffer before the stream is read; idle connections hold no more.
+const READ_BYTES: usize = 4 * 1024;
+/// What is written is gathered up to this size.
+const WRITE_BYTES: usize = 64 * 1024;
+/// A larger payload is written from where it lies, without a copy.
+const COPIED_BYTES: usize = 4 * 1024;
+/// Time for the last answers of a connection that ends.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a connection whose client does not read its answers is looked at.
+const ANSWERS_PAUSE: Duration = Duration::from_millis(20);
 
 /// Serves one client until either side hangs up. Every way a connection can end is normal, so none is reported.
-pub(super) async fn serve(stream: TcpStream, join: Join) {
-    // rumqttd's own listener leaves Nagle's algorithm on: a receipt behind an acknowledgement then waits 40 ms for the
-    // client's delayed TCP acknowledgement.
-    if stream.set_nodelay(true).is_err() {
-        return;
-    }
-    let (socket, mut sink) = stream.into_split();
-    let mut source = Source { socket, buffer: BytesMut::with_capacity(READ_BYTES) };
-    let Ok(Ok(Packet::Connect(connect, _, will, _, _))) = timeout(CONNECT_TIMEOUT, source.packet()).await else {
+pub(super) async fn serve<S: AsyncRead + AsyncWrite>(stream: S, hub: Arc<Hub>) {
+    let (mut source, mut sink) = tokio::io::split(stream);
+    let Some((link, wake)) = hub.open() else {
+        let mut refusal = BytesMut::new();
+        // Nobody waits for a client that is refused.
+        let _ = Packet::ConnAck(ConnAck::new(ConnectReturnCode::ServiceUnavailable, false)).write(&mut refusal, 4);
+        let _ = timeout(CLOSE_TIMEOUT, sink.write_all(&refusal)).await;
         return;
     };
-    let Some(client) = client_id(&connect) else {
-        return;
-    };
-    let Some((mut outbound, mut inbound, accepted)) = join(&client, connect.clean_session) else {
-        return;
-    };
-    if write(&mut sink, vec![accepted]).await.is_err() {
-        end(&mut outbound, will).await;
-        return;
-    }
-    let patience = patience(connect.keep_alive);
-    let ending = {
-        let mut reading = pin!(read_packets(&mut source, &mut outbound, patience));
-        let mut writing = pin!(write_notifications(&mut inbound, &mut sink));
-        poll_fn(|context| match reading.as_mut().poll(context) {
-            Poll::Ready(ending) => Poll::Ready(ending),
-            Poll::Pending => writing.as_mut().poll(context),
-        })
-        .await
-    };
-    match ending {
-        Ending::Said => {}
-        Ending::Lost => end(&mut outbound, will).await,
-    }
+    first(read_packets(link, &mut source, &hub), write_outputs(link, &mut sink, &hub, &wake)).await;
+    hub.close(link);
 }
 
-/// How a connection ended.
-enum Ending {
-    /// The client said so: no last will.
-    Said,
-    /// It broke, went silent, or sent garbage; or the router let it go, and then the rest reaches nobody.
-    Lost,
-}
-
-struct Source {
-    socket: OwnedReadHalf,
-    buffer: BytesMut,
-}
-
-impl Source {
-    /// Waits for the next packet; cancelling loses nothing.
-    async fn packet(&mut self) -> io::Result<Packet> {
-        loop {
-            match self.buffered()? {
-                Ok(packet) => return Ok(packet),
-                Err(missing) => {
-                    self.buffer.reserve(missing.max(READ_BYTES));
-                    if self.socket.read_buf(&mut self.buffer).await? == 0 {
-                        return Err(io::ErrorKind::UnexpectedEof.into());
-                    }
-                }
-            }
-        }
-    }
-
-    /// The next packet, or how many bytes it still needs at least.
-    fn buffered(&mut self) -> io::Result<Result<Packet, usize>> {
-        match V4.read_mut(&mut self.buffer, MAX_PAYLOAD_BYTES) {
-            Ok(packet) => Ok(Ok(packet)),
-            Err(PacketError::InsufficientBytes(missing)) => Ok(Err(missing)),
-            Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
-        }
-    }
-}
-
-async fn read_packets(source: &mut Source, outbound: &mut LinkTx, patience: Duration) -> Ending {
+/// Returns when the client hangs up, or some time after the router has ended the connection.
+async fn read_packets<S: AsyncRead>(link: Link, source: &mut ReadHalf<S>, hub: &Hub) {
+    let mut buffer = BytesMut::new();
+    let mut missing = 0;
     loop {
-        let Ok(Ok(first)) = timeout(patience, source.packet()).await else {
-            return Ending::Lost;
-        };
-        let mut packet = first;
-        // All but the last one wait in the link's buffer: the router is woken once for all that came in one read.
-        loop {
-            let said = matches!(packet, Packet::Disconnect(..));
-            let next = if said { Ok(Err(0)) } else { source.buffered() };
-            match next {
-                Ok(Ok(next)) => {
-                    outbound.buffer().push_back(packet);
-                    packet = next;
-                }
-                Ok(Err(_)) => {
-                    if outbound.send(packet).await.is_err() {
-                        return Ending::Lost;
+        while !hub.with(|router, _| router.may_read(link)) {
+            sleep(ANSWERS_PAUSE).await;
+        }
+        if buffer.is_empty() {
+            // The room of a large packet is given back.
+            buffer = BytesMut::new();
+        }
+        buffer.reserve(missing.max(READ_BYTES));
+        let patience = hub.with(|router, now| router.deadline(link).map(|deadline| deadline.saturating_sub(now)));
+        match timeout(patience.unwrap_or(Duration::MAX), source.read_buf(&mut buffer)).await {
+            Ok(Ok(0) | Err(_)) => return,
+            Ok(Ok(_)) => {}
+            Err(_) => hub.with(|router, now| router.handle_timeout(link, now)),
+        }
+        let is_closing = hub.with(|router, now| {
+            missing = loop {
+                match framing::read(&mut buffer) {
+                    Ok(Ok(packet)) => router.handle_packet(link, packet, now),
+                    Ok(Err(missing)) => break missing,
+                    Err(trouble) => {
+                        router.handle_trouble(link, trouble);
+                        break 0;
                     }
-                    if said {
-                        return Ending::Said;
-                    }
-                    break;
                 }
-                Err(_) => return Ending::Lost,
-            }
+            };
+            router.is_closing(link)
+        });
+        if is_closing {
+            return sleep(CLOSE_TIMEOUT).await;
         }
     }
 }
 
-async fn write_notifications(inbound: &mut LinkRx, sink: &mut OwnedWriteHalf) -> Ending {
+/// Returns when the router ends the connection, or writing fails.
+async fn write_outputs<S: AsyncWrite>(link: Link, sink: &mut WriteHalf<S>, hub: &Hub, wake: &Notify) {
     loop {
-        let Ok(first) = inbound.next().await else {
-            return Ending::Lost;
-        };
-        let mut batch: Vec<Notification> = first.into_iter().collect();
-        while let Some(more) = at_once(inbound.next()).await {
-            match more {
-                Ok(notification) => batch.extend(notification),
-                Err(_) => return Ending::Lost,
-            }
-        }
-        // The router stops after a number of notifications until it hears that they are out.
-        let paused = batch.iter().any(|notification| matches!(notification, Notification::Unschedule));
-        if write(sink, batch).await.is_err() || (paused && inbound.wake().await.is_err()) {
-            return Ending::Lost;
+        match write_waiting(link, sink, hub).await {
+            Ok(true) => wake.notified().await,
+            Ok(false) => return,
+            // The client may have sent its last packets all the same; reading them ends at once.
+            Err(_) => return pending().await,
         }
     }
 }
 
-async fn write(sink: &mut OwnedWriteHalf, batch: Vec<Notification>) -> io::Result<()> {
+/// Writes all that waits; false if the connection ends with that.
+async fn write_waiting<S: AsyncWrite>(link: Link, sink: &mut WriteHalf<S>, hub: &Hub) -> io::Result<bool> {
     let mut bytes = BytesMut::new();
-    for notification in batch {
-        let Some(packet) = Option::<Packet>::from(notification) else {
-            continue;
+    loop {
+        let output = hub.with(|router, _| router.poll_output(link));
+        let goes_on = match output {
+            Some(Output::Answer(answer)) => {
+                let written = answer.write(&mut bytes, usize::MAX);
+                written.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+                None
+            }
+            Some(Output::Publish { message, packet_id, is_duplicate, is_retained }) => {
+                write_publish_header(&message, packet_id, is_duplicate, is_retained, &mut bytes);
+                if message.payload.len() <= COPIED_BYTES {
+                    bytes.extend_from_slice(&message.payload);
+                } else {
+                    sink.write_all(&bytes).await?;
+                    bytes.clear();
+                    sink.write_all(&message.payload).await?;
+                }
+                None
+            }
+            Some(Output::Close) => Some(false),
+            None => Some(true),
         };
-        V4.write(packet, &mut bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        if bytes.len() >= WRITE_BYTES {
+        if goes_on.is_some() || bytes.len() >= WRITE_BYTES {
             sink.write_all(&bytes).await?;
             bytes.clear();
         }
-    }
-    sink.write_all(&bytes).await
-}
-
-/// Tells the router that the client is gone and publishes its last will.
-///
-/// A packet goes by way of this link's own buffer, so it cannot hit a newer connection that was given the same number.
-async fn end(outbound: &mut LinkTx, will: Option<LastWill>) {
-    if let Some(LastWill { topic, message, qos: _, retain }) = will {
-        // At QoS 0 towards the router, because nobody is left to acknowledge to; subscribers get the QoS they request.
-        outbound.buffer().push_back(Packet::Publish(Publish::new(topic, message, retain), None));
-    }
-    let reason_code = DisconnectReasonCode::NormalDisconnection;
-    // It fails when the router is gone, and then there is nobody to tell.
-    let _ = outbound.send(Packet::Disconnect(Disconnect { reason_code }, None)).await;
-}
-
-/// The client's id; one without gets one, unless it asks for a session that must be found again.
-fn client_id(connect: &Connect) -> Option<String> {
-    static ANONYMOUS: AtomicU64 = AtomicU64::new(1);
-    match connect.client_id.as_str() {
-        "" if !connect.clean_session => None,
-        "" => Some(format!("anonymous-{}", ANONYMOUS.fetch_add(1, Ordering::Relaxed))),
-        id => Some(id.to_owned()),
+        if let Some(goes_on) = goes_on {
+            sink.flush().await?;
+            return Ok(goes_on);
+        }
     }
 }
 
-/// One and a half keep-alive intervals, as MQTT says; zero means for ever.
-fn patience(keep_alive_s: u16) -> Duration {
-    match keep_alive_s {
-        0 => Duration::MAX,
-        seconds => Duration::from_millis(u64::from(seconds) * 1_500),
-    }
-}
-
-/// The future's output if it has one without waiting.
-async fn at_once<F: Future>(future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    poll_fn(|context| match future.as_mut().poll(context) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending => Poll::Ready(None),
+/// Waits for either future; the other one is dropped.
+async fn first(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    poll_fn(|context| match one.as_mut().poll(context) {
+        Poll::Ready(()) => Poll::Ready(()),
+        Poll::Pending => other.as_mut().poll(context),
     })
-    .await
+    .await;
 }

@@ -1,9 +1,8 @@
 //! An MQTT 3.1.1 broker inside this process: for the demo, for tests, and for a small fleet without its own broker.
 //!
-//! The routing (topics, retained messages, sessions, QoS 1) is rumqttd's router. The listener is ours, so that it can
-//! be stopped, reports a taken port, and sends without delay. No access control, no persistence, no TLS: real fleets
-//! use a real broker. For every subscription filter ever used the router keeps the newest messages up to the backlog,
-//! and never gives that memory back before the process ends.
+//! [`router`] decides, without socket or clock: sessions, subscriptions, retained messages, QoS 0 and 1 (messages
+//! published at QoS 2 are taken, and go out at QoS 1). Everything in it is bounded by [`limits`]. One thread serves all
+//! connections, each a task. Nothing is written to disk, and there is no TLS.
 
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
@@ -12,31 +11,37 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use rumqttd::local::LinkBuilder;
-use rumqttd::{Router, RouterConfig};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
+use self::hub::Hub;
+
 mod connection;
+mod framing;
+mod hub;
+mod limits;
+mod router;
 
-/// Largest packet: one 64 KiB block with its header, and room for what later versions add.
-pub const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
-/// Most connections at once.
-pub const MAX_CONNECTIONS: usize = 20_000;
-/// What one subscription filter keeps for subscribers that are behind; older messages are lost to them. Room for 200
-/// devices that answer at once with four blocks of 64 KiB each; memory is only used for what was really sent.
-pub const DEFAULT_BACKLOG_BYTES: usize = 64 * 1024 * 1024;
-/// What to add to a log filter: rumqttd logs every client that hangs up as an error. Nothing there needs a person.
-pub const LOG_FILTER: &str = "rumqttd=off";
+pub use limits::{MAX_CONNECTIONS, MAX_PACKET_BYTES};
 
-/// A backlog is dropped a segment at a time, so a small segment loses little more than it must.
-const SEGMENT_BYTES: usize = 1024 * 1024;
-/// Messages at QoS 0 the router hands to one client before the next one has its turn.
-const MESSAGES_PER_TURN: u64 = 200;
+/// What a client wants to do with a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Publish a message to it.
+    Publish,
+    /// Subscribe to it; it may have wildcards.
+    Subscribe,
+}
+
+/// Whether a client (by its id) may do this with a topic.
+pub type Access = fn(client: &str, action: Action, topic: &str) -> bool;
+
 /// How long to wait when the system has no file descriptor for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often sessions of clients that are away for too long are looked for.
+const TIDY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// A running broker; dropping it closes the listener and every connection.
+/// A running broker; dropping it closes the listener and every connection, and ends its thread.
 #[derive(Debug)]
 pub struct EmbeddedBroker {
     address: SocketAddr,
@@ -61,20 +66,13 @@ pub enum BrokerError {
 }
 
 impl EmbeddedBroker {
-    /// Starts a broker; it accepts connections when this returns. Port 0 chooses a free one.
+    /// Starts a broker; it accepts connections when this returns. Port 0 chooses a free one. Every client may use every
+    /// topic.
     ///
     /// # Errors
     /// If the port cannot be listened on, or the system gives no thread.
     pub fn start(port: u16, listen: IpAddr) -> Result<Self, BrokerError> {
-        Self::start_with_backlog(port, listen, DEFAULT_BACKLOG_BYTES)
-    }
-
-    /// Like [`EmbeddedBroker::start`] with `backlog_bytes` for each subscription filter: at least what all devices
-    /// together may have in flight at once, or slow subscribers lose messages and must ask again.
-    ///
-    /// # Errors
-    /// If the port cannot be listened on, or the system gives no thread.
-    pub fn start_with_backlog(port: u16, listen: IpAddr, backlog_bytes: usize) -> Result<Self, BrokerError> {
+        let everything: Access = |_, _, _| true;
         let asked = SocketAddr::new(listen, port);
         let failed = |source| BrokerError::Listen { address: asked, source };
         let listener = TcpListener::bind(asked).map_err(failed)?;
@@ -84,7 +82,7 @@ impl EmbeddedBroker {
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("embedded-broker".into())
-            .spawn(move || serve(&runtime, listener, backlog_bytes, stopped))
+            .spawn(move || serve(&runtime, listener, everything, stopped))
             .map_err(BrokerError::Thread)?;
         Ok(Self { address, stop: Some(stop), thread: Some(thread) })
     }
@@ -113,21 +111,27 @@ impl Drop for EmbeddedBroker {
 }
 
 /// Accepts connections on this thread until `stopped`; connections are tasks of the same thread.
-///
-/// The router has its own thread and no way to end: it stays, idle and with its backlog, until the process ends.
-fn serve(runtime: &Runtime, listener: TcpListener, backlog_bytes: usize, stopped: oneshot::Receiver<()>) {
-    let port = listener.local_addr().map_or(0, |address| address.port());
-    let router = Router::new(usize::from(port), router_config(backlog_bytes)).spawn();
-    let join: connection::Join =
-        Arc::new(move |client, clean| LinkBuilder::new(client, router.clone()).clean_session(clean).build().ok());
+fn serve(runtime: &Runtime, listener: TcpListener, access: Access, stopped: oneshot::Receiver<()>) {
+    let hub = Arc::new(Hub::new(access));
     runtime.block_on(async {
         let Ok(listener) = tokio::net::TcpListener::from_std(listener) else {
             return;
         };
+        let tidied = Arc::clone(&hub);
+        let tidying = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(TIDY_INTERVAL).await;
+                tidied.with(router::Router::forget_old);
+            }
+        });
         let accepting = tokio::spawn(async move {
             loop {
                 match listener.accept().await {
-                    Ok((stream, _)) => drop(tokio::spawn(connection::serve(stream, Arc::clone(&join)))),
+                    // Nagle's algorithm lets a receipt behind an acknowledgement wait 40 ms for the client's own.
+                    Ok((stream, _)) if stream.set_nodelay(true).is_ok() => {
+                        drop(tokio::spawn(connection::serve(stream, Arc::clone(&hub))));
+                    }
+                    Ok(_) => {}
                     Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
                 }
             }
@@ -135,17 +139,8 @@ fn serve(runtime: &Runtime, listener: TcpListener, backlog_bytes: usize, stopped
         // A dropped sender is a stop too.
         let _ = stopped.await;
         accepting.abort();
+        tidying.abort();
     });
-}
-
-fn router_config(backlog_bytes: usize) -> RouterConfig {
-    RouterConfig {
-        max_connections: MAX_CONNECTIONS,
-        max_outgoing_packet_count: MESSAGES_PER_TURN,
-        max_segment_size: SEGMENT_BYTES,
-        max_segment_count: backlog_bytes.div_ceil(SEGMENT_BYTES).max(2),
-        ..RouterConfig::default()
-    }
 }
 
 #[cfg(test)]
@@ -215,8 +210,8 @@ mod tests {
         writer.write_all(&[0x31, 4, 0, 1, b'k', b'?', 0xc0, 0]).unwrap();
         assert_eq!(read::<2>(&mut writer), [0xd0, 0], "PINGRESP, after the retained message");
         subscribe(&mut writer, b'k');
-        let retained = read::<8>(&mut writer);
-        assert_eq!((retained[0] & 0xf0, retained[4], retained[7]), (0x30, b'k', b'?'));
+        // The lower of both QoS, as MQTT-3.8.4-6 says.
+        assert_eq!(read::<6>(&mut writer), [0x31, 4, 0, 1, b'k', b'?'], "retained, at the QoS of its publisher");
     }
 
     #[test]
@@ -233,8 +228,7 @@ mod tests {
         garbage.write_all(&[0xff; 64]).unwrap();
         assert!(is_closed(garbage));
         drop(connect(broker.address(), b'd', Some(b'3')));
-        let will = read::<8>(&mut reader);
-        assert_eq!((will[4], will[7]), (b'w', b'3'));
+        assert_eq!(read::<6>(&mut reader), [0x30, 4, 0, 1, b'w', b'3'], "only the will of the lost one");
     }
 
     #[test]

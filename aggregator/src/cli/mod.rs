@@ -21,7 +21,6 @@ use std::process::ExitCode;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
-use grapevine_aggregator::broker::LOG_FILTER;
 use grapevine_aggregator::config::{self, ValidConfig};
 use grapevine_host::Answer;
 use grapevine_host::answer::INTERRUPTED;
@@ -116,7 +115,7 @@ enum Command {
 pub(crate) fn main() -> ExitCode {
     let program = Program {
         verbosity: |arguments: &Arguments| verbosity(arguments.common.verbose, arguments.common.quiet),
-        log_filter: LOG_FILTER,
+        log_filter: "",
         obey,
         explain: |error: &anyhow::Error| Answer::failure(error.as_ref()),
     };

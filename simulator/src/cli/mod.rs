@@ -11,7 +11,6 @@ mod usage;
 use std::process::ExitCode;
 
 use clap::{ArgAction, Parser, Subcommand};
-use grapevine_aggregator::broker::LOG_FILTER;
 use grapevine_host::Answer;
 use grapevine_host::command_line::{Program, completions, verbosity};
 
@@ -59,7 +58,7 @@ pub(crate) fn main() -> ExitCode {
     let program = Program {
         // Progress is shown by other means than the log, so rounds are logged only when asked for.
         verbosity: |arguments: &Arguments| if arguments.quiet { -2 } else { verbosity(arguments.verbose, 1) },
-        log_filter: LOG_FILTER,
+        log_filter: "",
         obey,
         explain: |error: &anyhow::Error| Answer::failure(error.as_ref()),
     };
