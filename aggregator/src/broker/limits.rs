@@ -13,8 +13,10 @@ pub(super) const MAX_CLIENT_ID_BYTES: usize = 256;
 pub(super) const MAX_TOPIC_BYTES: usize = 1_024;
 /// Levels of a topic or a filter; more are refused.
 pub(super) const MAX_TOPIC_LEVELS: usize = 32;
-/// Subscriptions of one client; another one is refused (SUBACK code 0x80).
-pub(super) const MAX_SUBSCRIPTIONS: usize = 100;
+/// Subscriptions of one client; another one is refused (SUBACK code 0x80). A program may speak for many devices.
+pub(super) const MAX_SUBSCRIPTIONS: usize = 2_000;
+/// Subscriptions of all clients together; another one is refused likewise.
+pub(super) const MAX_ALL_SUBSCRIPTIONS: usize = 200_000;
 /// Retained messages of all clients; another one reaches the subscribers of the moment only.
 pub(super) const MAX_RETAINED_MESSAGES: usize = 100_000;
 /// Bytes of all retained messages together, topics included.
@@ -43,4 +45,5 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const MAX_LOGGED: usize = 10_000;
 
 const _: () = assert!(MAX_RETAINED_MESSAGES <= MAX_QUEUED_MESSAGES && MAX_RETAINED_BYTES <= MAX_QUEUED_BYTES);
+const _: () = assert!(MAX_SUBSCRIPTIONS <= MAX_ALL_SUBSCRIPTIONS && 5 * MAX_CONNECTIONS <= MAX_ALL_SUBSCRIPTIONS);
 const _: () = assert!(MAX_RETAINED_BYTES + MAX_QUEUED_BYTES <= MAX_HELD_BYTES);

@@ -19,8 +19,8 @@ use self::session::{Room, Session};
 pub(super) use self::trouble::Trouble;
 use super::Access;
 use super::limits::{
-    CONNECT_TIMEOUT, MAX_ANSWERS, MAX_CLIENT_ID_BYTES, MAX_CONNECTIONS, MAX_LOGGED, MAX_SESSIONS_AWAY,
-    MAX_SUBSCRIPTIONS, MAX_UNRELEASED, SESSION_LIFE,
+    CONNECT_TIMEOUT, MAX_ALL_SUBSCRIPTIONS, MAX_ANSWERS, MAX_CLIENT_ID_BYTES, MAX_CONNECTIONS, MAX_LOGGED,
+    MAX_SESSIONS_AWAY, MAX_SUBSCRIPTIONS, MAX_UNRELEASED, SESSION_LIFE,
 };
 use super::{Action, limits};
 
@@ -83,6 +83,8 @@ pub(super) struct Router {
     /// Sessions without a connection, by the time at which they end.
     away: BTreeSet<(Duration, SessionId)>,
     filters: Filters,
+    /// How many filters there are, each counted for each client.
+    subscriptions: usize,
     retained: Retained,
     /// Connections that have something to write.
     awake: BTreeSet<Link>,
@@ -102,6 +104,7 @@ impl Router {
             by_client: BTreeMap::new(),
             away: BTreeSet::new(),
             filters: Filters::default(),
+            subscriptions: 0,
             retained: Retained::default(),
             awake: BTreeSet::new(),
             notices: Vec::new(),
@@ -433,9 +436,12 @@ impl Router {
         let Some(session) = self.sessions.get_mut(&number) else {
             return Ok(());
         };
-        if session.filters.len() >= MAX_SUBSCRIPTIONS && !session.filters.contains_key(filter) {
+        let is_full = session.filters.len() >= MAX_SUBSCRIPTIONS || self.subscriptions >= MAX_ALL_SUBSCRIPTIONS;
+        let is_new = !session.filters.contains_key(filter);
+        if is_new && is_full {
             return Err(Trouble::Subscriptions);
         }
+        self.subscriptions += usize::from(is_new);
         session.filters.insert(filter.into(), qos);
         self.filters.insert(filter, number, qos);
         Ok(())
@@ -446,6 +452,7 @@ impl Router {
             let session = self.sessions.get_mut(&number);
             if session.is_some_and(|session| session.filters.remove(filter.as_str()).is_some()) {
                 self.filters.remove(filter, number);
+                self.subscriptions -= 1;
             }
         }
         self.answer(link, Packet::UnsubAck(UnsubAck::new(unsubscribe.pkid)));
@@ -453,6 +460,7 @@ impl Router {
 
     fn forget(&mut self, number: SessionId) {
         if let Some(session) = self.sessions.remove(&number) {
+            self.subscriptions -= session.filters.len();
             session.filters.keys().for_each(|filter| self.filters.remove(filter, number));
             self.by_client.remove(&session.client);
         }

@@ -243,6 +243,20 @@ fn connections_and_subscriptions_are_bounded() {
         subscribe(&mut router, client, &n.to_string(), QoS::AtMostOnce);
     }
     assert_eq!(subscribe(&mut router, client, "more", QoS::AtMostOnce), [SubscribeReasonCode::Failure]);
+    // As many as there may be of all clients, each with its share.
+    let mut others = 0;
+    while router.subscriptions < MAX_ALL_SUBSCRIPTIONS {
+        others += 1;
+        let (other, _) = connect(&mut router, &format!("other-{others}"), true, None);
+        for n in 0..MAX_SUBSCRIPTIONS {
+            subscribe(&mut router, other, &n.to_string(), QoS::AtMostOnce);
+        }
+    }
+    let (late, _) = connect(&mut router, "late", true, None);
+    assert_eq!(subscribe(&mut router, late, "0", QoS::AtMostOnce), [SubscribeReasonCode::Failure]);
+    let open: Vec<Link> = router.connections.keys().copied().filter(|link| *link != client).collect();
+    open.into_iter().for_each(|link| router.handle_closed(link, START));
+    assert_eq!(router.subscriptions, MAX_SUBSCRIPTIONS, "those of clients that left are free again");
     while router.connections.len() < MAX_CONNECTIONS {
         router.handle_open(START).unwrap();
     }
@@ -287,7 +301,7 @@ proptest! {
         }
         links.iter().for_each(|link| router.handle_closed(*link, START));
         router.forget_old(SESSION_LIFE);
-        prop_assert!(router.sessions.is_empty() && router.filters.is_empty());
+        prop_assert!(router.sessions.is_empty() && router.filters.is_empty() && router.subscriptions == 0);
         prop_assert_eq!((router.room.places(), router.room.bytes()), (0, router.retained.load().1));
     }
 }

@@ -21,8 +21,8 @@ pub(crate) enum Trouble {
     /// Access control.
     #[error("may not use a topic; its message or subscription there is refused")]
     Denied,
-    /// `MAX_SUBSCRIPTIONS`
-    #[error("has 100 subscriptions already; another one is refused")]
+    /// `MAX_SUBSCRIPTIONS`, `MAX_ALL_SUBSCRIPTIONS`
+    #[error("asks for a subscription beyond 2,000 of its own or 200,000 of all clients; it is refused")]
     Subscriptions,
     /// `MAX_RETAINED_MESSAGES`, `MAX_RETAINED_BYTES`
     #[error("retains a message beyond 100,000 messages or 64 MiB of all clients; it is not retained")]
