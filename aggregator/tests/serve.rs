@@ -99,7 +99,10 @@ fn a_kill_in_the_middle_of_a_run_loses_nothing() {
     assert!(line.contains("another aggregator serves from this folder; stop it"), "{line}");
     drop(aggregator);
     let text = program.complain(&["status"], "nobody serves this fleet");
-    assert!(text.contains("round 1 (train) is open with 1 of 2 updates") && text.contains("no, killed, last seen"), "{text}");
+    assert!(
+        text.contains("round 1 (train) is open with 1 of 2 updates") && text.contains("no, killed, last seen"),
+        "{text}"
+    );
     drop(devices);
 
     let mut aggregator = Running::start(&program, &["serve"]);

@@ -123,10 +123,11 @@ impl StatusWriter {
             started: seconds_now(),
             seen: 0,
         };
+        // Nobody else holds it for more than a moment: whoever runs has the store to itself. It is there before the file
+        // that says that a program runs, or a kill between the two would leave that unrefuted.
+        let lock = File::create(state.join(LOCK)).ok().filter(|lock| lock.lock().is_ok());
         let file = StatusFile { path, outgoing };
         file.write(&liveness)?;
-        // Nobody else holds it for more than a moment: whoever runs has the store to itself.
-        let lock = File::create(state.join(LOCK)).ok().filter(|lock| lock.lock().is_ok());
         let (changes, receiver) = unbounded();
         let first = liveness.clone();
         let thread = thread::Builder::new()
