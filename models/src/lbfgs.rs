@@ -169,4 +169,78 @@ mod tests {
         assert!(again.base.iter().zip(&lbfgs.base).all(|(a, b)| (a - b).abs() < 1e-6));
         assert!(Lbfgs::read(&numbers[..7], 4).is_none());
     }
+
+    /// At zero, where the function falls with slope one along the only axis.
+    fn on_a_slope() -> Lbfgs {
+        Lbfgs::new(vec![0.0], vec![-1.0])
+    }
+
+    #[test]
+    fn a_step_is_kept_until_its_end_rises_half_as_much_as_its_beginning_fell() {
+        let mut lbfgs = on_a_slope();
+        assert!(lbfgs.accept_step(vec![2.0], vec![0.5]), "the end rises by exactly half");
+        assert_eq!((lbfgs.base, lbfgs.gradient), (vec![2.0], vec![0.5]));
+        let mut lbfgs = on_a_slope();
+        assert!(!lbfgs.accept_step(vec![2.0], vec![0.5 + 1e-9]));
+        assert_eq!((lbfgs.base, lbfgs.gradient), (vec![0.0], vec![-1.0]), "the next step begins where this one began");
+        let mut lbfgs = on_a_slope();
+        lbfgs.update(vec![2.0], vec![0.6]);
+        assert_eq!((lbfgs.base[0], lbfgs.pairs.len()), (0.0, 1), "a step that went too far tells of the curvature");
+    }
+
+    #[test]
+    fn only_steps_that_curve_upwards_are_remembered() {
+        let remembered = |gradient: f64| {
+            let mut lbfgs = on_a_slope();
+            lbfgs.update(vec![1.0], vec![gradient]);
+            lbfgs.pairs.len()
+        };
+        assert_eq!((remembered(-0.5), remembered(-1.0), remembered(-1.5)), (1, 0, 0));
+        // Almost at right angles: below and above what counts as rounding.
+        let across = |curvature: f64| {
+            let mut lbfgs = Lbfgs::new(vec![0.0, 0.0], vec![0.0, 0.0]);
+            lbfgs.update(vec![1.0, 0.0], vec![curvature, 1.0]);
+            lbfgs.pairs.len()
+        };
+        assert_eq!((across(0.5e-10), across(2e-10)), (0, 1));
+    }
+
+    #[test]
+    fn the_newest_steps_are_remembered_and_an_uncertain_gradient_forgets_them() {
+        let mut lbfgs = Lbfgs::new(vec![1024.0], vec![1024.0]);
+        for round in 1..=MOST_PAIRS + 2 {
+            let at = 1024.0 / f64::from(1_i32 << round);
+            lbfgs.update(vec![at], vec![at]);
+        }
+        let steps: Vec<f64> = lbfgs.pairs.iter().map(|(step, _)| -step[0]).collect();
+        assert_eq!(steps, [128.0, 64.0, 32.0, 16.0, 8.0, 4.0, 2.0, 1.0], "the oldest first");
+        let mut numbers = vec![];
+        lbfgs.write(&mut numbers);
+        assert_eq!(numbers.len(), MOST_VECTORS, "as many vectors of one number as there can be");
+        assert!(lbfgs.accept_step(vec![0.0], vec![0.0]) && lbfgs.pairs.is_empty());
+    }
+
+    #[test]
+    fn a_known_curvature_gives_the_step_of_newton() {
+        // Half of 4 x² + y², at (1, 3), after one step along each axis.
+        let mut lbfgs = Lbfgs::new(vec![3.0, 4.0], vec![12.0, 4.0]);
+        lbfgs.update(vec![1.0, 4.0], vec![4.0, 4.0]);
+        lbfgs.update(vec![1.0, 3.0], vec![4.0, 3.0]);
+        let next = lbfgs.next(1.0, <[f64]>::to_vec);
+        assert!(next.iter().all(|value| value.abs() < 1e-12), "{next:?} is not the minimum");
+        // The scale of the preconditioner does not matter then; of the axes that no step took, it is all that is known.
+        let scaled = lbfgs.next(1.0, |vector| vector.iter().map(|value| 7.0 * value).collect());
+        assert!(scaled.iter().all(|value| value.abs() < 1e-12), "{scaled:?}");
+    }
+
+    #[test]
+    fn without_a_remembered_step_the_preconditioned_gradient_is_followed() {
+        let lbfgs = Lbfgs::new(vec![1.0, 1.0], vec![2.0, -4.0]);
+        let next = lbfgs.next(0.25, |vector| vec![vector[0] * 0.5, vector[1] * 2.0]);
+        assert_eq!(next, [1.0 - 0.25, 1.0 + 2.0]);
+        // A direction that would go up is not taken.
+        let mut lbfgs = Lbfgs::new(vec![0.0], vec![1.0]);
+        lbfgs.pairs.push((vec![1.0], vec![-1.0]));
+        assert_eq!(lbfgs.next(0.5, <[f64]>::to_vec), [-0.5]);
+    }
 }

@@ -37,7 +37,7 @@ macro_rules! each_method {
             RedGrapeNoSupplementary = "redgrape-no-supplementary" in redgrape_no_supplementary,
             /// RedGrape with the fleet's class means instead of gradients: never stale, `C` times fewer bytes.
             RedGrapeLive = "redgrape-live" in redgrape_live,
-            /// RedGrape that starts from the fleet's sums and balances with virtual samples drawn from them.
+            /// RedGrape's two heads from a start that the fleet's sums give; devices send gradients, and the aggregator descends.
             RedGrapePlus = "redgrape-plus" in redgrape_plus,
             /// One-shot nearest class mean from pure sums.
             Ncm = "ncm" in ncm,

@@ -47,7 +47,9 @@ pub struct RunConfig<'a> {
 /// Ask for [`Run::next_request`], open a round for it, add the answers of the devices, close it; until there is no request.
 ///
 /// ```
-/// use grapevine_models::{FleetModel, Method, Params, Run, RunConfig, Samples, Shape, respond, stream};
+/// use grapevine_models::{
+///     FleetModel, Method, Params, Received, Run, RunConfig, Samples, Shape, SideInformation, respond, stream,
+/// };
 ///
 /// let shape = Shape::new(2, 1).unwrap();
 /// let params = Params::defaults(Method::FedAvg, 2).check()?;
@@ -59,10 +61,10 @@ pub struct RunConfig<'a> {
 /// while let Some(request) = run.next_request() {
 ///     let mut sum = run.open_round(request);
 ///     let model = run.model();
-///     let (heads, side_information) = (model.heads.clone(), model.side_information.as_ref());
-///     let rng = stream(config.seed, round, b"camera-1");
-///     let response = respond(request, device, heads, side_information, &params, rng).unwrap();
-///     sum.add("camera-1", &response, 4).unwrap();
+///     let side_information = model.side_information.as_ref().map(SideInformation::view);
+///     let received = Received { heads: model.heads.clone(), side_information, device_state: None };
+///     let answer = respond(request, device, received, &params, stream(config.seed, round, b"camera-1")).unwrap();
+///     sum.add("camera-1", &answer.response, 4).unwrap();
 ///     run.close_round(sum);
 ///     round += 1;
 /// }

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use grapevine_models::{
-    Balance, Conditions, DeviceWeight, FleetModel, Head, HeadSum, Heads, LocalObjective, LocalTraining, Loss, Means,
-    Method, OfMethod, Params, PrototypeSum, Prototypes, Response, RoundSum, Samples, ServerState, Shape,
-    SideInformation, Statistics, ValidParams, climb, creff, oneshot,
+    Balance, Conditions, DeviceState, DeviceWeight, FleetModel, Head, HeadSum, Heads, LocalObjective, LocalTraining,
+    Loss, Means, Method, OfMethod, Params, PrototypeSum, Prototypes, Received, Response, RoundSum, Samples,
+    ServerState, Shape, SideInformation, Statistics, ValidParams, climb, creff, oneshot, respond, scaffold, stream,
 };
 use serde_json::Value;
 
@@ -35,6 +35,7 @@ fn every_golden_case_is_reproduced() {
             Some("ratio") => ratio_case(&name, &case),
             Some("climb") => climb_case(&name, &case),
             Some("creff") => creff_case(&name, &case),
+            Some("scaffold") => scaffold_case(&name, &case),
             Some(other) => panic!("{name}: a case of kind `{other}` is not known to this test"),
         }
     }
@@ -229,6 +230,41 @@ fn creff_case(name: &str, case: &Value) {
         &doubles(&case["expected_features"]),
     );
     same_head(name, "re-trained", &model.heads.unwrap().main, &double_head(&case["expected"]));
+}
+
+fn scaffold_case(name: &str, case: &Value) {
+    let shape = shape(case);
+    let features: Vec<Vec<f32>> = rows(&case["features"]).map(flat).collect();
+    let labels: Vec<Vec<u16>> =
+        rows(&case["labels"]).map(|labels| indices(labels).into_iter().map(|label| label as u16).collect()).collect();
+    let params = Params {
+        learning_rate: number(&case["lr"]),
+        epochs: case["epochs"].as_u64().unwrap() as u16,
+        batch: labels.iter().map(Vec::len).max().unwrap() as u16,
+        ..Params::defaults(Method::Scaffold, shape.classes())
+    };
+    let server_rate = number(&case["server_learning_rate"]);
+    let params = params.with("server_learning_rate".parse().unwrap(), server_rate.into()).unwrap().check().unwrap();
+    let mut model = FleetModel::default();
+    let mut kept: Vec<Option<DeviceState>> = vec![None; labels.len()];
+    for (number, round) in (0..).zip(rows(&case["rounds"])) {
+        let mut sum = RoundSum::new(shape, params.method.training_request(), &params, &model);
+        for device in indices(&round["devices"]).into_iter().map(|device| device as usize) {
+            let samples = Samples::new(shape, &features[device], &labels[device]).unwrap();
+            let side_information = model.side_information.as_ref().map(SideInformation::view);
+            let received =
+                Received { heads: model.heads.clone(), side_information, device_state: kept[device].as_ref() };
+            let rng = stream(1, number, &[device as u8]);
+            let answer = respond(params.method.training_request(), samples, received, &params, rng).unwrap();
+            kept[device] = answer.device_state.map(|value| DeviceState { value, is_confirmed: true });
+            sum.add(&device.to_string(), &answer.response, labels[device].len() as u32).unwrap();
+        }
+        model.update(sum.merge(model.clone(), &conditions(&params, number)));
+        let main = &model.heads.as_ref().unwrap().main;
+        same_head(name, &format!("head of round {number}"), main, &double_head(&round["expected"]));
+        let scaffold::State { variate, .. } = model.server_state.of_method().unwrap();
+        same_head(name, &format!("variate of round {number}"), variate, &double_head(&round["expected_variate"]));
+    }
 }
 
 fn trained(heads: Heads, loss: Option<f32>) -> Response {

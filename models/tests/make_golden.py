@@ -169,6 +169,44 @@ def creff_case(rng, name):
     }
 
 
+def scaffold_case(rng, name):
+    """Three devices, three rounds; the third does not take part in the second. Batches hold all samples of a device, so
+    that their order does not matter."""
+    C, d, epochs, lr, server_lr = 3, 2, 3, 0.2, 1.3
+    plain = {"method": "", "hyper": {}}
+    labels = [np.array([0, 0, 0, 1]), np.array([1, 1, 2]), np.array([2, 0, 1, 2, 2])]
+    centres = rng.normal(size=(C, d)) * 1.5
+    features = [centres[y] + rng.normal(size=(len(y), d)) for y in labels]
+    add = lambda *terms: [sum(factor * head[t] for factor, head in terms) for t in (0, 1)]
+    zeros = [np.zeros((C, d)), np.zeros(C)]
+    x, c = zeros, zeros
+    own, counted, rounds = {}, {}, []
+    for number in range(3):
+        taking_part = [0, 1] if number == 1 else [0, 1, 2]
+        trained, variates = {}, {}
+        for k in taking_part:
+            y = x
+            for _ in range(epochs):
+                g = slopes(lambda w, b: sample_losses(plain, w, b, features[k], labels[k]).mean(), *y)
+                y = add((1, y), (-lr, g), (lr, own.get(k, zeros)), (-lr, c))  # equation 3
+            trained[k] = y
+            variates[k] = add((1, own.get(k, zeros)), (-1, c), (1 / (epochs * lr), x), (-1 / (epochs * lr), y))  # equation 4
+        own.update(variates)
+        counted.update({k: len(labels[k]) for k in taking_part})
+        here = sum(len(labels[k]) for k in taking_part)
+        mean = add(*[(len(labels[k]) / here, trained[k]) for k in taking_part])
+        x = add((1 - server_lr, x), (server_lr, mean))
+        # Equation 5 keeps the mean of all control variates, here by samples.
+        c = add(*[(counted[k] / sum(counted.values()), own[k]) for k in counted])
+        head = lambda h: {"weight": h[0].tolist(), "bias": h[1].tolist()}
+        rounds.append({"devices": taking_part, "expected": head(x), "expected_variate": head(c)})
+    return {
+        "name": name, "kind": "scaffold", "classes": C, "features_per_sample": d, "epochs": epochs, "lr": lr,
+        "server_learning_rate": server_lr, "labels": [y.tolist() for y in labels],
+        "features": [f.tolist() for f in features], "rounds": rounds,
+    }
+
+
 def main():
     folder = sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(os.path.abspath(__file__)), "golden")
     rng = np.random.default_rng(20261124)
@@ -181,6 +219,7 @@ def main():
         ratio_case(rng, "ratio-weights"),
         climb_case(rng, "climb"),
         creff_case(rng, "creff"),
+        scaffold_case(rng, "scaffold"),
     ]:
         with open(os.path.join(folder, case["name"] + ".json"), "w") as file:
             json.dump(case, file, indent=None, separators=(",", ":"))

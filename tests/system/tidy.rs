@@ -246,6 +246,19 @@ fn links_in_documents_lead_somewhere() {
     }
 }
 
+/// A source in backticks, such as `models/src/run.rs`, is there, seen from the root or from a folder below it.
+#[test]
+fn sources_in_documents_are_there() {
+    let sources: Vec<String> = files(&[".rs", ".py"]).into_iter().map(|(path, _)| path).collect();
+    for (path, text) in files(&[".md"]) {
+        for name in text.split('`').skip(1).step_by(2).filter(|name| name.contains('/') && !name.contains(' ')) {
+            let is_source = [".rs", ".py"].iter().any(|ending| name.ends_with(ending)) && !name.starts_with("foo/");
+            let is_there = || sources.iter().any(|source| source == name || source.ends_with(&format!("/{name}")));
+            assert!(!is_source || is_there(), "{path} names {name}, which is not there");
+        }
+    }
+}
+
 #[test]
 fn tests_do_not_sleep() {
     for (path, text) in files(&[".rs"]).iter().filter(|(path, _)| path.contains("tests") && !path.ends_with("tidy.rs"))
