@@ -197,12 +197,13 @@ mod tests {
         };
         assert_eq!((remembered(-0.5), remembered(-1.0), remembered(-1.5)), (1, 0, 0));
         // Almost at right angles: below and above what counts as rounding.
-        let across = |curvature: f64| {
+        let across = |curvature: f64, length: f64| {
             let mut lbfgs = Lbfgs::new(vec![0.0, 0.0], vec![0.0, 0.0]);
-            lbfgs.update(vec![1.0, 0.0], vec![curvature, 1.0]);
+            lbfgs.update(vec![length, 0.0], vec![curvature * length, length]);
             lbfgs.pairs.len()
         };
-        assert_eq!((across(0.5e-10), across(2e-10)), (0, 1));
+        assert_eq!((across(0.5e-10, 1.0), across(2e-10, 1.0)), (0, 1));
+        assert_eq!((across(0.5e-10, 100.0), across(2e-10, 100.0)), (0, 1), "relative to the lengths");
     }
 
     #[test]
