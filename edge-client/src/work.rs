@@ -16,7 +16,7 @@ pub enum WorkError {
     #[error("the fleet's model cannot be used: {0}")]
     Model(#[from] BodyError),
     /// What the method kept on this device does not fit this program.
-    #[error("what the method kept on this device cannot be used: {0}; it is left behind when the next run begins")]
+    #[error("what the method kept on this device cannot be used: {0}")]
     State(#[source] BodyError),
     /// The stored features cannot be trained on.
     #[error("the stored features cannot be used: {0}")]

@@ -16,8 +16,6 @@ use crate::{Answer, log, panics, sentence};
 pub struct Program<A, E> {
     /// The number of `-v` less the number of `-q`.
     pub verbosity: fn(&A) -> i8,
-    /// Log directives for libraries that must be heard differently; see [`log::init_with`].
-    pub log_filter: &'static str,
     /// Does what the arguments say.
     pub obey: fn(&A) -> Result<Answer, E>,
     /// What a failure has to say.
@@ -35,7 +33,7 @@ impl<A: Parser, E> Program<A, E> {
     }
 
     fn answer(&self, arguments: &A) -> Answer {
-        log::init_with((self.verbosity)(arguments), self.log_filter);
+        log::init((self.verbosity)(arguments));
         panics::note();
         // The hook has noted the panic; what it leaves behind is dropped with the process.
         match catch_unwind(AssertUnwindSafe(|| (self.obey)(arguments))) {

@@ -29,17 +29,10 @@ const OURS: [&str; 4] = ["grapevine", "aggregator", "edge_client", "fleet"];
 /// Starts logging. `verbosity` is the number of `-v` less the number of `-q`; 0 shows one line per round.
 /// A second call changes nothing.
 pub fn init(verbosity: i8) {
-    init_with(verbosity, "");
-}
-
-/// As [`init`], with directives such as `rumqttc=off` for libraries that must be heard differently. They hold under
-/// any level that is asked for, and a directive for the same library in [`VARIABLE`] goes over them.
-pub fn init_with(verbosity: i8, extra: &str) {
     let asked = env::var(VARIABLE).ok().filter(|text| !text.trim().is_empty());
-    // Alone first: what is wrong with it should be said without our own directives around it.
-    let refused = asked.as_deref().and_then(|text| filter("", text).err());
+    let refused = asked.as_deref().and_then(|text| filter(text).err());
     let wanted = asked.filter(|_| refused.is_none()).unwrap_or_else(|| directives(verbosity));
-    let filter = filter(extra, &wanted).expect("each half is a filter by itself");
+    let filter = filter(&wanted).expect("what was asked for was tried, and our own directives are a filter");
     let colour = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     // An error means that the program around us has set up logging already, which is its right.
     let _already = if is_journal() {
@@ -134,8 +127,7 @@ fn is_journal() -> bool {
 
 /// What is said last about a library holds. Targets and levels are enough; tracing's `EnvFilter` would bring regular
 /// expressions to the device.
-fn filter(extra: &str, wanted: &str) -> Result<Targets, ParseError> {
-    let text = if extra.is_empty() { wanted.to_owned() } else { format!("{extra},{wanted}") };
+fn filter(text: &str) -> Result<Targets, ParseError> {
     text.replace(' ', "").parse()
 }
 
@@ -177,9 +169,7 @@ mod tests {
     fn every_verbosity_is_a_filter() {
         for verbosity in i8::MIN..=i8::MAX {
             let text = directives(verbosity);
-            assert!(filter("", &text).is_ok(), "{text}");
-            let with_extra = filter("rumqttc=off", &text).unwrap().to_string();
-            assert!(with_extra.contains("rumqttc=off"), "{with_extra}");
+            assert!(filter(&text).is_ok(), "{text}");
         }
         assert!(directives(0).starts_with("warn,grapevine=info"));
     }
@@ -235,6 +225,6 @@ mod tests {
     #[test]
     fn a_second_start_does_no_harm() {
         init(-3);
-        init_with(3, "rumqttc=off");
+        init(3);
     }
 }

@@ -3,7 +3,7 @@
 
 use grapevine_models::{
     Answer, Conditions, DeviceState, FleetModel, Head, Heads, Init, Method, Params, Received, Request, Response,
-    RoundSum, Run, RunConfig, Samples, Shape, SideInformation, ValidParams, climb, respond, stream,
+    RoundSum, Run, RunConfig, Samples, Shape, SideInformation, ValidParams, climb, respond, scaffold, stream,
 };
 use proptest::prelude::*;
 use rand::seq::SliceRandom;
@@ -317,4 +317,25 @@ fn devices_with_a_large_loss_weigh_more_under_climb() {
     let climb::State { multipliers } = last.server_state.of_method().unwrap();
     assert_eq!(multipliers.len(), 2);
     assert!(multipliers["1"] > 0.0 && multipliers["0"] == 0.0, "{multipliers:?}");
+}
+
+#[test]
+fn a_change_of_scaffold_that_goes_out_again_counts_with_the_samples_of_its_time() {
+    let shape = Shape::new(2, 1).unwrap();
+    let params = Params { batch: 8, ..Params::defaults(Method::Scaffold, 2) }.check().unwrap();
+    let (features, labels) = ([-1.0, 1.0, -0.5, 0.5, -2.0, 2.0, -1.5, 1.5], [0, 1, 0, 1, 0, 1, 0, 1]);
+    let all = Samples::new(shape, &features, &labels).unwrap();
+    let answer = |samples: Samples<'_>, device_state: Option<&DeviceState>| {
+        let received = Received { device_state, ..Received::default() };
+        let answer = respond(params.method.training_request(), samples, received, &params, stream(1, 0, b"a")).unwrap();
+        let Response::OfMethod(value) = answer.response else { panic!("{:?}", answer.response) };
+        (value.get::<scaffold::Answer>().unwrap().change.clone(), answer.device_state.unwrap())
+    };
+    let (first, value) = answer(all.part(0..4), None);
+    let (again, _) = answer(all, Some(&DeviceState { value: value.clone(), is_confirmed: false }));
+    for (first, again) in first.weight.iter().zip(&again.weight) {
+        assert!(*first != 0.0 && (4.0 * first - 8.0 * again).abs() < 1e-6, "{first} of 4 samples, {again} of 8");
+    }
+    let (next, _) = answer(all, Some(&DeviceState { value, is_confirmed: true }));
+    assert_ne!(next.weight, again.weight, "once it is confirmed, another one is made");
 }

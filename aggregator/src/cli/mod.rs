@@ -115,7 +115,6 @@ enum Command {
 pub(crate) fn main() -> ExitCode {
     let program = Program {
         verbosity: |arguments: &Arguments| verbosity(arguments.common.verbose, arguments.common.quiet),
-        log_filter: "",
         obey,
         explain: |error: &anyhow::Error| Answer::failure(error.as_ref()),
     };

@@ -222,9 +222,12 @@ impl Collecting {
         if let Err(reason) = former.and_then(|former| self.add(index, &device, digest, &update, former.as_ref())) {
             return Some(Err((name, reason)));
         }
-        ctx.devices.registry.forgive(index);
-        if ctx.devices.registry.answered(index, update.dataset, update.samples, self.opened) {
-            ctx.report(Event::DeviceCame(device.clone()));
+        let registry = &mut ctx.devices.registry;
+        if registry.is_known(index) {
+            registry.forgive(index);
+            if registry.answered(index, update.dataset, update.samples, self.opened) {
+                ctx.report(Event::DeviceCame(device.clone()));
+            }
         }
         ctx.send(index, name.receipt(None));
         ctx.report(Event::UpdateAccepted { device, round: name.round });

@@ -208,7 +208,8 @@ impl Coordinator {
     /// An update is durable: only now is it in the sum, and only now does its device hear so.
     /// `former` is as in [`Coordinator::handle_restored`].
     pub fn handle_stored(&mut self, now: Duration, device: &DeviceId, round: RoundId, former: Option<&[u8]>) {
-        let Some(index) = self.shared.devices.registry.find(device) else { return };
+        // By its name: a device that was forgotten meanwhile has given its update all the same.
+        let Some(index) = self.shared.devices.registry.names().find(device) else { return };
         let collecting = self.phase.collecting_mut().filter(|collecting| collecting.announcement().round == round);
         let ctx = &mut self.shared.at(now);
         let Some(stored) = collecting.and_then(|collecting| collecting.stored(ctx, index, former)) else { return };

@@ -135,6 +135,11 @@ impl Registry {
         self.names.find(device).filter(|index| self.known.contains(*index))
     }
 
+    /// Whether it said a fitting hello, and was not forgotten since.
+    pub(super) fn is_known(&self, index: DeviceIndex) -> bool {
+        self.known.contains(index)
+    }
+
     pub(super) fn names(&self) -> &Names {
         &self.names
     }

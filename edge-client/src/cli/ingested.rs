@@ -127,7 +127,9 @@ impl Ingested {
     /// The report, as JSON if that was asked for, and what a person must look at.
     pub(super) fn answer(mut self, json: bool) -> anyhow::Result<Answer> {
         // Text for people has them already.
-        self.warnings.iter().filter(|_| json).for_each(|warning| tracing::warn!("{warning}"));
+        if json {
+            self.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        }
         let mut answer = Answer::of(&self, json, render)?;
         let complaint = self.complaint();
         answer.complaints.extend(self.failure.take());

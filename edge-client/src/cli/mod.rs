@@ -112,7 +112,6 @@ enum Command {
 pub(crate) fn main() -> ExitCode {
     let program = Program {
         verbosity: |arguments: &Arguments| verbosity(arguments.common.verbose, arguments.common.quiet),
-        log_filter: "",
         obey,
         explain: failure::answer,
     };

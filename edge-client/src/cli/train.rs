@@ -178,7 +178,9 @@ impl<'a> FleetOfOne<'a> {
         let worked = work(&job, self.device, self.dataset, kept, &mut || throttle.passes(&stop))?;
         let update = Update::decode(&worked.update, shape, request)?;
         // It is merged at once.
-        self.kept = worked.state.map(|state| MethodState { is_confirmed: true, ..state });
+        if let Some(state) = worked.state {
+            self.kept = Some(MethodState { is_confirmed: true, ..state });
+        }
         let mut sum = self.run.open_round(request);
         sum.add(self.device.as_str(), &update.response, update.samples)?;
         self.run.close_round(sum);

@@ -163,7 +163,14 @@ impl Working {
             self.throttle.passes(stop)
         };
         let (samples, kept) = (self.store.samples()?, self.store.method_state()?);
-        let Worked { update, state } = work(job, &self.device, &samples, kept.as_ref(), &mut goes_on)?;
+        let worked = match work(job, &self.device, &samples, kept.as_ref(), &mut goes_on) {
+            Err(error @ WorkError::State(_)) => {
+                tracing::warn!("{error}; the round is done without it");
+                work(job, &self.device, &samples, None, &mut goes_on)?
+            }
+            worked => worked?,
+        };
+        let Worked { update, state } = worked;
         let entry = OutboxEntry {
             run: job.announcement.run.0,
             round: job.announcement.round.0,

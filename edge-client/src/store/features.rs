@@ -73,6 +73,12 @@ impl Dataset {
     pub fn bytes(&self) -> u64 {
         (size_of_val(self.features.as_slice()) + size_of_val(self.labels.as_slice())) as u64
     }
+
+    pub(super) fn warn_of_damage(&self) {
+        if self.damaged > 0 {
+            tracing::warn!(damaged = self.damaged, "stored samples are damaged and left out; ingest them again");
+        }
+    }
 }
 
 impl Store {
@@ -133,9 +139,7 @@ impl Store {
             }
             Ok(dataset)
         })?;
-        if dataset.damaged > 0 {
-            tracing::warn!(damaged = dataset.damaged, "stored samples are damaged and left out; ingest them again");
-        }
+        dataset.warn_of_damage();
         Ok(dataset)
     }
 

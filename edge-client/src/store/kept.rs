@@ -48,9 +48,10 @@ impl Store {
         let mut kept = self.kept.samples.lock().unwrap_or_else(PoisonError::into_inner);
         let changes = self.database.changes()?;
         if let Some((_, samples)) = kept.newest.as_ref().filter(|(at, _)| *at == changes) {
+            samples.warn_of_damage();
             return Ok(samples.clone());
         }
-        // Before the others are read: the memory never holds both.
+        // Before the others are read: the memory holds both only while a round still trains on the former ones.
         kept.newest = None;
         let samples = Arc::new(self.load_all()?);
         let bytes = samples.bytes();

@@ -154,7 +154,9 @@ fn respond(task: DeviceTask<'_, '_>) -> Result<Option<Responded>, HeadError> {
     };
     next.variate.check(shape)?;
     next.change.check(shape)?;
-    let answer = Answer { main, since: next.version - 1, change: next.change.clone() };
+    // A change that goes out again counts with the samples of its time, whatever the device holds now.
+    let change = combined(&[(f64::from(next.samples) / f64::from(count), &next.change)]);
+    let answer = Answer { main, since: next.version - 1, change };
     Ok(Some((OfMethod::new(Method::Scaffold, answer), OfMethod::new(Method::Scaffold, next))))
 }
 
@@ -187,11 +189,13 @@ fn combined(heads: &[(f64, &Head)]) -> Head {
 /// The change counts where it begins at the version that the aggregator has.
 fn contribute<'a>(answer: &'a OfMethod, device: &str, known: Option<&OfMethod>) -> Option<Contribution<'a>> {
     let answer: &Answer = answer.get()?;
-    let held = known.and_then(OfMethod::get::<State>).and_then(|state| state.devices.get(device));
+    let state = known.and_then(OfMethod::get::<State>);
+    let held = state.and_then(|state| state.devices.get(device));
     let has = held.map_or(0, |held| held.version);
+    let has_room = held.is_some() || state.is_none_or(|state| state.devices.len() < MAX_DEVICES);
     Some(Contribution {
         main: &answer.main,
-        change: (has == answer.since).then_some(&answer.change),
+        change: (has == answer.since && has_room).then_some(&answer.change),
         note: answer.since.saturating_add(1),
     })
 }

@@ -58,7 +58,6 @@ pub(crate) fn main() -> ExitCode {
     let program = Program {
         // Progress is shown by other means than the log, so rounds are logged only when asked for.
         verbosity: |arguments: &Arguments| if arguments.quiet { -2 } else { verbosity(arguments.verbose, 1) },
-        log_filter: "",
         obey,
         explain: |error: &anyhow::Error| Answer::failure(error.as_ref()),
     };

@@ -50,6 +50,21 @@ fn a_device_can_be_forgotten_and_come_back_as_a_new_one() {
 }
 
 #[test]
+fn a_device_that_is_forgotten_while_its_update_is_written_holds_no_round() {
+    let mut harness = Harness::new(RoundConfig { min_devices: 2, ..config(Method::FedAvg) });
+    harness.greet(0..2);
+    harness.offer(0, 0, &update(0));
+    let content = update(1);
+    let (header, bytes) = block(&BlobRef::of(&content), &content, 0).unwrap();
+    let offer = Offer { run: RunId(5), round: RoundId(0), blob: BlobRef::of(&content), crc: header.crc };
+    harness.coordinator.handle_message(harness.now, &device(1), ToAggregator::Offer(offer), bytes);
+    assert!(harness.coordinator.handle_forget(&device(1)), "before its update is on the disk");
+    harness.act();
+    assert_eq!((harness.outcomes.len(), harness.outcomes[0].accepted), (1, 2), "what it gave counts");
+    assert!(harness.coordinator.device(&device(1)).is_none() && harness.coordinator.present() == 1);
+}
+
+#[test]
 fn who_is_turned_away_is_known_until_it_fits() {
     let mut harness = Harness::new(config(Method::FedAvg));
     let foreign = Hello { classes: Digest([9; 32]), ..hello(4) };

@@ -49,7 +49,6 @@ pub(crate) fn main() -> ExitCode {
     let program = Program {
         // The answer says what happened.
         verbosity: |_: &Arguments| -1,
-        log_filter: "",
         obey: |arguments| Ok(obey(arguments).unwrap_or_else(|error| Answer::failure(error.as_ref()))),
         explain: |never: &Infallible| match *never {},
     };
